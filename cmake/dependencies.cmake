@@ -1,0 +1,12 @@
+# Debian's packages; `./dev` installs them.
+find_package(Threads REQUIRED)
+find_package(OpenSSL REQUIRED)
+find_package(ZLIB REQUIRED)
+find_package(fmt REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_library(XXHASH_LIBRARY xxhash REQUIRED)
+add_library(xxhash INTERFACE)
+target_link_libraries(xxhash INTERFACE ${XXHASH_LIBRARY})
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(THRIFT REQUIRED IMPORTED_TARGET thrift)
+find_program(THRIFT_COMPILER thrift REQUIRED)

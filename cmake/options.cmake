@@ -1,0 +1,34 @@
+# One interface target carries the flags that decide bits and the warnings.
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+
+option(LOCKSTEP_BUILD_TESTS "Build the tests" ON)
+set(LOCKSTEP_SANITIZE "" CACHE STRING "Sanitizers, as for -fsanitize=")
+
+find_program(CCACHE ccache)
+if(CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
+endif()
+
+add_library(lockstep_options INTERFACE)
+target_include_directories(lockstep_options INTERFACE ${PROJECT_SOURCE_DIR})
+# -Wno-stringop-overflow, -Wno-restrict: GCC 12 finds what is not there in fmt and std::string.
+# -ffp-contract=off: a*b+c must not become an FMA in one build and stay two roundings in another.
+target_compile_options(lockstep_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
+    -Wno-missing-field-initializers -Wno-stringop-overflow -Wno-restrict
+    -ffp-contract=off -fno-math-errno>)
+target_compile_definitions(lockstep_options INTERFACE LOCKSTEP_VERSION="${PROJECT_VERSION}")
+if(LOCKSTEP_SANITIZE)
+  target_compile_options(lockstep_options INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${LOCKSTEP_SANITIZE} -fno-sanitize-recover=all
+      -fno-omit-frame-pointer -Wno-maybe-uninitialized>)  # GCC 12 warns of its own checks
+  target_link_options(lockstep_options INTERFACE -fsanitize=${LOCKSTEP_SANITIZE})
+  target_compile_definitions(lockstep_options INTERFACE LOCKSTEP_SANITIZED=1)
+endif()

@@ -1,0 +1,177 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "host/cli/arguments.h"
+#include "host/cli/bench_average.h"
+#include "host/cli/commands.h"
+#include "host/cli/factories.h"
+#include "host/cli/training.h"
+#include "host/core/rng.h"
+#include "host/cpu/cpu_device.h"
+#include "host/runtime/replica.h"
+#include "models/models.h"
+
+namespace lockstep {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Multiplications and additions of one training step of seed-cnn on 28x28x1 rows: forward, weight
+// gradients, and data gradients but for the first layer.
+double seed_cnn_flops(int64_t rows) {
+  constexpr double conv1 = 26.0 * 26 * 4 * 9 * 2;
+  constexpr double conv2 = 24.0 * 24 * 8 * 36 * 2;
+  constexpr double conv3 = 22.0 * 22 * 12 * 72 * 2;
+  constexpr double dense1 = 5808.0 * 256 * 2;
+  constexpr double dense2 = 256.0 * 10 * 2;
+  return static_cast<double>(rows) * (2 * conv1 + 3 * (conv2 + conv3 + dense1 + dense2));
+}
+
+std::vector<OptionSpec> bench_options() {
+  using enum OptionType;
+  return {{"batch_size", integer, 32, "B", "rows of a global batch"},
+          {"partitions", integer, 0, "P", "partitions (0: the default)"},
+          {"numerics", text, "cpu-avx2", "NAME", "numerics"},
+          {"devices", integer, 2, "N", "threads of a node"},
+          {"nodes", integer, 2, "N", "nodes or processes"},
+          {"steps", integer, 200, "N", "steps that are measured"},
+          {"megabytes", integer, 25, "M", "size of the averaged vector"},
+          {"rounds", integer, 20, "R", "averages that are measured"},
+          {"folder", text, "", "DIR", "where the processes of 'average' meet"},
+          {"index", integer, 0, "I", "which of them this is"}};
+}
+
+Dataset random_dataset(int64_t rows) {
+  Dataset data;
+  data.name = "random";
+  data.row_shape = {28, 28, 1};
+  data.classes = 10;
+  data.pixels.resize(static_cast<size_t>(rows) * 784);
+  for (size_t i = 0; i < data.pixels.size(); ++i) {
+    data.pixels[i] = static_cast<uint8_t>(mix64(i));
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    data.labels.push_back(static_cast<uint8_t>(mix64(static_cast<uint64_t>(row)) % 10));
+  }
+  return data;
+}
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+nlohmann::json step_result(const Job& job, int devices, int64_t steps, double seconds) {
+  return {{"batch_size", job.batch_size},
+          {"partitions", job.partitions},
+          {"devices", devices},
+          {"numerics", job.numerics},
+          {"steps", steps},
+          {"seconds_per_step", seconds},
+          {"images_per_second", static_cast<double>(job.batch_size) / seconds},
+          {"flops_per_step", seed_cnn_flops(job.batch_size)}};
+}
+
+Result<nlohmann::json> job_options_for(const nlohmann::json& values, const std::string& data,
+                                       int64_t epochs) {
+  return parse_arguments(
+      job_options(),
+      {"--model", "seed-cnn", "--data", data, "--epochs", std::to_string(epochs), "--batch-size",
+       values.at("batch_size").dump(), "--partitions", values.at("partitions").dump(), "--numerics",
+       values.at("numerics").get<std::string>()});
+}
+
+Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
+  LOCKSTEP_ASSIGN(const auto options, job_options_for(values, "random", 1'000'000));
+  LOCKSTEP_ASSIGN(Job job, job_from_options(options));
+  const Dataset data = random_dataset(job.batch_size * 8);
+  job.input_shape = data.row_shape;
+  job.classes = data.classes;
+  job.train_rows = data.rows();
+  LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
+  const int devices = values.at("devices");
+  LOCKSTEP_ASSIGN(auto replica, Replica::create(job, *model, devices, [&](int index) {
+                    return make_device("cpu", job.numerics, index);
+                  }));
+  const PartitionRange all{0, job.partitions};
+  LOCKSTEP_RETURN_IF_ERROR(replica->allocate_gradients(all, true));
+  const auto ranges = replica->device_ranges(all);
+  BatchLoader loader(data, {{0, data.rows()}, job.batch_size, job.partitions, job.seed, true});
+  const int64_t steps = values.at("steps");
+  const int64_t warm_up = std::max<int64_t>(3, steps / 10);
+  std::vector<double> seconds;
+  for (int64_t step = 0; step < steps + warm_up; ++step) {
+    const auto begin = Clock::now();
+    const BatchRequest request{step / 8, step % 8, ranges};
+    const auto batches = loader.take(request);
+    loader.prefetch({(step + 1) / 8, (step + 1) % 8, ranges});
+    LOCKSTEP_RETURN_IF_ERROR(
+        replica->compute(step, ranges, batches, [](int64_t, int64_t) {}));
+    replica->update(nullptr, replica->roots(step, ranges));
+    if (step >= warm_up) {
+      seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+    }
+  }
+  return step_result(job, devices, steps, median(seconds));
+}
+
+Result<nlohmann::json> bench_cluster(const nlohmann::json& values, Context& context) {
+  const int64_t batch_size = values.at("batch_size");
+  const int64_t steps = values.at("steps");
+  const int64_t rows = std::max<int64_t>(4096, batch_size * 8);
+  const int64_t epochs = std::max<int64_t>(2, (steps * batch_size + rows - 1) / rows);
+  LOCKSTEP_ASSIGN(auto options, job_options_for(values, fmt::format("digits:{}", rows), epochs));
+  TrainingRequest request;
+  request.options = options;
+  request.nodes = values.at("nodes");
+  request.devices = values.at("devices");
+  request.keep_files = false;
+  LOCKSTEP_ASSIGN(const TrainingOutcome outcome, run_training(request, context));
+  const int64_t measured = outcome.job.total_steps() - 1;  // between the first and the last
+  auto result = step_result(outcome.job, request.devices, measured,
+                            outcome.seconds / static_cast<double>(measured));
+  result["nodes"] = request.nodes;
+  return result;
+}
+
+Result<nlohmann::json> bench_peak(const nlohmann::json& values, Context&) {
+  return nlohmann::json{
+      {"gflops", measure_fma_peak(values.at("numerics").get<std::string>(), values.at("devices"))}};
+}
+
+struct Bench {
+  const char* name;
+  const char* help;
+  Result<nlohmann::json> (*run)(const nlohmann::json&, Context&);
+};
+
+constexpr Bench kBenches[] = {
+    {"step", "seed-cnn in one process", bench_step},
+    {"cluster", "seed-cnn with a coordinator and nodes over loopback", bench_cluster},
+    {"average", "one vector summed and averaged among processes", bench_average},
+    {"average-process", "one of the processes of 'average'", bench_average_process},
+    {"peak", "this machine's FP32 FMA peak", bench_peak},
+};
+
+}  // namespace
+
+int run_bench(const Arguments& arguments, Context& context) {
+  for (const Bench& bench : kBenches) {
+    if (arguments.empty() || arguments[0] != bench.name) continue;
+    const auto values =
+        parse_arguments(bench_options(), Arguments(arguments.begin() + 1, arguments.end()));
+    if (!values.ok()) return report_error(values.error());
+    const auto result = bench.run(*values, context);
+    if (!result.ok()) return report_error(result.error());
+    fmt::print("{}\n", result->dump());
+    return 0;
+  }
+  fmt::print("lockstep bench NAME: measures this build and prints one line of JSON\n\n");
+  for (const Bench& bench : kBenches) fmt::print("  {:<16} {}\n", bench.name, bench.help);
+  fmt::print("\n{}", options_help(bench_options()));
+  return arguments == Arguments{"--help"} ? 0 : 2;
+}
+
+}  // namespace lockstep

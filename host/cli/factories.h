@@ -1,0 +1,28 @@
+// Where the parts that host/ does not know come from.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "host/core/result.h"
+#include "host/device/device.h"
+#include "host/job/options.h"
+#include "host/runtime/node_runtime.h"
+
+namespace lockstep {
+
+// --device and --devices, for every command that computes.
+std::vector<OptionSpec> device_options();
+
+// `kind` is "auto", "cpu" or "cuda"; auto follows the numerics.
+Result<std::unique_ptr<Device>> make_device(const std::string& kind, const std::string& numerics,
+                                            int index);
+
+// The number that --devices gives; 0 for auto.
+Result<int> parse_devices(const std::string& text);
+
+// A list of options with another one behind it.
+std::vector<OptionSpec> operator+(std::vector<OptionSpec> left,
+                                  const std::vector<OptionSpec>& right);
+
+}  // namespace lockstep

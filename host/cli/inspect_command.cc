@@ -1,0 +1,62 @@
+#include <fmt/format.h>
+
+#include "host/cli/arguments.h"
+#include "host/cli/commands.h"
+#include "host/core/digest.h"
+#include "host/core/files.h"
+#include "host/keras/safetensors.h"
+#include "host/train/output_folder.h"
+#include "models/models.h"
+
+namespace lockstep {
+namespace {
+
+Status inspect_folder(const std::string& folder) {
+  LOCKSTEP_ASSIGN(const Job job, read_job(folder));
+  fmt::print("{} on {}: {} epochs of {} rows, batch {}, P = {}, {}\nrecipe sha256: {}\n", job.model,
+             job.data, job.epochs, job.train_rows, job.batch_size, job.partitions, job.numerics,
+             recipe_sha256(job));
+  LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
+  LOCKSTEP_ASSIGN(const Graph graph, model->training_graph(job.loss));
+  for (const Parameter& parameter : graph.parameters) {
+    fmt::print("  {:<24} {:<20} {:>9}\n", parameter.layer + "/" + parameter.name,
+               to_string(parameter.shape), parameter.count());
+  }
+  const std::string path = folder + "/weights.safetensors";
+  if (!file_exists(path)) {
+    fmt::print("no weights: the run did not complete\n");
+    return {};
+  }
+  LOCKSTEP_ASSIGN(const auto weights, read_safetensors(path, graph.parameters));
+  fmt::print("weights sha256: {}\n",
+             sha256_hex({reinterpret_cast<const char*>(weights.data()), weights.size() * 4}));
+  return {};
+}
+
+}  // namespace
+
+int run_inspect(const Arguments& arguments, Context&) {
+  if (arguments.size() != 1 || arguments[0] == "--help") {
+    fmt::print("lockstep inspect DIR: the job, the parameters and the weights of a run\n");
+    return arguments.size() == 1 ? 0 : 2;
+  }
+  const Status status = inspect_folder(arguments[0]);
+  return status.ok() ? 0 : report_error(status.error());
+}
+
+int run_status(const Arguments& arguments, Context& context) {
+  if (arguments.size() != 1 || arguments[0] == "--help") {
+    fmt::print("lockstep status HOST:PORT: what a running coordinator is doing, as JSON\n");
+    return arguments.size() == 1 ? 0 : 2;
+  }
+  const auto address = parse_address(arguments[0], "status");
+  if (!address.ok()) return report_error(address.error());
+  auto client = context.network.connect_control(*address, 2000);
+  if (!client.ok()) return report_error(client.error());
+  const auto status = (*client)->status();
+  if (!status.ok()) return report_error(status.error());
+  fmt::print("{}\n", *status);
+  return 0;
+}
+
+}  // namespace lockstep

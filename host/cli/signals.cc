@@ -1,0 +1,54 @@
+#include "host/cli/signals.h"
+
+#include <signal.h>
+
+#include <ctime>
+
+namespace lockstep {
+namespace {
+
+sigset_t watched_signals() {
+  sigset_t set;
+  ::sigemptyset(&set);
+  ::sigaddset(&set, SIGINT);
+  ::sigaddset(&set, SIGTERM);
+  return set;
+}
+
+}  // namespace
+
+SignalWatcher::SignalWatcher() {
+  const sigset_t set = watched_signals();
+  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  thread_ = std::thread([this] { watch(); });
+}
+
+SignalWatcher::~SignalWatcher() {
+  stopping_ = true;
+  thread_.join();
+}
+
+void SignalWatcher::on_signal(std::function<void(int)> callback) {
+  const std::lock_guard lock(mutex_);
+  callback_ = std::move(callback);
+  if (received_ != 0) callback_(received_);
+}
+
+void SignalWatcher::forget_callback() {
+  const std::lock_guard lock(mutex_);
+  callback_ = nullptr;
+}
+
+void SignalWatcher::watch() {
+  const sigset_t set = watched_signals();
+  while (!stopping_) {
+    const timespec pause{0, 50'000'000};
+    const int number = ::sigtimedwait(&set, nullptr, &pause);
+    if (number <= 0 || received_ != 0) continue;
+    const std::lock_guard lock(mutex_);
+    received_ = number;
+    if (callback_) callback_(number);
+  }
+}
+
+}  // namespace lockstep

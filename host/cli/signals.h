@@ -1,0 +1,35 @@
+// SIGINT and SIGTERM, taken by one thread of their own.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+namespace lockstep {
+
+// Made first in main, before any other thread, so that every thread leaves the signals to it.
+class SignalWatcher {
+ public:
+  SignalWatcher();
+  ~SignalWatcher();
+  SignalWatcher(const SignalWatcher&) = delete;
+  SignalWatcher& operator=(const SignalWatcher&) = delete;
+
+  // Called once, on the watcher's thread, at the first signal; at once if it has come already.
+  void on_signal(std::function<void(int)> callback);
+  void forget_callback();
+  // The first signal that came; 0 for none.
+  int received() const { return received_; }
+
+ private:
+  void watch();
+
+  std::mutex mutex_;
+  std::function<void(int)> callback_;
+  std::atomic<int> received_{0};
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;
+};
+
+}  // namespace lockstep

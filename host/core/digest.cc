@@ -1,0 +1,44 @@
+#include "host/core/digest.h"
+
+#include <fmt/format.h>
+#include <openssl/evp.h>
+#include <xxhash.h>
+
+#include "host/core/check.h"
+
+namespace lockstep {
+
+struct Sha256::State {
+  EVP_MD_CTX* context = EVP_MD_CTX_new();
+  ~State() { EVP_MD_CTX_free(context); }
+};
+
+Sha256::Sha256() : state_(std::make_unique<State>()) {
+  LOCKSTEP_CHECK(EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) == 1);
+}
+Sha256::~Sha256() = default;
+
+void Sha256::update(const void* data, size_t bytes) {
+  LOCKSTEP_CHECK(EVP_DigestUpdate(state_->context, data, bytes) == 1);
+}
+
+std::string Sha256::hex() {
+  unsigned char digest[32];
+  unsigned int size = 0;
+  LOCKSTEP_CHECK(EVP_DigestFinal_ex(state_->context, digest, &size) == 1 && size == 32);
+  std::string text;
+  for (const unsigned char byte : digest) text += fmt::format("{:02x}", byte);
+  return text;
+}
+
+std::string sha256_hex(std::string_view bytes) {
+  Sha256 hash;
+  hash.update(bytes);
+  return hash.hex();
+}
+
+uint64_t xxh3(const void* data, size_t bytes) { return XXH3_64bits(data, bytes); }
+
+std::string hex64(uint64_t value) { return fmt::format("{:016x}", value); }
+
+}  // namespace lockstep

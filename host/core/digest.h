@@ -1,0 +1,32 @@
+// Hashes: SHA-256 for what people see and compare, XXH3 for states and chunks on the wire.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace lockstep {
+
+class Sha256 {
+ public:
+  Sha256();
+  ~Sha256();
+  Sha256(const Sha256&) = delete;
+  Sha256& operator=(const Sha256&) = delete;
+  void update(const void* data, size_t bytes);
+  void update(std::string_view text) { update(text.data(), text.size()); }
+  std::string hex();  // ends the hash: call once
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+std::string sha256_hex(std::string_view bytes);
+uint64_t xxh3(const void* data, size_t bytes);
+// 16 lower-case hex digits.
+std::string hex64(uint64_t value);
+
+}  // namespace lockstep

@@ -1,0 +1,137 @@
+#include "host/cpu/cpu_device.h"
+
+#include <immintrin.h>
+
+#include <utility>
+
+#include "host/core/check.h"
+#include "host/cpu/kernels.h"
+#include "host/cpu/memory.h"
+#include "host/cpu/pins.h"
+#include "host/cpu/prepared_ops.h"
+
+namespace lockstep {
+namespace cpu {
+namespace {
+
+class CpuBuffer : public Buffer {
+ public:
+  CpuBuffer(Memory memory, int64_t bytes) : memory_(std::move(memory)), bytes_(bytes) {}
+  float* data() override { return memory_.get(); }
+  int64_t bytes() const override { return bytes_; }
+
+ private:
+  Memory memory_;
+  int64_t bytes_;
+};
+
+const KernelTable& kernels_of(std::string_view numerics) {
+  return numerics == "cpu-avx512" ? avx512_kernels() : avx2_kernels();
+}
+
+std::unique_ptr<PreparedOp> prepare_op(const OpSetting& s) {
+  struct Visitor {
+    const OpSetting& s;
+    std::unique_ptr<PreparedOp> operator()(const InputOp& op) { return prepare_input(s, op); }
+    std::unique_ptr<PreparedOp> operator()(const Conv2dOp& op) { return prepare_conv(s, op); }
+    std::unique_ptr<PreparedOp> operator()(const DenseOp& op) { return prepare_dense(s, op); }
+    std::unique_ptr<PreparedOp> operator()(const MaxPool2dOp& op) { return prepare_pool(s, op); }
+    std::unique_ptr<PreparedOp> operator()(const DropoutOp& op) { return prepare_dropout(s, op); }
+    std::unique_ptr<PreparedOp> operator()(const ReluOp& op) { return prepare_relu(s, op); }
+    std::unique_ptr<PreparedOp> operator()(const SoftmaxOp& op) { return prepare_softmax(s, op); }
+    std::unique_ptr<PreparedOp> operator()(const SoftmaxCrossEntropyOp& op) {
+      return prepare_loss(s, op);
+    }
+  };
+  return std::visit(Visitor{s}, s.op.attributes);
+}
+
+class CpuDevice : public Device {
+ public:
+  explicit CpuDevice(std::string_view numerics)
+      : numerics_(numerics), kernels_(kernels_of(numerics)) {}
+
+  std::string numerics() const override { return numerics_; }
+  std::string description() const override { return cpu_model_name(); }
+  bool shares_host_memory() const override { return true; }
+  void attach_thread() override { _mm_setcsr(kMxcsr); }
+
+  Result<std::unique_ptr<Buffer>> allocate(int64_t bytes) override {
+    Memory memory = try_allocate(bytes);
+    if (memory == nullptr) {
+      return Error{"cannot allocate " + std::to_string(bytes) +
+                   " bytes of memory; use a smaller batch or fewer devices"};
+    }
+    return std::unique_ptr<Buffer>(std::make_unique<CpuBuffer>(std::move(memory), bytes));
+  }
+
+  int64_t value_bytes(int rows, int64_t features) const override {
+    const int64_t lanes = kernels_.lanes;
+    return (rows + lanes - 1) / lanes * lanes * features * static_cast<int64_t>(sizeof(float));
+  }
+
+  void download(const float* value, int rows, int64_t features, float* row_major) override {
+    const int64_t lanes = kernels_.lanes;
+    for (int64_t row = 0; row < rows; ++row) {
+      const float* lane = value + row / lanes * features * lanes + row % lanes;
+      for (int64_t f = 0; f < features; ++f) row_major[row * features + f] = lane[f * lanes];
+    }
+  }
+
+  Result<std::unique_ptr<PreparedOp>> prepare(const OpDesc& op,
+                                              const PartitionGroup& group) override {
+    return prepare_op({&kernels_, op, group});
+  }
+
+  void add(const float* a, const float* b, float* out, int64_t count) override {
+    kernels_.add(a, b, out, count);
+  }
+
+  void update(const UpdateDesc& desc, const float* gradient, float* weights,
+              std::span<float* const> slots, int64_t count) override {
+    if (const AdamUpdate* adam = std::get_if<AdamUpdate>(&desc)) {
+      LOCKSTEP_CHECK(slots.size() >= 2);
+      kernels_.adam({gradient, weights, slots[0], slots[1], count, adam->one_minus_beta_1,
+                     adam->one_minus_beta_2, adam->alpha, adam->epsilon});
+      return;
+    }
+    const SgdUpdate& sgd = std::get<SgdUpdate>(desc);
+    LOCKSTEP_CHECK(sgd.momentum == 0 || !slots.empty());
+    kernels_.sgd({gradient, weights, sgd.momentum == 0 ? nullptr : slots[0], count,
+                  sgd.learning_rate, sgd.momentum, sgd.nesterov});
+  }
+
+ private:
+  std::string numerics_;
+  const KernelTable& kernels_;
+};
+
+}  // namespace
+
+const float* OpSetting::input(int i, std::span<float* const> values) const {
+  LOCKSTEP_CHECK(static_cast<size_t>(i) < op.inputs.size());
+  return values[static_cast<size_t>(op.inputs[static_cast<size_t>(i)])];
+}
+
+float* OpSetting::output(std::span<float* const> values) const {
+  LOCKSTEP_CHECK(op.outputs.size() == 1);
+  return values[static_cast<size_t>(op.outputs[0])];
+}
+
+const float* OpSetting::relu_mask(std::span<float* const> values) const {
+  return op.relu_mask < 0 ? nullptr : values[static_cast<size_t>(op.relu_mask)];
+}
+
+}  // namespace cpu
+
+Result<std::unique_ptr<Device>> make_cpu_device(std::string_view numerics) {
+  if (!cpu_supports(numerics)) {
+    return refused_error("this CPU (" + cpu_model_name() + ") cannot run numerics '" +
+                         std::string(numerics) + "'; it runs " +
+                         (widest_cpu_numerics().empty() ? "none of cpu-avx2, cpu-avx512"
+                                                        : std::string(widest_cpu_numerics())));
+  }
+  return std::unique_ptr<Device>(std::make_unique<cpu::CpuDevice>(numerics));
+}
+
+}  // namespace lockstep

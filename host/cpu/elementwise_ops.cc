@@ -1,0 +1,205 @@
+#include <algorithm>
+#include <vector>
+
+#include "host/core/check.h"
+#include "host/core/rng.h"
+#include "host/cpu/prepared_ops.h"
+#include "host/cpu/tree_plan.h"
+
+namespace lockstep::cpu {
+namespace {
+
+class PoolOp : public PreparedOp {
+ public:
+  PoolOp(const OpSetting& setting, const MaxPool2dOp& op) : setting_(setting), op_(op) {
+    LOCKSTEP_CHECK(op.pass != Pass::weight_gradient);
+    // Every window has an entry inside of the image.
+    LOCKSTEP_CHECK(op.pad_top < op.pool_height && op.pad_left < op.pool_width);
+    LOCKSTEP_CHECK((op.out_height - 1) * op.stride_height - op.pad_top < op.in_height);
+    LOCKSTEP_CHECK((op.out_width - 1) * op.stride_width - op.pad_left < op.in_width);
+    args_.in_height = op.in_height;
+    args_.in_width = op.in_width;
+    args_.channels = op.channels;
+    args_.out_height = op.out_height;
+    args_.out_width = op.out_width;
+    args_.pool_height = op.pool_height;
+    args_.pool_width = op.pool_width;
+    args_.stride_height = op.stride_height;
+    args_.stride_width = op.stride_width;
+    args_.pad_top = op.pad_top;
+    args_.pad_left = op.pad_left;
+    args_.row_blocks = setting.row_blocks();
+  }
+
+  void run(const RunContext&, std::span<float* const> values) override {
+    PoolArgs args = args_;
+    args.x = setting_.input(0, values);
+    args.out = setting_.output(values);
+    if (op_.pass == Pass::forward) {
+      setting_.kernels->pool_forward(args);
+      return;
+    }
+    args.y = setting_.input(1, values);
+    args.dy = setting_.input(2, values);
+    args.mask = setting_.relu_mask(values);
+    setting_.kernels->pool_backward(args);
+  }
+
+ private:
+  OpSetting setting_;
+  MaxPool2dOp op_;
+  PoolArgs args_;
+};
+
+class CpuInputOp : public PreparedOp {
+ public:
+  CpuInputOp(const OpSetting& setting, const InputOp& op) : setting_(setting), op_(op) {}
+
+  void run(const RunContext& context, std::span<float* const> values) override {
+    LOCKSTEP_CHECK(context.batch != nullptr && context.batch->rows == setting_.rows());
+    LOCKSTEP_CHECK(context.batch->features == op_.features);
+    LOCKSTEP_CHECK(static_cast<int64_t>(context.batch->inputs.size()) >=
+                   setting_.rows() * op_.features);
+    setting_.kernels->rows_to_lanes(context.batch->inputs.data(), setting_.rows(), op_.features,
+                                    setting_.output(values));
+  }
+
+ private:
+  OpSetting setting_;
+  InputOp op_;
+};
+
+// The same computation for y from x and dx from dy.
+class CpuDropoutOp : public PreparedOp {
+ public:
+  CpuDropoutOp(const OpSetting& setting, const DropoutOp& op)
+      : setting_(setting), op_(op), positions_(static_cast<size_t>(setting.padded_rows())) {
+    LOCKSTEP_CHECK(op.rate >= 0 && op.rate < 1);
+  }
+
+  void run(const RunContext& context, std::span<float* const> values) override {
+    const size_t rows = static_cast<size_t>(setting_.rows());
+    LOCKSTEP_CHECK(context.batch != nullptr && context.batch->positions.size() >= rows);
+    std::copy_n(context.batch->positions.begin(), rows, positions_.begin());
+    DropoutArgs args;
+    args.x = setting_.input(0, values);
+    args.y = setting_.output(values);
+    args.mask = op_.pass == Pass::data_gradient ? setting_.relu_mask(values) : nullptr;
+    args.positions = positions_.data();
+    args.features = op_.features;
+    args.row_blocks = setting_.row_blocks();
+    args.key = derive_key(context.seed, kDropoutPurpose, op_.call);
+    args.epoch = context.epoch;
+    args.layer = op_.layer;
+    args.rate = op_.rate;
+    args.scale = 1.0f / (1.0f - op_.rate);
+    setting_.kernels->dropout(args);
+  }
+
+ private:
+  OpSetting setting_;
+  DropoutOp op_;
+  std::vector<uint32_t> positions_;
+};
+
+class CpuReluOp : public PreparedOp {
+ public:
+  CpuReluOp(const OpSetting& setting, const ReluOp& op) : setting_(setting), op_(op) {}
+
+  void run(const RunContext&, std::span<float* const> values) override {
+    const int64_t count = setting_.padded_rows() * op_.features;
+    if (op_.pass == Pass::forward) {
+      setting_.kernels->relu(setting_.input(0, values), setting_.output(values), count);
+    } else {
+      setting_.kernels->relu_gradient(setting_.input(0, values), setting_.input(1, values),
+                                      setting_.relu_mask(values), setting_.output(values), count);
+    }
+  }
+
+ private:
+  OpSetting setting_;
+  ReluOp op_;
+};
+
+class CpuSoftmaxOp : public PreparedOp {
+ public:
+  CpuSoftmaxOp(const OpSetting& setting, const SoftmaxOp& op) : setting_(setting), op_(op) {}
+
+  void run(const RunContext&, std::span<float* const> values) override {
+    setting_.kernels->softmax(setting_.input(0, values), setting_.output(values), op_.features,
+                              setting_.row_blocks());
+  }
+
+ private:
+  OpSetting setting_;
+  SoftmaxOp op_;
+};
+
+class LossOp : public PreparedOp {
+ public:
+  LossOp(const OpSetting& setting, const SoftmaxCrossEntropyOp& op)
+      : setting_(setting),
+        op_(op),
+        tree_(make_tree_plan(setting.group)),
+        labels_(static_cast<size_t>(setting.padded_rows()), -1),
+        losses_(static_cast<size_t>(setting.padded_rows())),
+        hits_(static_cast<size_t>(setting.padded_rows())) {}
+
+  void run(const RunContext& context, std::span<float* const> values) override {
+    const size_t rows = static_cast<size_t>(setting_.rows());
+    LOCKSTEP_CHECK(context.batch != nullptr && context.batch->labels.size() >= rows);
+    LOCKSTEP_CHECK(context.roots.size() == tree_.root_present.size());
+    for (size_t row = 0; row < rows; ++row) {
+      labels_[row] = context.batch->labels[row];
+      LOCKSTEP_CHECK(labels_[row] >= 0 && labels_[row] < op_.classes);
+    }
+    CrossEntropyArgs args;
+    args.logits = setting_.input(0, values);
+    if (!setting_.op.outputs.empty()) args.dlogits = setting_.output(values);
+    args.labels = labels_.data();
+    args.losses = losses_.data();
+    args.hits = hits_.data();
+    args.classes = op_.classes;
+    args.rows = setting_.rows();
+    args.scale = context.loss_scale;
+    setting_.kernels->cross_entropy(args);
+    const std::vector<float> losses = tree_sums(tree_, losses_.data());
+    const std::vector<float> hits = tree_sums(tree_, hits_.data());
+    for (size_t i = 0; i < tree_.root_present.size(); ++i) {
+      if (!tree_.root_present[i]) continue;
+      context.roots[i][op_.metrics_offset] = losses[i];
+      context.roots[i][op_.metrics_offset + 1] = hits[i];
+    }
+  }
+
+ private:
+  OpSetting setting_;
+  SoftmaxCrossEntropyOp op_;
+  TreePlan tree_;
+  std::vector<int32_t> labels_;
+  std::vector<float> losses_, hits_;
+};
+
+}  // namespace
+
+std::unique_ptr<PreparedOp> prepare_pool(const OpSetting& setting, const MaxPool2dOp& op) {
+  return std::make_unique<PoolOp>(setting, op);
+}
+std::unique_ptr<PreparedOp> prepare_input(const OpSetting& setting, const InputOp& op) {
+  return std::make_unique<CpuInputOp>(setting, op);
+}
+std::unique_ptr<PreparedOp> prepare_dropout(const OpSetting& setting, const DropoutOp& op) {
+  return std::make_unique<CpuDropoutOp>(setting, op);
+}
+std::unique_ptr<PreparedOp> prepare_relu(const OpSetting& setting, const ReluOp& op) {
+  return std::make_unique<CpuReluOp>(setting, op);
+}
+std::unique_ptr<PreparedOp> prepare_softmax(const OpSetting& setting, const SoftmaxOp& op) {
+  return std::make_unique<CpuSoftmaxOp>(setting, op);
+}
+std::unique_ptr<PreparedOp> prepare_loss(const OpSetting& setting,
+                                         const SoftmaxCrossEntropyOp& op) {
+  return std::make_unique<LossOp>(setting, op);
+}
+
+}  // namespace lockstep::cpu

@@ -1,0 +1,234 @@
+// The kernels of one instruction set as a table of plain functions.
+//
+// A value (activation) of R rows and F features lies as [ceil(R / V) row blocks][F][V lanes]: lane
+// l of block b is row b * V + l. Lanes beyond R hold anything finite. This header is seen by code
+// for every instruction set, so it has data only: nothing inline that the linker could merge.
+#pragma once
+
+#include <cstdint>
+
+namespace lockstep::cpu {
+
+// What a partition's sum (leaf) does once its rows are summed: it is added to `merges` sums on
+// the stack, then is root `root`, or is pushed (-1).
+struct LeafStep {
+  int first_row = 0;
+  int rows = 0;
+  int depth = 0;  // of the stack before
+  int merges = 0;
+  int root = -1;
+};
+
+// The same row by row.
+struct RowStep {
+  bool first = false;  // of its partition: copied, not added
+  bool last = false;   // then as LeafStep
+  int depth = 0;
+  int merges = 0;
+  int root = -1;
+};
+
+struct TreeSteps {
+  const LeafStep* leaves = nullptr;
+  int leaf_count = 0;
+  const RowStep* rows = nullptr;
+  int row_count = 0;
+  int stack_depth = 0;  // the greatest
+  int root_count = 0;
+};
+
+struct DenseForwardArgs {
+  const float* x = nullptr;        // value, `in` features
+  const float* weights = nullptr;  // (in, out)
+  const float* bias = nullptr;     // or none
+  float* y = nullptr;              // value, `out` features
+  float* workspace = nullptr;      // dense_forward_workspace(out) floats
+  int64_t in = 0, out = 0, row_blocks = 0;
+  bool relu = false;
+};
+
+struct DenseDataGradientArgs {
+  const float* dy = nullptr;
+  const float* weights = nullptr;
+  const float* mask = nullptr;  // or none
+  float* dx = nullptr;
+  int64_t in = 0, out = 0, row_blocks = 0;
+};
+
+struct DenseWeightGradientArgs {
+  const float* x = nullptr;
+  const float* dy = nullptr;
+  float* workspace = nullptr;  // dense_gradient_workspace(...) floats
+  TreeSteps tree;
+  float* const* kernel_roots = nullptr;
+  float* const* bias_roots = nullptr;  // or none
+  int64_t in = 0, out = 0, rows = 0;
+};
+
+// Output channels of a convolution are computed in panels of at most this many.
+inline constexpr int kPanelChannels = 4;
+inline constexpr int kTilePixels = 3;
+
+// Output pixels whose taps have the same form: `rows` rows of `taps` input features that lie side
+// by side, both in the input and in a panel's weights.
+struct TapClass {
+  int64_t first_tap = 0;  // in the panel's weights
+  int64_t rows = 0;
+  int64_t taps = 0;
+  int64_t row_step = 0;  // taps from row to row in the panel's weights
+};
+
+struct PixelTile {
+  int tap_class = 0;
+  int count = 0;                     // pixels, at most kTilePixels
+  int64_t input[kTilePixels] = {};   // offset in floats of the first tap in a row block
+  int64_t output[kTilePixels] = {};  // and of channel 0
+};
+
+// Convolution, and its data gradient as the convolution that it is.
+struct CorrelationArgs {
+  const float* input = nullptr;
+  const float* panels = nullptr;  // for each panel [taps][channels of the panel]
+  const float* bias = nullptr;    // or none
+  const float* mask = nullptr;    // or none
+  float* output = nullptr;
+  const TapClass* classes = nullptr;
+  const PixelTile* tiles = nullptr;  // first those of kTilePixels pixels
+  int64_t full_tiles = 0, all_tiles = 0;
+  const int* panel_channels = nullptr;
+  int panel_count = 0;
+  int64_t total_taps = 0;                  // of a panel
+  int64_t input_row = 0;                   // floats from row to row of the input
+  int64_t input_block = 0, output_block = 0;  // floats from row block to row block
+  int64_t row_blocks = 0;
+  bool relu = false;
+};
+
+// Output pixels [x_begin, x_end) of a row meet the features [tap_begin, tap_end) of a kernel row
+// (kw, ci); their sums lie from `sum` on.
+struct GradientSegment {
+  int64_t x_begin = 0, x_end = 0;
+  int64_t tap_begin = 0, tap_end = 0;
+  int64_t sum = 0;
+};
+
+// Weight gradients of one row block for a block of weights: sums[kh][tap][channel][V].
+struct ConvGradientArgs {
+  const float* x = nullptr;   // of the row block
+  const float* dy = nullptr;  // of the row block, from the first channel of the weights' block on
+  float* sums = nullptr;
+  const GradientSegment* segments = nullptr;
+  int segment_count = 0;
+  int kernel_height = 0, stride_height = 0, pad_top = 0;
+  int64_t in_height = 0, out_height = 0;
+  int64_t taps = 0;      // of a kernel row in this block
+  int64_t channels = 0;  // in this block
+  int64_t x_row = 0, x_pixel = 0, x_first = 0;  // floats; x_pixel: from output pixel to the next
+  int64_t dy_row = 0, dy_pixel = 0;
+};
+
+// sums[channel][V] of all pixels.
+struct ConvBiasArgs {
+  const float* dy = nullptr;  // of the row block
+  float* sums = nullptr;
+  int64_t pixels = 0, channels = 0;
+};
+
+// Adds the lanes of `count` sums (a multiple of 8) to their partitions' leaves and up the tree.
+struct LaneReduceArgs {
+  const float* sums = nullptr;    // [count][V]
+  const RowStep* steps = nullptr;  // of the block's rows
+  int rows = 0;
+  int64_t count = 0;
+  float* leaf = nullptr;   // [count], kept from row block to row block
+  float* stack = nullptr;  // [depth][count]
+  float* roots = nullptr;  // [root][count]
+};
+
+struct PoolArgs {
+  const float* x = nullptr;
+  const float* y = nullptr;   // backward
+  const float* dy = nullptr;  // backward
+  float* out = nullptr;       // y or dx
+  const float* mask = nullptr;
+  int64_t in_height = 0, in_width = 0, channels = 0, out_height = 0, out_width = 0;
+  int64_t pool_height = 0, pool_width = 0, stride_height = 0, stride_width = 0;
+  int64_t pad_top = 0, pad_left = 0;
+  int64_t row_blocks = 0;
+};
+
+struct DropoutArgs {
+  const float* x = nullptr;
+  const float* mask = nullptr;
+  float* y = nullptr;
+  const uint32_t* positions = nullptr;  // one a lane, row_blocks * V of them
+  int64_t features = 0, row_blocks = 0;
+  uint64_t key = 0;
+  uint32_t epoch = 0, layer = 0;
+  float rate = 0, scale = 0;
+};
+
+struct CrossEntropyArgs {
+  const float* logits = nullptr;
+  float* dlogits = nullptr;         // or none
+  const int32_t* labels = nullptr;  // one a lane
+  float* losses = nullptr;          // one a lane
+  float* hits = nullptr;            // one a lane: 1 or 0
+  int64_t classes = 0, rows = 0;
+  float scale = 0;
+};
+
+struct AdamArgs {
+  const float* gradient = nullptr;
+  float* weights = nullptr;
+  float* m = nullptr;
+  float* v = nullptr;
+  int64_t count = 0;
+  float one_minus_beta_1 = 0, one_minus_beta_2 = 0, alpha = 0, epsilon = 0;
+};
+
+struct SgdArgs {
+  const float* gradient = nullptr;
+  float* weights = nullptr;
+  float* m = nullptr;  // or none: no momentum
+  int64_t count = 0;
+  float learning_rate = 0, momentum = 0;
+  bool nesterov = false;
+};
+
+struct KernelTable {
+  int lanes;  // V
+  int64_t (*dense_forward_workspace)(int64_t out);
+  void (*dense_forward)(const DenseForwardArgs& args);
+  void (*dense_data_gradient)(const DenseDataGradientArgs& args);
+  int64_t (*dense_gradient_workspace)(int64_t in, int64_t out, int64_t rows,
+                                      const TreeSteps& tree);
+  void (*dense_weight_gradient)(const DenseWeightGradientArgs& args);
+  void (*correlate)(const CorrelationArgs& args);
+  void (*conv_weight_gradient)(const ConvGradientArgs& args);
+  void (*conv_bias_gradient)(const ConvBiasArgs& args);
+  void (*lane_reduce)(const LaneReduceArgs& args);
+  void (*pool_forward)(const PoolArgs& args);
+  void (*pool_backward)(const PoolArgs& args);
+  void (*dropout)(const DropoutArgs& args);
+  // y: x, or the output of the relu where x is a gradient.
+  void (*relu)(const float* x, float* out, int64_t count);
+  void (*relu_gradient)(const float* y, const float* dy, const float* mask, float* dx,
+                        int64_t count);
+  void (*softmax)(const float* logits, float* out, int64_t classes, int64_t row_blocks);
+  void (*cross_entropy)(const CrossEntropyArgs& args);
+  // rows x features, row by row, to a value; padding lanes get zeros.
+  void (*rows_to_lanes)(const float* rows, int64_t row_count, int64_t features, float* value);
+  void (*add)(const float* a, const float* b, float* out, int64_t count);
+  void (*adam)(const AdamArgs& args);
+  void (*sgd)(const SgdArgs& args);
+  void (*exp)(const float* x, float* out, int64_t count);
+  void (*log)(const float* x, float* out, int64_t count);
+  // Runs independent FMAs; returns the floating-point operations done.
+  int64_t (*fma_loop)(int64_t iterations);
+};
+
+const KernelTable& avx2_kernels();
+const KernelTable& avx512_kernels();
+
+}  // namespace lockstep::cpu

@@ -1,0 +1,42 @@
+// The table of one instruction set. Included once by each kernels_*.cc, after its simd_*.h.
+#pragma once
+
+#include "host/cpu/kernels_conv.h"
+#include "host/cpu/kernels_conv_gradient.h"
+#include "host/cpu/kernels_dense.h"
+#include "host/cpu/kernels_dense_gradient.h"
+#include "host/cpu/kernels_elementwise.h"
+#include "host/cpu/kernels_layout.h"
+#include "host/cpu/kernels_pool.h"
+#include "host/cpu/kernels_update.h"
+
+namespace lockstep::cpu::LOCKSTEP_ISA {
+
+inline constexpr KernelTable kKernels = {
+    .lanes = kLanes,
+    .dense_forward_workspace = dense_forward_workspace,
+    .dense_forward = dense_forward,
+    .dense_data_gradient = dense_data_gradient,
+    .dense_gradient_workspace = dense_gradient_workspace,
+    .dense_weight_gradient = dense_weight_gradient,
+    .correlate = correlate,
+    .conv_weight_gradient = conv_weight_gradient,
+    .conv_bias_gradient = conv_bias_gradient,
+    .lane_reduce = lane_reduce,
+    .pool_forward = pool_forward,
+    .pool_backward = pool_backward,
+    .dropout = dropout,
+    .relu = relu,
+    .relu_gradient = relu_gradient,
+    .softmax = softmax,
+    .cross_entropy = cross_entropy,
+    .rows_to_lanes = rows_to_lanes,
+    .add = add_flat,
+    .adam = adam,
+    .sgd = sgd,
+    .exp = exp_flat,
+    .log = log_flat,
+    .fma_loop = fma_loop,
+};
+
+}  // namespace lockstep::cpu::LOCKSTEP_ISA

@@ -1,0 +1,20 @@
+// Aligned float memory: device buffers and the kernels' workspaces.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+namespace lockstep::cpu {
+
+struct FreeMemory {
+  void operator()(float* memory) const;
+};
+using Memory = std::unique_ptr<float[], FreeMemory>;
+
+// Zeroed, on huge pages where large, aligned to 64 bytes; null where there is none left.
+Memory try_allocate(int64_t bytes);
+
+// For workspaces of a prepared op.
+Memory allocate_floats(int64_t count);
+
+}  // namespace lockstep::cpu

@@ -1,0 +1,34 @@
+// The CPU's prepared ops: shapes and group fixed, workspace owned.
+#pragma once
+
+#include <memory>
+
+#include "host/cpu/kernels.h"
+#include "host/device/device.h"
+
+namespace lockstep::cpu {
+
+// What every prepared op knows.
+struct OpSetting {
+  const KernelTable* kernels = nullptr;
+  OpDesc op;
+  PartitionGroup group;
+  int64_t rows() const { return group.total_rows(); }
+  int64_t row_blocks() const { return (rows() + kernels->lanes - 1) / kernels->lanes; }
+  int64_t padded_rows() const { return row_blocks() * kernels->lanes; }
+  const float* input(int i, std::span<float* const> values) const;
+  float* output(std::span<float* const> values) const;
+  // nullptr where the op has none.
+  const float* relu_mask(std::span<float* const> values) const;
+};
+
+std::unique_ptr<PreparedOp> prepare_conv(const OpSetting& setting, const Conv2dOp& op);
+std::unique_ptr<PreparedOp> prepare_dense(const OpSetting& setting, const DenseOp& op);
+std::unique_ptr<PreparedOp> prepare_pool(const OpSetting& setting, const MaxPool2dOp& op);
+std::unique_ptr<PreparedOp> prepare_input(const OpSetting& setting, const InputOp& op);
+std::unique_ptr<PreparedOp> prepare_dropout(const OpSetting& setting, const DropoutOp& op);
+std::unique_ptr<PreparedOp> prepare_relu(const OpSetting& setting, const ReluOp& op);
+std::unique_ptr<PreparedOp> prepare_softmax(const OpSetting& setting, const SoftmaxOp& op);
+std::unique_ptr<PreparedOp> prepare_loss(const OpSetting& setting, const SoftmaxCrossEntropyOp& op);
+
+}  // namespace lockstep::cpu

@@ -1,0 +1,70 @@
+// The seam between model and hardware.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "host/core/result.h"
+#include "host/device/batch.h"
+#include "host/device/ops.h"
+
+namespace lockstep {
+
+// What changes from run to run of a prepared op. All pointers are to memory of the device but
+// `batch`, which is on the host.
+struct RunContext {
+  const float* weights = nullptr;  // the flat parameters
+  std::span<float* const> roots;   // for each root of the group a flat vector: gradients, metrics
+  const HostBatch* batch = nullptr;
+  uint64_t seed = 0;
+  uint32_t epoch = 0;
+  float loss_scale = 1;  // 1 / rows of the global batch
+};
+
+// An op with its kernel and workspace chosen. Runs on the thread that prepared it.
+class PreparedOp {
+ public:
+  virtual ~PreparedOp() = default;
+  // `values[v]` is the memory of value v; only the op's inputs and outputs are touched.
+  virtual void run(const RunContext& context, std::span<float* const> values) = 0;
+};
+
+// Memory on a device; freed with it. Aligned to 64 bytes.
+class Buffer {
+ public:
+  virtual ~Buffer() = default;
+  virtual float* data() = 0;
+  virtual int64_t bytes() const = 0;
+};
+
+// One GPU, or one CPU worker. Owned and used by one thread, but for `allocate`d memory, which
+// other devices of a node may share where `shares_host_memory`.
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual std::string numerics() const = 0;
+  virtual std::string description() const = 0;  // hardware and library versions, for people
+  virtual bool shares_host_memory() const = 0;
+  // Sets what a thread needs for this device's bits (rounding mode, one thread a kernel). Call
+  // first in each thread that runs ops.
+  virtual void attach_thread() = 0;
+
+  virtual Result<std::unique_ptr<Buffer>> allocate(int64_t bytes) = 0;
+  // Bytes of a value of `rows` rows: the device chooses the layout.
+  virtual int64_t value_bytes(int rows, int64_t features) const = 0;
+  // Copies a value's rows to `row_major` (rows x features, on the host).
+  virtual void download(const float* value, int rows, int64_t features, float* row_major) = 0;
+
+  virtual Result<std::unique_ptr<PreparedOp>> prepare(const OpDesc& op,
+                                                      const PartitionGroup& group) = 0;
+
+  // out[i] = a[i] + b[i]; out may be a. Any thread may call it.
+  virtual void add(const float* a, const float* b, float* out, int64_t count) = 0;
+  // One optimizer step over `count` parameters; `slots[k]` is the k-th state vector.
+  virtual void update(const UpdateDesc& desc, const float* gradient, float* weights,
+                      std::span<float* const> slots, int64_t count) = 0;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,184 @@
+#include "host/job/job.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "host/core/digest.h"
+#include "host/core/partitions.h"
+#include "host/core/suggest.h"
+#include "host/optim/optimizer.h"
+
+namespace lockstep {
+namespace {
+
+constexpr int64_t kMaxBatchSize = 1 << 20;
+constexpr int64_t kMaxEpochs = 1'000'000;
+
+Status check_range(const char* flag, int64_t value, int64_t least, int64_t most) {
+  if (least <= value && value <= most) return {};
+  return usage_error(
+      fmt::format("{} {}: must be between {} and {}", flag, value, least, most));
+}
+
+Status check_known(const char* what, const std::string& name,
+                   const std::vector<std::string>& known) {
+  if (std::find(known.begin(), known.end(), name) != known.end()) return {};
+  return usage_error(unknown_name_message(what, name, known));
+}
+
+Status check_partitions(const Job& job) {
+  const int nearest = default_partitions(job.batch_size);
+  if (!is_power_of_two(job.partitions)) {
+    return usage_error(fmt::format(
+        "--partitions {}: must be a power of two; this batch size's default is {}", job.partitions,
+        nearest));
+  }
+  if (job.partitions > job.batch_size) {
+    return usage_error(fmt::format(
+        "--partitions {}: more partitions than rows in a batch of {}; at most one a row: use {} or "
+        "a larger --batch-size", job.partitions, job.batch_size, nearest));
+  }
+  return {};
+}
+
+Result<nlohmann::json> resolve_optimizer(const nlohmann::json& options) {
+  nlohmann::json config = options.at("optimizer");
+  if (config.is_string()) config = nlohmann::json{{"name", config}};
+  const auto learning_rate = options.find("learning_rate");
+  if (learning_rate != options.end() && !learning_rate->is_null()) {
+    config["learning_rate"] = *learning_rate;
+  }
+  auto optimizer = Optimizer::create(config);
+  if (!optimizer.ok()) return usage_error(optimizer.error().message);
+  return optimizer->config();
+}
+
+Status check_values(const Job& job) {
+  LOCKSTEP_RETURN_IF_ERROR(check_range("--epochs", job.epochs, 1, kMaxEpochs));
+  LOCKSTEP_RETURN_IF_ERROR(check_range("--batch-size", job.batch_size, 1, kMaxBatchSize));
+  LOCKSTEP_RETURN_IF_ERROR(check_partitions(job));
+  LOCKSTEP_RETURN_IF_ERROR(
+      check_known("loss", job.loss, {"sparse_categorical_crossentropy"}));
+  LOCKSTEP_RETURN_IF_ERROR(check_known("strategy", job.strategy, {"synchronous"}));
+  LOCKSTEP_RETURN_IF_ERROR(check_known("numerics", job.numerics, {"cpu-avx2", "cpu-avx512"}));
+  for (const std::string& metric : job.metrics) {
+    LOCKSTEP_RETURN_IF_ERROR(check_known("metric", metric, {"accuracy"}));
+  }
+  if (!(job.validation_split >= 0 && job.validation_split < 1)) {
+    return usage_error(fmt::format("--validation-split {}: must be at least 0 and below 1",
+                                   job.validation_split));
+  }
+  if (job.validation_split > 0 && !job.validation_data.empty()) {
+    return usage_error("--validation-split and --validation-data exclude each other: give one");
+  }
+  return {};
+}
+
+}  // namespace
+
+int64_t Job::rows_of_step(int64_t step) const {
+  const int64_t batch = step % steps_per_epoch();
+  return std::min(batch_size, train_rows - batch * batch_size);
+}
+
+int default_partitions(int64_t batch_size) {
+  int partitions = 1;
+  while (partitions < 16 && partitions * 2 * 4 <= batch_size) partitions *= 2;
+  return partitions;
+}
+
+Result<Job> job_from_options(const nlohmann::json& options) {
+  for (const char* key : {"model", "data"}) {
+    if (!options.contains(key) || options.at(key).is_null() || options.at(key) == "") {
+      return usage_error(fmt::format("--{} is missing: say which {} to train", key,
+                                     key == std::string("model") ? "model" : "data set"));
+    }
+  }
+  Job job;
+  job.model = options.at("model");
+  job.data = options.at("data");
+  job.epochs = options.at("epochs");
+  job.batch_size = options.at("batch_size");
+  job.loss = options.at("loss");
+  job.metrics = options.at("metrics").get<std::vector<std::string>>();
+  job.validation_split = options.at("validation_split");
+  job.validation_data = options.at("validation_data");
+  job.shuffle = options.at("shuffle");
+  if (options.at("seed").get<int64_t>() < 0) return usage_error("--seed: must not be negative");
+  job.seed = options.at("seed");
+  const int64_t partitions = options.at("partitions");
+  LOCKSTEP_RETURN_IF_ERROR(check_range("--partitions", partitions, 0, kMaxBatchSize));
+  job.partitions = partitions == 0 ? default_partitions(job.batch_size)
+                                   : static_cast<int>(partitions);
+  job.strategy = options.at("strategy");
+  job.numerics = options.at("numerics");
+  LOCKSTEP_RETURN_IF_ERROR(check_values(job));
+  LOCKSTEP_ASSIGN(job.optimizer, resolve_optimizer(options));
+  return job;
+}
+
+nlohmann::json to_json(const Job& job) {
+  nlohmann::json json = recipe(job);
+  json["data"] = job.data;
+  json["validation_data"] = job.validation_data;
+  json["recipe_sha256"] = recipe_sha256(job);
+  return json;
+}
+
+Result<Job> job_from_json(const nlohmann::json& json) try {
+  Job job;
+  job.model = json.at("model");
+  job.data = json.at("data");
+  job.epochs = json.at("epochs");
+  job.batch_size = json.at("batch_size");
+  job.optimizer = json.at("optimizer");
+  job.loss = json.at("loss");
+  job.metrics = json.at("metrics").get<std::vector<std::string>>();
+  job.validation_split = json.at("validation_split");
+  job.validation_data = json.at("validation_data");
+  job.shuffle = json.at("shuffle");
+  job.seed = json.at("seed");
+  job.partitions = json.at("partitions");
+  job.strategy = json.at("strategy");
+  job.numerics = json.at("numerics");
+  job.model_config = json.at("model_config");
+  job.input_shape = json.at("input_shape").get<Shape>();
+  job.classes = json.at("classes");
+  job.train_rows = json.at("train_rows");
+  job.validation_rows = json.at("validation_rows");
+  job.data_digest = json.at("data_digest");
+  job.validation_digest = json.at("validation_digest");
+  job.initial_weights_sha256 = json.at("initial_weights_sha256");
+  return job;
+} catch (const nlohmann::json::exception& error) {
+  return Error{fmt::format("the job cannot be read: {}", error.what())};
+}
+
+nlohmann::json recipe(const Job& job) {
+  return {{"model", job.model},
+          {"model_config", job.model_config},
+          {"input_shape", job.input_shape},
+          {"classes", job.classes},
+          {"initial_weights_sha256", job.initial_weights_sha256},
+          {"data_digest", job.data_digest},
+          {"validation_digest", job.validation_digest},
+          {"train_rows", job.train_rows},
+          {"validation_rows", job.validation_rows},
+          {"validation_split", job.validation_split},
+          {"epochs", job.epochs},
+          {"batch_size", job.batch_size},
+          {"optimizer", job.optimizer},
+          {"loss", job.loss},
+          {"metrics", job.metrics},
+          {"shuffle", job.shuffle},
+          {"seed", job.seed},
+          {"partitions", job.partitions},
+          {"strategy", job.strategy},
+          {"numerics", job.numerics},
+          {"numerics_version", kNumericsVersion}};
+}
+
+std::string recipe_sha256(const Job& job) { return sha256_hex(recipe(job).dump()); }
+
+}  // namespace lockstep

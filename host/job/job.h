@@ -1,0 +1,66 @@
+// The job: one training run, resolved, and its recipe.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "host/core/result.h"
+#include "host/tensor/shape.h"
+
+namespace lockstep {
+
+// Raised whenever the bits of any numerics change.
+inline constexpr int kNumericsVersion = 1;
+
+struct Job {
+  // As asked for, defaults filled in.
+  std::string model;
+  std::string data;  // a place, not part of the recipe: its digest is
+  int64_t epochs = 1;
+  int64_t batch_size = 32;
+  nlohmann::json optimizer;  // every argument
+  std::string loss;
+  std::vector<std::string> metrics;
+  double validation_split = 0;
+  std::string validation_data;  // a place
+  bool shuffle = true;
+  uint64_t seed = 0;
+  int partitions = 1;
+  std::string strategy;
+  std::string numerics;
+
+  // Found when the job was resolved.
+  nlohmann::json model_config;
+  Shape input_shape;
+  int64_t classes = 0;
+  int64_t train_rows = 0;
+  int64_t validation_rows = 0;
+  std::string data_digest;
+  std::string validation_digest;  // "" without validation
+  std::string initial_weights_sha256;
+
+  int64_t steps_per_epoch() const { return (train_rows + batch_size - 1) / batch_size; }
+  int64_t total_steps() const { return steps_per_epoch() * epochs; }
+  bool has_validation() const { return validation_rows > 0; }
+  // Rows of step t's global batch.
+  int64_t rows_of_step(int64_t step) const;
+};
+
+// A job from checked options (see job_options()); what must come from the data is left empty.
+// Errors name the option and the remedy.
+Result<Job> job_from_options(const nlohmann::json& options);
+
+// The default P: a function of the batch size alone. 4 rows or more a partition, at most 16.
+int default_partitions(int64_t batch_size);
+
+nlohmann::json to_json(const Job& job);
+// Reads what to_json wrote.
+Result<Job> job_from_json(const nlohmann::json& json);
+
+// All that decides bits, and nothing else.
+nlohmann::json recipe(const Job& job);
+std::string recipe_sha256(const Job& job);
+
+}  // namespace lockstep

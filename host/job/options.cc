@@ -1,0 +1,136 @@
+#include "host/job/options.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+#include "host/core/suggest.h"
+
+namespace lockstep {
+namespace {
+
+std::string type_name(OptionType type) {
+  switch (type) {
+    case OptionType::text: return "text";
+    case OptionType::integer: return "a whole number";
+    case OptionType::number: return "a number";
+    case OptionType::boolean: return "true or false";
+    case OptionType::list: return "a list of names";
+    case OptionType::object: return "a name or an object with a name";
+  }
+  return "";
+}
+
+bool has_type(const nlohmann::json& value, OptionType type) {
+  switch (type) {
+    case OptionType::text: return value.is_string();
+    case OptionType::integer: return value.is_number_integer();
+    case OptionType::number: return value.is_number();
+    case OptionType::boolean: return value.is_boolean();
+    case OptionType::list: return value.is_array();
+    case OptionType::object: return value.is_string() || value.is_object();
+  }
+  return false;
+}
+
+Error wrong_type(const OptionSpec& option, const std::string& given, const std::string& source) {
+  return usage_error(fmt::format("{}: '{}' is not {}", source, given, type_name(option.type)));
+}
+
+nlohmann::json split_list(const std::string& text) {
+  nlohmann::json list = nlohmann::json::array();
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    if (end > begin) list.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return list;
+}
+
+}  // namespace
+
+std::vector<OptionSpec> job_options() {
+  using enum OptionType;
+  return {
+      {"model", text, nullptr, "NAME", "model: seed-cnn, mlp or lenet"},
+      {"data", text, nullptr, "PATH|NAME", "folder with IDX files, or digits (generated)"},
+      {"epochs", integer, 1, "N", "passes over the training data"},
+      {"batch_size", integer, 32, "B", "rows of a global batch, over all nodes"},
+      {"optimizer", object, "adam", "NAME", "adam or sgd; in a job file also an object of arguments"},
+      {"learning_rate", number, nullptr, "LR", "of the optimizer; its default is Keras'"},
+      {"loss", text, "sparse_categorical_crossentropy", "NAME", "loss"},
+      {"metrics", list, nlohmann::json::array({"accuracy"}), "NAMES", "metrics, with commas"},
+      {"validation_split", number, 0.0, "F", "share of the training rows, the last ones, held out"},
+      {"validation_data", text, "", "PATH|NAME", "data whose test files are the validation data"},
+      {"shuffle", boolean, true, "", "a new order of samples each epoch"},
+      {"seed", integer, 0, "S", "of weights, order of samples and dropout"},
+      {"partitions", integer, 0, "P",
+       "shares of a batch, a power of two; fixes the bits (0: from model and batch size)"},
+      {"strategy", text, "synchronous", "NAME", "how replicas agree: synchronous"},
+      {"numerics", text, "cpu-avx2", "NAME", "what decides bits: cpu-avx2 or cpu-avx512"},
+  };
+}
+
+std::string flag_name(const OptionSpec& option) {
+  std::string name = "--" + option.key;
+  std::replace(name.begin(), name.end(), '_', '-');
+  return name;
+}
+
+std::string environment_name(const OptionSpec& option) {
+  std::string name = "LOCKSTEP_" + option.key;
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](char c) { return static_cast<char>(std::toupper(static_cast<unsigned char>(c))); });
+  return name;
+}
+
+Result<nlohmann::json> parse_option_text(const OptionSpec& option, const std::string& text,
+                                         const std::string& source) {
+  const char* end = text.data() + text.size();
+  switch (option.type) {
+    case OptionType::integer: {
+      int64_t value = 0;
+      const auto parsed = std::from_chars(text.data(), end, value);
+      if (parsed.ec != std::errc() || parsed.ptr != end) return wrong_type(option, text, source);
+      return nlohmann::json(value);
+    }
+    case OptionType::number: {
+      double value = 0;
+      const auto parsed = std::from_chars(text.data(), end, value);
+      if (parsed.ec != std::errc() || parsed.ptr != end || !std::isfinite(value)) {
+        return wrong_type(option, text, source);
+      }
+      return nlohmann::json(value);
+    }
+    case OptionType::boolean:
+      if (text == "true" || text == "1") return nlohmann::json(true);
+      if (text == "false" || text == "0") return nlohmann::json(false);
+      return wrong_type(option, text, source);
+    case OptionType::list: return split_list(text);
+    case OptionType::text:
+    case OptionType::object: return nlohmann::json(text);
+  }
+  return wrong_type(option, text, source);
+}
+
+Status check_option_object(const std::vector<OptionSpec>& options, const nlohmann::json& object,
+                           const std::string& source) {
+  if (!object.is_object()) return usage_error(source + ": expected a JSON object of job options");
+  std::vector<std::string> known;
+  for (const OptionSpec& option : options) known.push_back(option.key);
+  for (const auto& [key, value] : object.items()) {
+    const auto option = std::find_if(options.begin(), options.end(),
+                                     [&](const OptionSpec& spec) { return spec.key == key; });
+    if (option == options.end()) {
+      return usage_error(fmt::format("{}: {}", source, unknown_name_message("job key", key, known)));
+    }
+    if (!has_type(value, option->type)) {
+      return wrong_type(*option, value.dump(), fmt::format("{}: key '{}'", source, key));
+    }
+  }
+  return {};
+}
+
+}  // namespace lockstep

@@ -1,0 +1,72 @@
+// The control plane as the runtime sees it; rpc/ implements it over Thrift.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "host/cluster/messages.h"
+#include "host/core/result.h"
+
+namespace lockstep {
+
+// What the coordinator offers to nodes. Called from many threads at once; every call returns within
+// kLongPollMs and a little.
+class ControlService {
+ public:
+  virtual ~ControlService() = default;
+  // `peer_host` is the address that the caller was seen from.
+  virtual Result<Welcome> hello(const Hello& hello) = 0;
+  virtual Status join(const JoinRequest& request, const std::string& peer_host) = 0;
+  // The events that the session has not had yet; waits up to kLongPollMs for one. Each call renews
+  // the session's lease.
+  virtual Result<std::vector<NodeEvent>> poll(SessionId session) = 0;
+  virtual Status report_step(const StepReport& report) = 0;
+  virtual Status report_epoch(const EpochReport& report) = 0;
+  virtual Status report_final(const FinalReport& report) = 0;
+  virtual Status report_fault(const FaultReport& report) = 0;
+  // Bytes of the final weights from `offset` on, in order.
+  virtual Status upload(SessionId session, int64_t offset, const std::string& bytes) = 0;
+  virtual Status leave(SessionId session) = 0;
+  // The running job, JSON, for people.
+  virtual std::string status() = 0;
+  // The connection on which the session polls broke: seen at once when a process dies.
+  virtual void connection_lost(SessionId session) = 0;
+};
+inline constexpr int kLongPollMs = 200;
+
+// Serves a ControlService until destroyed.
+class ControlServer {
+ public:
+  virtual ~ControlServer() = default;
+  virtual int port() const = 0;
+};
+
+// A node's connection to its coordinator. Not thread-safe: one a thread. Reconnects by itself when
+// an idle connection was closed.
+class ControlClient {
+ public:
+  virtual ~ControlClient() = default;
+  virtual Result<Welcome> hello(const Hello& hello) = 0;
+  virtual Status join(const JoinRequest& request) = 0;
+  virtual Result<std::vector<NodeEvent>> poll(SessionId session) = 0;
+  virtual Status report_step(const StepReport& report) = 0;
+  virtual Status report_epoch(const EpochReport& report) = 0;
+  virtual Status report_final(const FinalReport& report) = 0;
+  virtual Status report_fault(const FaultReport& report) = 0;
+  virtual Status upload(SessionId session, int64_t offset, const std::string& bytes) = 0;
+  virtual Status leave(SessionId session) = 0;
+  virtual Result<std::string> status() = 0;
+};
+
+// A host and a port; "127.0.0.1:0" asks for any free port.
+struct Address {
+  std::string host;
+  int port = 0;
+  std::string text() const { return host + ":" + std::to_string(port); }
+};
+Result<Address> parse_address(const std::string& text, const std::string& flag);
+
+}  // namespace lockstep

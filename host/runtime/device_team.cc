@@ -1,0 +1,79 @@
+#include "host/runtime/device_team.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <fstream>
+
+namespace lockstep {
+
+Result<std::unique_ptr<DeviceTeam>> DeviceTeam::create(int devices, const DeviceFactory& factory) {
+  std::vector<std::unique_ptr<Device>> made;
+  for (int index = 0; index < devices; ++index) {
+    LOCKSTEP_ASSIGN(auto device, factory(index));
+    made.push_back(std::move(device));
+  }
+  return std::unique_ptr<DeviceTeam>(new DeviceTeam(std::move(made)));
+}
+
+DeviceTeam::DeviceTeam(std::vector<std::unique_ptr<Device>> devices)
+    : devices_(std::move(devices)) {
+  devices_[0]->attach_thread();
+  for (int index = 1; index < size(); ++index) {
+    threads_.emplace_back([this, index] { work(index); });
+  }
+}
+
+DeviceTeam::~DeviceTeam() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  changed_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void DeviceTeam::run(const std::function<void(int)>& task) {
+  {
+    const std::lock_guard lock(mutex_);
+    task_ = &task;
+    ++generation_;
+    running_ = static_cast<int>(threads_.size());
+  }
+  if (!threads_.empty()) changed_.notify_all();
+  task(0);
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return running_ == 0; });
+}
+
+void DeviceTeam::work(int index) {
+  devices_[index]->attach_thread();
+  int64_t seen = 0;
+  std::unique_lock lock(mutex_);
+  while (true) {
+    changed_.wait(lock, [&] { return stopping_ || generation_ != seen; });
+    if (stopping_) return;
+    seen = generation_;
+    const std::function<void(int)>* task = task_;
+    lock.unlock();
+    (*task)(index);
+    lock.lock();
+    if (--running_ == 0) changed_.notify_all();
+  }
+}
+
+int available_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  int cpus = 1;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) cpus = std::max(1, CPU_COUNT(&set));
+  std::ifstream quota_file("/sys/fs/cgroup/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (quota_file >> quota >> period && quota != "max" && period > 0) {
+    cpus = std::min(cpus, std::max(1, static_cast<int>(std::stod(quota) / period)));
+  }
+  return cpus;
+}
+
+}  // namespace lockstep

@@ -1,0 +1,48 @@
+// The devices of a node, a thread each: device 0 is worked by the calling thread.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "host/core/result.h"
+#include "host/device/device.h"
+
+namespace lockstep {
+
+using DeviceFactory = std::function<Result<std::unique_ptr<Device>>(int index)>;
+
+// Not thread-safe: one owner calls run(), always from the thread that made the team.
+class DeviceTeam {
+ public:
+  static Result<std::unique_ptr<DeviceTeam>> create(int devices, const DeviceFactory& factory);
+  ~DeviceTeam();
+  DeviceTeam(const DeviceTeam&) = delete;
+  DeviceTeam& operator=(const DeviceTeam&) = delete;
+
+  int size() const { return static_cast<int>(devices_.size()); }
+  Device& device(int index) { return *devices_[index]; }
+  // Runs task(0) … task(size - 1), each on its device's thread, and waits for all.
+  void run(const std::function<void(int)>& task);
+
+ private:
+  explicit DeviceTeam(std::vector<std::unique_ptr<Device>> devices);
+  void work(int index);
+
+  std::vector<std::unique_ptr<Device>> devices_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  const std::function<void(int)>* task_ = nullptr;
+  int64_t generation_ = 0;
+  int running_ = 0;
+  bool stopping_ = false;
+  std::vector<std::thread> threads_;
+};
+
+// What `--devices auto` counts: the CPUs that this process may use (affinity and cgroup quota).
+int available_cpus();
+
+}  // namespace lockstep

@@ -1,0 +1,62 @@
+// A node: joins a coordinator, trains its partitions, and leaves.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "host/core/result.h"
+#include "host/data/dataset.h"
+#include "host/job/job.h"
+#include "host/nn/model.h"
+#include "host/runtime/device_team.h"
+#include "host/runtime/stream.h"
+
+namespace lockstep {
+
+struct NodeOptions {
+  Address coordinator;
+  Address listen{"127.0.0.1", 0};
+  std::string advertise;        // HOST:PORT; "": the address that the coordinator sees
+  std::string name;             // a label
+  std::string data;             // where the data is here; "": where the job says
+  std::string validation_data;
+  int devices = 0;              // 0: as many as there are
+  int connect_timeout_ms = 10'000;
+  // A device for the job's numerics.
+  std::function<Result<std::unique_ptr<Device>>(const std::string& numerics, int index)>
+      make_device;
+  std::function<Result<std::unique_ptr<Model>>(const std::string& name, const Shape& input_shape,
+                                               int64_t classes)>
+      build_model;
+  std::function<void(const std::string&)> log;
+};
+
+class NodeSession;
+
+// One node's life. run() blocks until the job is over, stop() ends it from another thread.
+class NodeRuntime {
+ public:
+  NodeRuntime(NodeOptions options, Network& network);
+  ~NodeRuntime();
+  // Success: the job completed. Otherwise the error's kind is the exit code.
+  Status run();
+  void stop(const std::string& reason);
+
+ private:
+  std::unique_ptr<NodeSession> session_;
+};
+
+// The training and validation rows of a job, from one or two data sets.
+struct JobData {
+  Dataset train;
+  Dataset validation_set;  // empty where the validation rows are the last of the training set
+  RowRange train_rows;
+  RowRange validation_rows;
+  const Dataset& validation() const { return validation_set.rows() > 0 ? validation_set : train; }
+};
+// "" for no validation data.
+Result<JobData> load_job_data(const std::string& data, const std::string& validation_data,
+                              double validation_split);
+
+}  // namespace lockstep

@@ -1,0 +1,255 @@
+#include "host/runtime/replica.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "host/core/check.h"
+
+namespace lockstep {
+namespace {
+
+Subtree root_of(int partitions) {
+  int level = 0;
+  while ((1 << level) < partitions) ++level;
+  return {0, level};
+}
+
+// The first error, if any.
+Status first_error(const std::vector<Status>& statuses) {
+  for (const Status& status : statuses) {
+    if (!status.ok()) return status;
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Replica>> Replica::create(const Job& job, const Model& model, int devices,
+                                                 const DeviceFactory& factory) {
+  LOCKSTEP_ASSIGN(auto training, model.training_graph(job.loss));
+  LOCKSTEP_ASSIGN(auto evaluation, model.evaluate_graph(job.loss));
+  LOCKSTEP_ASSIGN(auto optimizer, Optimizer::create(job.optimizer));
+  LOCKSTEP_ASSIGN(auto team, DeviceTeam::create(devices, factory));
+  return std::unique_ptr<Replica>(new Replica(job, std::move(training), std::move(evaluation),
+                                              std::move(optimizer), std::move(team)));
+}
+
+Replica::Replica(const Job& job, Graph training, Graph evaluation, Optimizer optimizer,
+                 std::unique_ptr<DeviceTeam> team)
+    : job_(job),
+      training_(std::move(training)),
+      evaluation_(std::move(evaluation)),
+      optimizer_(std::move(optimizer)),
+      team_(std::move(team)) {
+  state_.weights = initial_weights(training_, job.seed);
+  for (size_t slot = 0; slot < optimizer_.slots().size(); ++slot) {
+    state_.slots.emplace_back(state_.weights.size(), 0.0f);
+  }
+  for (int index = 0; index < team_->size(); ++index) {
+    training_programs_.push_back(std::make_unique<ProgramSet>(team_->device(index), training_));
+    evaluation_programs_.push_back(std::make_unique<ProgramSet>(team_->device(index), evaluation_));
+  }
+}
+
+std::vector<PartitionRange> Replica::device_ranges(PartitionRange range) const {
+  std::vector<PartitionRange> ranges;
+  for (int index = 0; index < team_->size(); ++index) {
+    ranges.push_back(range_of_part(range, team_->size(), index));
+  }
+  return ranges;
+}
+
+PartitionGroup Replica::group_of(int64_t rows, PartitionRange range) const {
+  return {range.begin, partition_rows(rows, job_.partitions, range),
+          contributed_subtrees(rows, job_.partitions, range)};
+}
+
+Result<std::vector<OpDigest>> Replica::canary(const Dataset& dataset, RowRange rows) {
+  BatchLoader loader(dataset, {rows, job_.batch_size, job_.partitions, job_.seed, job_.shuffle});
+  const int64_t batch_rows = loader.rows_of_batch(0);
+  int partition = 0;
+  while (is_empty_subtree(batch_rows, job_.partitions, {partition, 0})) ++partition;
+  const PartitionRange range{partition, partition + 1};
+  const auto batches = loader.take({0, 0, {range}});
+  Device& device = team_->device(0);
+  LOCKSTEP_ASSIGN(auto buffer, device.allocate(training_.flat_size * 4));
+  std::array<float*, 1> roots = {buffer->data()};
+  ProgramSet programs(device, training_);
+  LOCKSTEP_ASSIGN(Program * program, programs.program_for(group_of(batch_rows, range)));
+  RunContext context;
+  context.weights = state_.weights.data();
+  context.roots = roots;
+  context.batch = &batches[0];
+  context.seed = job_.seed;
+  context.loss_scale = 1.0f / static_cast<float>(batch_rows);
+  std::vector<OpDigest> digests;
+  for (const OpHash& hash : program->run_hashed(context)) {
+    digests.push_back({hash.op, static_cast<int64_t>(hash.hash)});
+  }
+  return digests;
+}
+
+Status Replica::allocate_gradients(PartitionRange range, bool alone) {
+  roots_.assign(alone ? 1 : 2, {});
+  root_buffers_.clear();
+  for (auto& parity : roots_) {
+    for (const PartitionRange& device_range : device_ranges(range)) {
+      const size_t device = parity.size();
+      parity.emplace_back();
+      for (size_t root = 0; root < maximal_subtrees(device_range).size(); ++root) {
+        LOCKSTEP_ASSIGN(auto buffer, team_->device(static_cast<int>(device))
+                                         .allocate(training_.flat_size * 4));
+        parity.back().push_back(buffer->data());
+        root_buffers_.push_back(std::move(buffer));
+      }
+    }
+  }
+  return {};
+}
+
+NodeMemory Replica::memory(PartitionRange range, bool alone) const {
+  NodeMemory memory;
+  memory.weights = static_cast<int64_t>(state_.weights.size()) * 4;
+  memory.slots = memory.weights * static_cast<int64_t>(state_.slots.size());
+  for (int index = 0; index < team_->size(); ++index) {
+    const PartitionRange device_range = range_of_part(range, team_->size(), index);
+    const int64_t root_count = static_cast<int64_t>(maximal_subtrees(device_range).size());
+    memory.gradients += root_count * training_.flat_size * 4 * (alone ? 1 : 2);
+    const int rows = group_of(job_.batch_size, device_range).total_rows();
+    if (rows > 0) {
+      memory.activations += plan_memory(training_, team_->device(index), rows).arena_bytes;
+    }
+  }
+  return memory;
+}
+
+std::vector<std::vector<float*>>& Replica::root_memory(int64_t step) {
+  return roots_[static_cast<size_t>(step) % roots_.size()];
+}
+
+std::vector<LocalRoot> Replica::roots(int64_t step, const std::vector<PartitionRange>& ranges) {
+  std::vector<LocalRoot> result;
+  const int64_t rows = job_.rows_of_step(step);
+  for (size_t device = 0; device < ranges.size(); ++device) {
+    const auto subtrees = contributed_subtrees(rows, job_.partitions, ranges[device]);
+    for (size_t i = 0; i < subtrees.size(); ++i) {
+      result.push_back({subtrees[i], root_memory(step)[device][i]});
+    }
+  }
+  return result;
+}
+
+int Replica::active_devices(int64_t step, const std::vector<PartitionRange>& ranges) const {
+  const int64_t rows = job_.rows_of_step(step);
+  return static_cast<int>(std::count_if(ranges.begin(), ranges.end(), [&](PartitionRange range) {
+    return !contributed_subtrees(rows, job_.partitions, range).empty();
+  }));
+}
+
+Status Replica::compute(int64_t step, const std::vector<PartitionRange>& ranges,
+                        const std::vector<HostBatch>& batches,
+                        const Program::ReadyCallback& ready) {
+  LOCKSTEP_CHECK(step == state_.step);
+  const int64_t rows = job_.rows_of_step(step);
+  std::vector<Status> statuses(ranges.size());
+  team_->run([&](int index) {
+    const PartitionGroup group = group_of(rows, ranges[index]);
+    if (group.total_rows() == 0) return;
+    auto program = training_programs_[index]->program_for(group);
+    if (!program.ok()) {
+      statuses[index] = program.error();
+      return;
+    }
+    RunContext context;
+    context.weights = state_.weights.data();
+    context.roots = root_memory(step)[index];
+    context.batch = &batches[index];
+    context.seed = job_.seed;
+    context.epoch = static_cast<uint32_t>(step / job_.steps_per_epoch());
+    context.loss_scale = 1.0f / static_cast<float>(rows);
+    (*program)->run(context, ready);
+  });
+  return first_error(statuses);
+}
+
+StepMetrics Replica::update(const float* reduced, const std::vector<LocalRoot>& local) {
+  std::vector<TreePiece> pieces;
+  for (const LocalRoot& root : local) pieces.push_back({root.subtree, root.values});
+  const Subtree root = root_of(job_.partitions);
+  const UpdateDesc desc = optimizer_.update_at(state_.step + 1);
+  const int64_t count = training_.parameter_count;
+  const int64_t blocks = (count + kTreeSumBlock - 1) / kTreeSumBlock;
+  team_->run([&](int index) {
+    std::array<float, kTreeSumBlock> scratch;
+    for (int64_t block = blocks * index / team_->size();
+         block < blocks * (index + 1) / team_->size(); ++block) {
+      const int64_t begin = block * kTreeSumBlock;
+      const int64_t size = std::min(kTreeSumBlock, count - begin);
+      const float* gradient = reduced != nullptr
+                                  ? reduced + begin
+                                  : tree_sum_block(team_->device(index), pieces, root, begin, size,
+                                                   scratch.data());
+      std::array<float*, 4> slots{};
+      for (size_t slot = 0; slot < state_.slots.size(); ++slot) {
+        slots[slot] = state_.slots[slot].data() + begin;
+      }
+      team_->device(index).update(desc, gradient, state_.weights.data() + begin,
+                                  std::span(slots.data(), state_.slots.size()), size);
+    }
+  });
+  std::array<float, kTreeSumBlock> scratch;
+  const float* metrics = reduced != nullptr ? reduced + count
+                                            : tree_sum_block(team_->device(0), pieces, root, count,
+                                                             kMetricCount, scratch.data());
+  const StepMetrics step{metrics[0], static_cast<int64_t>(metrics[1])};
+  state_.loss_sum += step.loss_sum;
+  state_.correct += step.correct;
+  state_.rows += job_.rows_of_step(state_.step);
+  ++state_.step;
+  return step;
+}
+
+void Replica::begin_epoch() {
+  state_.loss_sum = 0;
+  state_.correct = 0;
+  state_.rows = 0;
+}
+
+Status Replica::measure(int64_t batch, int64_t rows, const std::vector<PartitionRange>& ranges,
+                        const std::vector<HostBatch>& batches,
+                        std::vector<ValidationPart>* parts) {
+  std::vector<Status> statuses(ranges.size());
+  std::vector<std::vector<ValidationPart>> measured(ranges.size());
+  team_->run([&](int index) {
+    PartitionGroup group{ranges[index].begin,
+                         partition_rows(rows, job_.partitions, ranges[index]), {}};
+    for (int p = ranges[index].begin; p < ranges[index].end; ++p) {
+      if (group.rows[p - group.first] > 0) group.roots.push_back({p, 0});
+    }
+    if (group.roots.empty()) return;
+    auto program = evaluation_programs_[index]->program_for(group);
+    if (!program.ok()) {
+      statuses[index] = program.error();
+      return;
+    }
+    std::vector<float> metrics(group.roots.size() * kMetricCount);
+    std::vector<float*> roots;
+    for (size_t i = 0; i < group.roots.size(); ++i) roots.push_back(&metrics[i * kMetricCount]);
+    RunContext context;
+    context.weights = state_.weights.data();
+    context.roots = roots;
+    context.batch = &batches[index];
+    (*program)->run(context, [](int64_t, int64_t) {});
+    for (size_t i = 0; i < group.roots.size(); ++i) {
+      const int partition = group.roots[i].first;
+      measured[index].push_back({batch, partition, group.rows[partition - group.first],
+                                 roots[i][0], static_cast<int64_t>(roots[i][1])});
+    }
+  });
+  for (const auto& of_device : measured) parts->insert(parts->end(), of_device.begin(), of_device.end());
+  return first_error(statuses);
+}
+
+}  // namespace lockstep

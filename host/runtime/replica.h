@@ -1,0 +1,103 @@
+// A node's copy of the state, and the devices that compute on it.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "host/cluster/messages.h"
+#include "host/core/result.h"
+#include "host/data/batch_loader.h"
+#include "host/graph/program.h"
+#include "host/job/job.h"
+#include "host/nn/model.h"
+#include "host/optim/optimizer.h"
+#include "host/runtime/device_team.h"
+#include "host/runtime/exchange.h"
+
+namespace lockstep {
+
+// state[t]: all that a later step depends on.
+struct TrainState {
+  int64_t step = 0;
+  std::vector<float> weights;             // flat
+  std::vector<std::vector<float>> slots;  // the optimizer's, flat each
+  // This epoch's metric accumulators.
+  double loss_sum = 0;
+  int64_t correct = 0;
+  int64_t rows = 0;
+};
+
+struct StepMetrics {
+  double loss_sum = 0;
+  int64_t correct = 0;
+};
+
+// What a node's memory is for, in bytes; known before it is taken.
+struct NodeMemory {
+  int64_t weights = 0;
+  int64_t slots = 0;
+  int64_t gradients = 0;  // subtree roots of the local devices
+  int64_t exchange = 0;   // reduced gradients and receive space
+  int64_t activations = 0;
+  int64_t total() const { return weights + slots + gradients + exchange + activations; }
+};
+
+// One owner; every call comes from the thread that made it.
+class Replica {
+ public:
+  static Result<std::unique_ptr<Replica>> create(const Job& job, const Model& model, int devices,
+                                                 const DeviceFactory& factory);
+
+  const Graph& graph() const { return training_; }
+  SliceLayout layout() const { return SliceLayout(training_.flat_size); }
+  const TrainState& state() const { return state_; }
+  void set_weights(const std::vector<float>& weights) { state_.weights = weights; }
+  int devices() const { return team_->size(); }
+  std::string device_description() const { return team_->device(0).description(); }
+  Device& adder() { return team_->device(0); }
+
+  // The partitions of each device when the node holds `range`.
+  std::vector<PartitionRange> device_ranges(PartitionRange range) const;
+
+  // Runs the job's own Program for one partition of the first batch and hashes each op.
+  Result<std::vector<OpDigest>> canary(const Dataset& dataset, RowRange rows);
+
+  // Takes the memory for gradients: one set of roots where the node is `alone`, else two.
+  Status allocate_gradients(PartitionRange range, bool alone);
+  NodeMemory memory(PartitionRange range, bool alone) const;
+
+  // Where the gradients of step will be; the devices without rows have none.
+  std::vector<LocalRoot> roots(int64_t step, const std::vector<PartitionRange>& ranges);
+  int active_devices(int64_t step, const std::vector<PartitionRange>& ranges) const;
+  // Forward and backward passes. `ready(begin, end)` comes from the devices' threads.
+  Status compute(int64_t step, const std::vector<PartitionRange>& ranges,
+                 const std::vector<HostBatch>& batches, const Program::ReadyCallback& ready);
+  // state[t] -> state[t+1] by the reduced gradient; nullptr: by the tree over the local roots.
+  StepMetrics update(const float* reduced, const std::vector<LocalRoot>& local);
+  void begin_epoch();
+
+  // The metrics of this node's partitions of one validation batch.
+  Status measure(int64_t batch, int64_t rows, const std::vector<PartitionRange>& ranges,
+                 const std::vector<HostBatch>& batches, std::vector<ValidationPart>* parts);
+
+ private:
+  Replica(const Job& job, Graph training, Graph evaluation, Optimizer optimizer,
+          std::unique_ptr<DeviceTeam> team);
+  PartitionGroup group_of(int64_t rows, PartitionRange range) const;
+  std::vector<std::vector<float*>>& root_memory(int64_t step);
+
+  const Job job_;
+  const Graph training_;
+  const Graph evaluation_;
+  const Optimizer optimizer_;
+  TrainState state_;
+  std::unique_ptr<DeviceTeam> team_;
+  std::vector<std::unique_ptr<ProgramSet>> training_programs_;
+  std::vector<std::unique_ptr<ProgramSet>> evaluation_programs_;
+  // [step parity][device][root]
+  std::vector<std::vector<std::vector<float*>>> roots_;
+  std::vector<std::unique_ptr<Buffer>> root_buffers_;
+};
+
+}  // namespace lockstep

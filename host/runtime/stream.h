@@ -1,0 +1,50 @@
+// A stream of bytes between two nodes, for tensors; rpc/ implements it over Thrift's transports.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "host/core/result.h"
+#include "host/runtime/control.h"
+
+namespace lockstep {
+
+// Two threads may use it at once, one that reads and one that writes.
+class ByteStream {
+ public:
+  virtual ~ByteStream() = default;
+  // Reads exactly `bytes`. Fails when the peer is gone, or silent for `timeout_ms` (0: for ever).
+  virtual Status read(void* data, size_t bytes, int timeout_ms) = 0;
+  // Writes all of it, header and body in one system call where possible.
+  virtual Status write(const void* header, size_t header_bytes, const void* body,
+                       size_t body_bytes) = 0;
+  // Wakes both threads: their calls fail. Any thread may call it.
+  virtual void close() = 0;
+};
+
+// Accepts streams until destroyed; each goes to the callback on a thread of its own, which ends with
+// the callback's return.
+class StreamListener {
+ public:
+  virtual ~StreamListener() = default;
+  virtual int port() const = 0;
+};
+
+// How the runtime gets its connections; `main` passes the factory of rpc/.
+class Network {
+ public:
+  virtual ~Network() = default;
+  virtual Result<std::unique_ptr<ControlServer>> serve_control(const Address& listen,
+                                                               ControlService& service) = 0;
+  // One attempt to connect, at most `timeout_ms`.
+  virtual Result<std::unique_ptr<ControlClient>> connect_control(const Address& coordinator,
+                                                                 int timeout_ms) = 0;
+  virtual Result<std::unique_ptr<StreamListener>> listen_streams(
+      const Address& listen, std::function<void(std::shared_ptr<ByteStream>)> accepted) = 0;
+  virtual Result<std::shared_ptr<ByteStream>> connect_stream(const Address& peer,
+                                                             int timeout_ms) = 0;
+};
+
+}  // namespace lockstep

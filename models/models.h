@@ -1,0 +1,29 @@
+// C++ builders of the models that Lockstep knows by name.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "host/core/result.h"
+#include "host/nn/model.h"
+
+namespace lockstep {
+
+std::vector<std::string> model_names();
+
+// "seed-cnn", "mlp" or "lenet" for inputs of this shape (height, width, channels). Refuses an
+// unknown name, and a shape for which a layer has no room.
+Result<std::unique_ptr<Model>> build_model(const std::string& name, const Shape& input_shape,
+                                           int64_t classes);
+
+// Three 3x3 convolutions and two dense layers: the CNN of the seed article.
+std::unique_ptr<Model> seed_cnn(const Shape& input_shape, int64_t classes);
+
+// Two hidden dense layers of 256 and 128.
+std::unique_ptr<Model> mlp(const Shape& input_shape, int64_t classes);
+
+// LeNet-5 (LeCun et al., 1998) with relu, max pooling and, before the last layer, dropout.
+std::unique_ptr<Model> lenet(const Shape& input_shape, int64_t classes, double dropout_rate);
+
+}  // namespace lockstep

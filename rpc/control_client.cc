@@ -1,0 +1,146 @@
+#include "rpc/control_client.h"
+
+#include <fmt/format.h>
+#include <thrift/TApplicationException.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "rpc/convert.h"
+#include "rpc/message_transport.h"
+#include "rpc/sockets.h"
+#include "wire/Coordinator.h"
+
+namespace lockstep {
+namespace {
+
+using apache::thrift::TApplicationException;
+using apache::thrift::transport::TTransportException;
+
+Status at_most(const char* what, size_t count, int limit) {
+  if (count <= static_cast<size_t>(limit)) return {};
+  return Error{fmt::format("{}: {} in one message, at most {} are possible", what, count, limit)};
+}
+
+class ThriftControlClient final : public ControlClient {
+ public:
+  ThriftControlClient(const Address& coordinator, ControlClientOptions options)
+      : address_(coordinator), who_("coordinator " + coordinator.text()), options_(options) {}
+
+  Status connect(int timeout_ms) {
+    LOCKSTEP_ASSIGN(auto socket, connect_socket(address_, timeout_ms, who_));
+    socket->setSendTimeout(options_.call_timeout_ms);
+    transport_ = std::make_shared<MessageTransport>(std::move(socket), options_.call_timeout_ms,
+                                                    options_.call_timeout_ms);
+    client_.emplace(make_protocol(transport_));
+    return {};
+  }
+
+  Result<Welcome> hello(const Hello& hello) override {
+    wire::Welcome answer;
+    LOCKSTEP_RETURN_IF_ERROR(call([&](Wire& wire) { wire.hello(answer, to_wire(hello)); }));
+    return understood(from_wire(answer));
+  }
+  Status join(const JoinRequest& request) override {
+    return call([&](Wire& wire) { wire.join(to_wire(request)); });
+  }
+  Result<std::vector<NodeEvent>> poll(SessionId session) override {
+    std::vector<wire::NodeEvent> answer;
+    LOCKSTEP_RETURN_IF_ERROR(call([&](Wire& wire) { wire.poll(answer, session); }));
+    return understood(from_wire(answer));
+  }
+  Status report_step(const StepReport& report) override {
+    for (const PartitionSamples& each : report.partitions) {
+      LOCKSTEP_RETURN_IF_ERROR(at_most("samples of a step", each.samples.size(), kMaxElements));
+    }
+    return call([&](Wire& wire) { wire.report_step(to_wire(report)); });
+  }
+  Status report_epoch(const EpochReport& report) override {
+    LOCKSTEP_RETURN_IF_ERROR(
+        at_most("validation parts of an epoch", report.validation.size(), kMaxElements));
+    return call([&](Wire& wire) { wire.report_epoch(to_wire(report)); });
+  }
+  Status report_final(const FinalReport& report) override {
+    return call([&](Wire& wire) { wire.report_final(to_wire(report)); });
+  }
+  Status report_fault(const FaultReport& report) override {
+    return call([&](Wire& wire) { wire.report_fault(to_wire(report)); });
+  }
+  Status upload(SessionId session, int64_t offset, const std::string& bytes) override {
+    LOCKSTEP_RETURN_IF_ERROR(at_most("bytes of an upload", bytes.size(), kMaxStringBytes));
+    return call([&](Wire& wire) { wire.upload(session, offset, bytes); });
+  }
+  Status leave(SessionId session) override {
+    return call([&](Wire& wire) { wire.leave(session); });
+  }
+  Result<std::string> status() override {
+    std::string answer;
+    LOCKSTEP_RETURN_IF_ERROR(call([&](Wire& wire) { wire.status(answer); }));
+    return answer;
+  }
+
+ private:
+  using Wire = wire::CoordinatorClient;
+
+  // Makes the call; a second time, on a new connection, where the first one was closed.
+  template <class Function>
+  Status call(const Function& function) {
+    const Deadline deadline = deadline_in(options_.call_timeout_ms);
+    for (int attempt = 0;; ++attempt) {
+      if (!client_) {
+        const int timeout_ms = std::min(options_.connect_timeout_ms, ms_until(deadline));
+        LOCKSTEP_RETURN_IF_ERROR(connect(timeout_ms));
+      }
+      transport_->expect_message_by(deadline);
+      try {
+        function(*client_);
+        return {};
+      } catch (const wire::Refusal& refusal) {
+        return from_wire(refusal);
+      } catch (const TTransportException& failure) {
+        client_.reset();
+        if (failure.getType() == TTransportException::TIMED_OUT) {
+          return Error{fmt::format("{}: no answer within {} ms", who_, options_.call_timeout_ms)};
+        }
+        if (attempt == 1) {
+          return Error{fmt::format("{}: connection lost ({})", who_, failure.what())};
+        }
+      } catch (const TApplicationException& failure) {
+        client_.reset();
+        return Error{fmt::format("{}: the call failed there ({})", who_, failure.what())};
+      } catch (const std::exception& failure) {
+        client_.reset();
+        return Error{
+            fmt::format("{}: its answer makes no sense ({}); is it a coordinator of this "
+                        "version?",
+                        who_, failure.what())};
+      }
+    }
+  }
+
+  // What the coordinator sent broke a rule: its failure, not a refusal of ours.
+  template <class T>
+  Result<T> understood(Result<T> result) {
+    if (result.ok()) return result;
+    return Error{fmt::format("{}: {}", who_, result.error().message)};
+  }
+
+  const Address address_;
+  const std::string who_;
+  const ControlClientOptions options_;
+  std::shared_ptr<MessageTransport> transport_;
+  std::optional<Wire> client_;  // none: not connected
+};
+
+}  // namespace
+
+Result<std::unique_ptr<ControlClient>> make_control_client(const Address& coordinator,
+                                                           ControlClientOptions options) {
+  auto client = std::make_unique<ThriftControlClient>(coordinator, options);
+  LOCKSTEP_RETURN_IF_ERROR(client->connect(options.connect_timeout_ms));
+  return std::unique_ptr<ControlClient>(std::move(client));
+}
+
+}  // namespace lockstep

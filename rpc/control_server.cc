@@ -1,0 +1,130 @@
+#include "rpc/control_server.h"
+
+#include <atomic>
+#include <exception>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "rpc/convert.h"
+#include "rpc/message_transport.h"
+#include "rpc/sockets.h"
+#include "wire/Coordinator.h"
+
+namespace lockstep {
+namespace {
+
+// The value, or the error as Thrift's exception: it goes to the client.
+template <class T>
+T value_or_refuse(Result<T> result) {
+  if (!result.ok()) throw to_wire(result.error());
+  return std::move(result).value();
+}
+void ok_or_refuse(const Status& status) {
+  if (!status.ok()) throw to_wire(status.error());
+}
+
+// The calls of one connection.
+class Calls final : public wire::CoordinatorIf {
+ public:
+  Calls(ControlService& service, std::string peer)
+      : service_(service), peer_host_(std::move(peer)) {}
+
+  // The session that polls on this connection.
+  std::optional<SessionId> polling() const { return polling_; }
+
+  void hello(wire::Welcome& answer, const wire::Hello& hello) override {
+    answer = to_wire(value_or_refuse(service_.hello(value_or_refuse(from_wire(hello)))));
+  }
+  void join(const wire::JoinRequest& request) override {
+    ok_or_refuse(service_.join(value_or_refuse(from_wire(request)), peer_host_));
+  }
+  void poll(std::vector<wire::NodeEvent>& answer, const int64_t session) override {
+    ok_or_refuse(check_session(session));
+    const auto events = value_or_refuse(service_.poll(session));
+    polling_ = session;
+    answer.reserve(events.size());
+    for (const NodeEvent& event : events) answer.push_back(to_wire(event));
+  }
+  void report_step(const wire::StepReport& report) override {
+    ok_or_refuse(service_.report_step(value_or_refuse(from_wire(report))));
+  }
+  void report_epoch(const wire::EpochReport& report) override {
+    ok_or_refuse(service_.report_epoch(value_or_refuse(from_wire(report))));
+  }
+  void report_final(const wire::FinalReport& report) override {
+    ok_or_refuse(service_.report_final(value_or_refuse(from_wire(report))));
+  }
+  void report_fault(const wire::FaultReport& report) override {
+    ok_or_refuse(service_.report_fault(value_or_refuse(from_wire(report))));
+  }
+  void upload(const int64_t session, const int64_t offset, const std::string& bytes) override {
+    ok_or_refuse(check_upload(session, offset));
+    ok_or_refuse(service_.upload(session, offset, bytes));
+  }
+  void leave(const int64_t session) override {
+    ok_or_refuse(check_session(session));
+    ok_or_refuse(service_.leave(session));
+  }
+  void status(std::string& answer) override { answer = service_.status(); }
+
+ private:
+  ControlService& service_;
+  const std::string peer_host_;
+  std::optional<SessionId> polling_;
+};
+
+class ThriftControlServer final : public ControlServer {
+ public:
+  ThriftControlServer(ControlService& service, ControlServerOptions options)
+      : service_(service), options_(options) {}
+
+  ~ThriftControlServer() override {
+    stopping_ = true;
+    server_.reset();
+  }
+
+  Status start(const Address& listen) {
+    SocketServer::Options sockets;
+    sockets.max_connections = options_.max_clients;
+    sockets.receive_timeout_ms = options_.idle_timeout_ms;
+    sockets.send_timeout_ms = options_.send_timeout_ms;
+    LOCKSTEP_ASSIGN(server_, SocketServer::start(
+                                 listen, sockets,
+                                 [this](const std::shared_ptr<Socket>& socket) { serve(socket); }));
+    return {};
+  }
+
+  int port() const override { return server_->port(); }
+
+ private:
+  void serve(const std::shared_ptr<Socket>& socket) {
+    auto calls = std::make_shared<Calls>(service_, peer_host(*socket));
+    try {
+      wire::CoordinatorProcessor processor(calls);
+      const auto protocol = make_protocol(std::make_shared<MessageTransport>(
+          socket, options_.idle_timeout_ms, options_.message_timeout_ms));
+      while (!stopping_ && processor.process(protocol, protocol, nullptr)) continue;
+    } catch (const std::exception&) {
+      // The end of a connection: the client closed it, was silent, or sent what is no message.
+    }
+    if (calls->polling() && !stopping_) service_.connection_lost(*calls->polling());
+  }
+
+  ControlService& service_;
+  const ControlServerOptions options_;
+  std::atomic<bool> stopping_{false};
+  std::unique_ptr<SocketServer> server_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<ControlServer>> make_control_server(const Address& listen,
+                                                           ControlService& service,
+                                                           ControlServerOptions options) {
+  auto server = std::make_unique<ThriftControlServer>(service, options);
+  LOCKSTEP_RETURN_IF_ERROR(server->start(listen));
+  return std::unique_ptr<ControlServer>(std::move(server));
+}
+
+}  // namespace lockstep

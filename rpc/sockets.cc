@@ -1,0 +1,238 @@
+#include "rpc/sockets.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <thrift/TOutput.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+
+namespace lockstep {
+
+using apache::thrift::TOutput;
+using apache::thrift::transport::TServerSocket;
+using apache::thrift::transport::TTransportException;
+
+namespace {
+
+bool says(const TTransportException& failure, int error_number) {
+  return std::strstr(failure.what(), TOutput::strerror_s(error_number).c_str()) != nullptr;
+}
+
+void close_on_exec(int descriptor) { fcntl(descriptor, F_SETFD, FD_CLOEXEC); }
+
+// A connection to a free port of this machine may be given that very port, and then talks to
+// itself.
+bool is_connected_to_itself(int descriptor) {
+  sockaddr_storage here{};
+  sockaddr_storage there{};
+  socklen_t here_bytes = sizeof(here);
+  socklen_t there_bytes = sizeof(there);
+  return getsockname(descriptor, reinterpret_cast<sockaddr*>(&here), &here_bytes) == 0 &&
+         getpeername(descriptor, reinterpret_cast<sockaddr*>(&there), &there_bytes) == 0 &&
+         here_bytes == there_bytes && std::memcmp(&here, &there, here_bytes) == 0;
+}
+
+std::string connect_failure(const TTransportException& failure, int timeout_ms) {
+  if (says(failure, ECONNREFUSED)) return "connection refused; does it run there?";
+  if (std::strstr(failure.what(), "timed out") != nullptr) {
+    return fmt::format("no answer within {} ms", timeout_ms);
+  }
+  return failure.what();
+}
+
+Error listen_failure(const Address& listen, const TTransportException& failure) {
+  if (says(failure, EADDRINUSE)) {
+    return {
+        fmt::format("cannot listen on {}: the port is in use; choose another, or port 0 for "
+                    "any that is free",
+                    listen.text())};
+  }
+  if (says(failure, EADDRNOTAVAIL)) {
+    return {
+        fmt::format("cannot listen on {}: this machine has no such address; 127.0.0.1 is for "
+                    "this machine alone, 0.0.0.0 for all that reach it",
+                    listen.text())};
+  }
+  return {fmt::format("cannot listen on {}: {}", listen.text(), failure.what())};
+}
+
+}  // namespace
+
+int ms_until(Deadline deadline) {
+  const auto left =
+      std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+  return left.count() > 0 ? static_cast<int>(left.count()) : 0;
+}
+
+void quiet_thrift() {
+  static const bool done = [] {
+    apache::thrift::GlobalOutput.setOutputFunction([](const char*) {});
+    return true;
+  }();
+  static_cast<void>(done);
+}
+
+Result<std::vector<std::string>> resolve(const std::string& host) {
+  std::string name = host.empty() ? "127.0.0.1" : host;
+  if (name.size() > 2 && name.front() == '[' && name.back() == ']') {
+    name = name.substr(1, name.size() - 2);
+  }
+  addrinfo hints{};
+  hints.ai_family = AF_UNSPEC;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const int failure = getaddrinfo(name.c_str(), nullptr, &hints, &found);
+  if (failure != 0) {
+    return Error{fmt::format("unknown host '{}' ({})", name, gai_strerror(failure))};
+  }
+  std::vector<std::string> addresses;
+  for (const int family : {AF_INET, AF_INET6}) {
+    for (const addrinfo* each = found; each != nullptr; each = each->ai_next) {
+      char text[NI_MAXHOST];
+      if (each->ai_family == family && getnameinfo(each->ai_addr, each->ai_addrlen, text,
+                                                   sizeof(text), nullptr, 0, NI_NUMERICHOST) == 0) {
+        addresses.emplace_back(text);
+      }
+    }
+  }
+  freeaddrinfo(found);
+  if (addresses.empty()) return Error{fmt::format("host '{}' has no address", name)};
+  return addresses;
+}
+
+Result<std::shared_ptr<Socket>> connect_socket(const Address& address, int timeout_ms,
+                                               const std::string& who) {
+  quiet_thrift();
+  const auto addresses = resolve(address.host);
+  if (!addresses) return Error{fmt::format("{}: {}", who, addresses.error().message)};
+  const Deadline deadline = deadline_in(timeout_ms);
+  std::string reason;
+  for (const std::string& host : *addresses) {
+    auto socket = std::make_shared<Socket>(host, address.port);
+    socket->setConnTimeout(std::max(1, ms_until(deadline)));
+    // Thrift's default throws away what the peer has not yet received.
+    socket->setLinger(false, 0);
+    try {
+      socket->open();
+    } catch (const TTransportException& failure) {
+      reason = connect_failure(failure, timeout_ms);
+      continue;
+    }
+    close_on_exec(socket->getSocketFD());
+    if (!is_connected_to_itself(socket->getSocketFD())) return socket;
+    reason = "connection refused; does it run there?";
+  }
+  return Error{fmt::format("{}: {}", who, reason)};
+}
+
+std::string peer_host(Socket& socket) {
+  const std::string host = socket.getPeerAddress();
+  const std::string mapped = "::ffff:";
+  return host.rfind(mapped, 0) == 0 ? host.substr(mapped.size()) : host;
+}
+
+Result<std::unique_ptr<SocketServer>> SocketServer::start(const Address& listen, Options options,
+                                                          Handler handler) {
+  quiet_thrift();
+  const auto addresses = resolve(listen.host);
+  if (!addresses) {
+    return Error{fmt::format("cannot listen on {}: {}", listen.text(), addresses.error().message)};
+  }
+  std::unique_ptr<SocketServer> server(new SocketServer(options, std::move(handler)));
+  server->listener_ = std::make_unique<TServerSocket>(addresses->front(), listen.port);
+  TServerSocket& listener = *server->listener_;
+  listener.setSendTimeout(options.send_timeout_ms);
+  listener.setRecvTimeout(options.receive_timeout_ms);
+  listener.setKeepAlive(true);
+  // The destructor shuts sockets down: a second descriptor in every wait would be for nothing.
+  listener.setInterruptableChildren(false);
+  listener.setListenCallback([](int descriptor) {
+    close_on_exec(descriptor);
+    // Thrift holds a connection back until its peer has written; here either side may begin.
+    const int at_once = 0;
+    setsockopt(descriptor, IPPROTO_TCP, TCP_DEFER_ACCEPT, &at_once, sizeof(at_once));
+  });
+  listener.setAcceptCallback(close_on_exec);
+  try {
+    listener.listen();
+  } catch (const TTransportException& failure) {
+    return listen_failure(listen, failure);
+  }
+  server->port_ = listener.getPort();
+  server->accepting_ = std::thread([raw = server.get()] { raw->accept_loop(); });
+  return server;
+}
+
+SocketServer::~SocketServer() {
+  if (!accepting_.joinable()) return;
+  stopping_ = true;
+  listener_->interrupt();
+  accepting_.join();
+  listener_->close();
+  {
+    const std::lock_guard lock(mutex_);
+    for (const Connection& connection : connections_) {
+      if (connection.socket) shutdown(connection.socket->getSocketFD(), SHUT_RDWR);
+    }
+  }
+  for (Connection& connection : connections_) connection.thread.join();
+}
+
+void SocketServer::accept_loop() {
+  while (!stopping_) {
+    try {
+      auto transport = listener_->accept();
+      join_finished();
+      add(std::static_pointer_cast<Socket>(transport));
+    } catch (const std::exception&) {
+      // Interrupted, a client that is gone already, or no descriptor left: none ends the server.
+      if (!stopping_) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+  }
+}
+
+void SocketServer::add(std::shared_ptr<Socket> socket) {
+  const std::lock_guard lock(mutex_);
+  if (connections_.size() >= static_cast<size_t>(options_.max_connections)) return;
+  connections_.push_back({std::move(socket), {}});
+  const auto added = std::prev(connections_.end());
+  try {
+    added->thread = std::thread([this, added] { run(added); });
+  } catch (const std::system_error&) {
+    connections_.erase(added);
+  }
+}
+
+void SocketServer::run(std::list<Connection>::iterator connection) {
+  std::shared_ptr<Socket> socket;
+  {
+    const std::lock_guard lock(mutex_);
+    socket = connection->socket;
+  }
+  handler_(socket);
+  // From here on the destructor does not touch the descriptor, which may close any time.
+  const std::lock_guard lock(mutex_);
+  connection->socket.reset();
+}
+
+void SocketServer::join_finished() {
+  std::list<Connection> finished;
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto each = connections_.begin(); each != connections_.end();) {
+      const auto next = std::next(each);
+      if (!each->socket) finished.splice(finished.end(), connections_, each);
+      each = next;
+    }
+  }
+  for (Connection& connection : finished) connection.thread.join();
+}
+
+}  // namespace lockstep

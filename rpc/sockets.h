@@ -1,0 +1,88 @@
+// TCP sockets, Thrift's, for control and tensor streams: listen, accept, connect, and the errors
+// that people see.
+#pragma once
+
+#include <thrift/transport/TServerSocket.h>
+#include <thrift/transport/TSocket.h>
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "host/runtime/control.h"
+
+namespace lockstep {
+
+using Socket = apache::thrift::transport::TSocket;
+using Deadline = std::chrono::steady_clock::time_point;
+
+inline Deadline deadline_in(int timeout_ms) {
+  return std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
+}
+// At least 0, rounded up: 1 while any time is left.
+int ms_until(Deadline deadline);
+
+// Stops Thrift from writing to standard error. Any number of times, any thread.
+void quiet_thrift();
+
+// The numeric addresses of a host name, IPv4 first; an empty name is the loopback's.
+Result<std::vector<std::string>> resolve(const std::string& host);
+
+// Connects within `timeout_ms`, over all addresses of the host (a look-up of a name may take
+// longer). The socket blocks, sends without delay, and is not inherited by programs that the
+// process starts. Errors begin with `who`: "coordinator 127.0.0.1:5000: connection refused".
+Result<std::shared_ptr<Socket>> connect_socket(const Address& address, int timeout_ms,
+                                               const std::string& who);
+
+// The peer's numeric address, of an IPv4 peer always in IPv4's form.
+std::string peer_host(Socket& socket);
+
+// Accepts connections and runs the handler for each on a thread of its own. A connection ends when
+// the handler has returned and nobody else holds its socket; nobody may close() a socket, only
+// shut it down. Connections beyond the limit are closed at once.
+class SocketServer {
+ public:
+  struct Options {
+    int max_connections = 256;
+    int receive_timeout_ms = 0;  // 0: for ever
+    int send_timeout_ms = 0;
+  };
+  using Handler = std::function<void(const std::shared_ptr<Socket>&)>;
+
+  // Fails when the address cannot be had, and says why.
+  static Result<std::unique_ptr<SocketServer>> start(const Address& listen, Options options,
+                                                     Handler handler);
+  // Stops accepting, shuts down the sockets whose handlers still run, and joins all threads.
+  ~SocketServer();
+  int port() const { return port_; }
+
+ private:
+  struct Connection {
+    std::shared_ptr<Socket> socket;  // null when the handler has returned
+    std::thread thread;
+  };
+
+  SocketServer(Options options, Handler handler)
+      : options_(options), handler_(std::move(handler)) {}
+  void accept_loop();
+  void add(std::shared_ptr<Socket> socket);
+  void run(std::list<Connection>::iterator connection);
+  void join_finished();
+
+  const Options options_;
+  const Handler handler_;
+  std::unique_ptr<apache::thrift::transport::TServerSocket> listener_;
+  int port_ = 0;
+  std::atomic<bool> stopping_{false};
+  std::mutex mutex_;
+  std::list<Connection> connections_;  // guarded by mutex_; only the accepting thread erases
+  std::thread accepting_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,60 @@
+"""Two nodes of one thread over loopback: Lockstep against PyTorch DDP over gloo, in turn.
+
+    python tests/bench/cluster.py --lockstep build/lockstep [--quick]
+
+Batch sizes are global. Every number is the median step of a round (of DDP: of the slower rank);
+the tables show the median and the best round.
+"""
+
+from functools import partial
+
+import common
+
+BATCH_SIZES = (32, 128)
+NODES = 2
+CHOICES = {"channels_last": [False, True], "pinned": [False, True]}
+
+
+def lockstep_step(binary, batch_size, steps):
+    result = common.run_lockstep(
+        binary, "cluster", "--batch-size", batch_size, "--nodes", NODES, "--devices", 1,
+        "--steps", steps)
+    return result["seconds_per_step"]
+
+
+def compare(binary, peers, batch_size, quick):
+    steps = (1280 if quick else 6400) // batch_size
+    for name, peer in peers.items():
+        common.note(f"batch {batch_size}: probing {name}")
+        peer.configure(batch_size, CHOICES, max(10, steps // 4), 2 if quick else 3)
+    contenders = {"lockstep": partial(lockstep_step, binary, batch_size, steps)}
+    contenders |= {name: partial(peer.measure, steps) for name, peer in peers.items()}
+    common.note(f"batch {batch_size}: measuring")
+    report(peers, batch_size, common.alternate(contenders, 3 if quick else 9))
+
+
+def report(peers, batch_size, results):
+    common.print_rates(f"Global batch {batch_size}, {NODES} nodes", batch_size, results)
+    for name, peer in peers.items():
+        memory = "channels last" if peer.settings["channels_last"] else "NCHW"
+        place = "each rank on its core" if peer.settings["pinned"] else "ranks unbound"
+        print(f"  {name}: {memory}, {place}")
+    ratio, best = common.ratio_to_best(results)
+    print(f"  Lockstep / {best} (median/median): {ratio:.2f}")
+
+
+def main():
+    options = common.parser(__doc__.splitlines()[0]).parse_args()
+    common.warn_if_busy()
+    with (common.PeerGroup("ddp.py", NODES) as eager,
+          common.PeerGroup("ddp.py", NODES) as compiled):
+        peers = {
+            "DDP eager": common.PyTorch(eager, {"compiled": False}),
+            "DDP compiled": common.PyTorch(compiled, {"compiled": True}),
+        }
+        for batch_size in BATCH_SIZES:
+            compare(options.lockstep, peers, batch_size, options.quick)
+
+
+if __name__ == "__main__":
+    main()

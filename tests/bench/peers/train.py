@@ -1,0 +1,20 @@
+"""Peer: PyTorch training the seed's CNN in one process, eager or compiled."""
+
+import torch
+from network import Trainer, seed_cnn
+from serve import serve
+
+
+class Peer:
+    def configure(self, batch_size, compiled, threads, channels_last):
+        torch.set_num_threads(threads)
+        torch.compiler.reset()
+        self.trainer = Trainer(seed_cnn(), batch_size, channels_last, compiled)
+
+    def run(self, steps):
+        return self.trainer.time_steps(steps)
+
+
+if __name__ == "__main__":
+    peer = Peer()
+    serve({"configure": peer.configure, "run": peer.run})

@@ -1,0 +1,106 @@
+"""Training steps in one process: Lockstep against PyTorch, eager and compiled, in turn.
+
+    python tests/bench/step.py --lockstep build/lockstep [--quick]
+
+Every number is the median step of a round; the tables show the median and the best round.
+"""
+
+import statistics
+from functools import partial
+
+import common
+
+BATCH_SIZES = (32, 128)
+PARTITIONS = (1, 2, 4, 8, 16)
+
+
+def parse():
+    parser = common.parser(__doc__.splitlines()[0])
+    parser.add_argument("--devices", type=int, default=2, help="CPU threads for either side")
+    parser.add_argument("--partitions", type=int, help="partitions, if not the default number")
+    parser.add_argument("--numerics", help="numerics, if not the default ones")
+    return parser.parse_args()
+
+
+class Lockstep:
+    def __init__(self, options):
+        self.binary = options.lockstep
+        self.devices = options.devices
+        self.numerics = ["--numerics", options.numerics] if options.numerics else []
+        self.result = {}
+
+    def step(self, batch_size, steps, partitions=None):
+        chosen = ["--partitions", partitions] if partitions else []
+        self.result = common.run_lockstep(
+            self.binary, "step", "--batch-size", batch_size, "--devices", self.devices,
+            "--steps", steps, *chosen, *self.numerics)
+        return self.result["seconds_per_step"]
+
+    def peak(self):
+        return common.run_lockstep(self.binary, "peak", "--devices", self.devices)["gflops"]
+
+
+def steps_in_a_round(batch_size, quick):
+    return max(10, (1280 if quick else 6400) // batch_size)
+
+
+def compare(lockstep, peers, batch_size, options):
+    steps = steps_in_a_round(batch_size, options.quick)
+    choices = {"threads": sorted({1, options.devices}), "channels_last": [False, True]}
+    for name, peer in peers.items():
+        common.note(f"batch {batch_size}: probing {name}")
+        peer.configure(batch_size, choices, max(10, steps // 4), 2 if options.quick else 3)
+    contenders = {"lockstep": partial(lockstep.step, batch_size, steps, options.partitions)}
+    contenders |= {name: partial(peer.measure, steps) for name, peer in peers.items()}
+    contenders["peak"] = lockstep.peak
+    common.note(f"batch {batch_size}: measuring")
+    results = common.alternate(contenders, 3 if options.quick else 9)
+    report(lockstep.result, peers, batch_size, results.pop("peak"), results)
+
+
+def report(shape, peers, batch_size, peaks, results):
+    title = (f"Batch {batch_size}: Lockstep with {shape['partitions']} partitions, "
+             f"{shape['devices']} devices, {shape['numerics']}")
+    common.print_rates(title, batch_size, results)
+    for name, peer in peers.items():
+        memory = "channels last" if peer.settings["channels_last"] else "NCHW"
+        print(f"  {name}: {peer.settings['threads']} threads, {memory}")
+    ratio, best = common.ratio_to_best(results)
+    seconds = statistics.median(results["lockstep"])
+    rate = shape["flops_per_step"] / seconds / 1e9
+    print(f"  Lockstep / {best} (median/median): {ratio:.2f}")
+    print(f"  Lockstep computes {rate:.0f} of {max(peaks):.0f} GFLOP/s: "
+          f"{100 * rate / max(peaks):.0f} % of the peak")
+
+
+def cost_of_exactness(lockstep, options):
+    rows = []
+    for batch_size in BATCH_SIZES:
+        common.note(f"batch {batch_size}: measuring 1 to {PARTITIONS[-1]} partitions")
+        steps = steps_in_a_round(batch_size, options.quick)
+        contenders = {p: partial(lockstep.step, batch_size, steps, p) for p in PARTITIONS}
+        results = common.alternate(contenders, 3 if options.quick else 5)
+        medians = {p: statistics.median(seconds) for p, seconds in results.items()}
+        for p, median in medians.items():
+            rows.append([str(batch_size), str(p), f"{1e3 * median:.3f}",
+                         f"{batch_size / median:,.0f}", f"{median / medians[1]:.2f}"])
+    headers = ["batch", "partitions", "ms/step", "img/s", "time against 1 partition"]
+    common.print_table("Cost of exactness (Lockstep alone, median of the rounds)", headers, rows)
+
+
+def main():
+    options = parse()
+    common.warn_if_busy()
+    lockstep = Lockstep(options)
+    with common.PeerGroup("train.py") as eager, common.PeerGroup("train.py") as compiled:
+        peers = {
+            "PyTorch eager": common.PyTorch(eager, {"compiled": False}),
+            "PyTorch compiled": common.PyTorch(compiled, {"compiled": True}),
+        }
+        for batch_size in BATCH_SIZES:
+            compare(lockstep, peers, batch_size, options)
+    cost_of_exactness(lockstep, options)
+
+
+if __name__ == "__main__":
+    main()

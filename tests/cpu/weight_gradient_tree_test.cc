@@ -1,0 +1,115 @@
+// Roots are sums in the order of the one tree, wherever it is cut.
+#include "host/core/partitions.h"
+#include "tests/cpu/cpu_test_support.h"
+
+namespace lockstep::cpu_test {
+namespace {
+
+const std::vector<int> kPartitionRows = {13, 1, 0, 4, 0, 0, 9, 2};
+
+std::vector<OpCase> cases_with_metrics() {
+  std::vector<OpCase> cases = weight_gradient_cases();
+  cases.push_back({"loss", SoftmaxCrossEntropyOp{10, 0}, {10}, 10, false, kMetricCount});
+  cases.push_back({"loss only", SoftmaxCrossEntropyOp{10, 0}, {10}, 0, false, kMetricCount});
+  return cases;
+}
+
+int rows_before(int partition) {
+  int rows = 0;
+  for (int p = 0; p < partition; ++p) rows += kPartitionRows[static_cast<size_t>(p)];
+  return rows;
+}
+
+bool has_rows(const Subtree& tree) { return rows_before(tree.first) < rows_before(tree.end()); }
+
+// Runs the partitions [begin, end) as one group with these roots.
+std::vector<Floats> run_range(OpRunner& runner, const OpCase& c, const std::vector<Floats>& inputs,
+                              PartitionRange range, const std::vector<Subtree>& roots) {
+  PartitionGroup group{.first = range.begin, .roots = roots};
+  group.rows.assign(kPartitionRows.begin() + range.begin, kPartitionRows.begin() + range.end);
+  std::vector<Floats> rows;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    rows.push_back(slice(inputs[i], c.inputs[i], rows_before(range.begin),
+                         rows_before(range.end)));
+  }
+  return runner.run(c, group, rows, {}, rows_before(range.begin)).roots;
+}
+
+// The subtree's sum with every partition run alone, added by the device.
+Floats sum_of_leaves(Device& device, const std::vector<Floats>& leaves, const Subtree& tree) {
+  if (tree.level == 0) return leaves[static_cast<size_t>(tree.first)];
+  const Subtree left{tree.first, tree.level - 1};
+  const Subtree right{left.end(), tree.level - 1};
+  const Floats b = sum_of_leaves(device, leaves, right);
+  if (!has_rows(left)) return b;
+  Floats a = sum_of_leaves(device, leaves, left);
+  if (!has_rows(right)) return a;
+  device.add(a.data(), b.data(), a.data(), static_cast<int64_t>(a.size()));
+  return a;
+}
+
+void expect_written(const OpCase& c, const Floats& expected, const Floats& actual) {
+  // What the op does not write stays as it was, NaN: the test's parameters begin at an offset.
+  ASSERT_EQ(first_difference(expected, actual), "none") << c.name;
+  int untouched = 0;
+  for (const float x : actual) untouched += x != x ? 1 : 0;
+  ASSERT_LT(untouched, static_cast<int>(actual.size())) << c.name;
+}
+
+class WeightGradientTree : public testing::TestWithParam<std::string> {};
+
+TEST_P(WeightGradientTree, EveryCutGivesTheSameRoots) {
+  if (!cpu_supports(GetParam())) GTEST_SKIP() << "this CPU cannot run " << GetParam();
+  const std::unique_ptr<Device> device = make_device(GetParam());
+  OpRunner runner(*device);
+  const int partitions = static_cast<int>(kPartitionRows.size());
+  for (const OpCase& c : cases_with_metrics()) {
+    const std::vector<Floats> inputs = random_inputs(c, rows_before(partitions), 17);
+    std::vector<Floats> leaves;
+    for (int p = 0; p < partitions; ++p) {
+      leaves.push_back(run_range(runner, c, inputs, {p, p + 1}, {{p, 0}})[0]);
+    }
+    for (int begin = 0; begin < partitions; begin += 3) {
+      for (int end = begin + 1; end <= partitions; ++end) {
+        const std::vector<Subtree> roots = maximal_subtrees({begin, end});
+        const std::vector<Floats> sums = run_range(runner, c, inputs, {begin, end}, roots);
+        for (size_t i = 0; i < roots.size(); ++i) {
+          if (has_rows(roots[i])) {
+            expect_written(c, sum_of_leaves(*device, leaves, roots[i]), sums[i]);
+          } else {
+            for (const float x : sums[i]) ASSERT_NE(x, x) << c.name << ": empty root touched";
+          }
+        }
+      }
+    }
+  }
+}
+
+// A partition's gradient is its rows' gradients added in row order.
+TEST_P(WeightGradientTree, ConvolutionRowsAreAddedInOrder) {
+  if (!cpu_supports(GetParam())) GTEST_SKIP() << "this CPU cannot run " << GetParam();
+  const std::unique_ptr<Device> device = make_device(GetParam());
+  OpRunner runner(*device);
+  const OpCase c = conv_case(conv(6, 3, 5, 3, 1, true, Pass::weight_gradient));
+  const int rows = 19;
+  const std::vector<Floats> inputs = random_inputs(c, rows, 23);
+  Floats sum;
+  for (int row = 0; row < rows; ++row) {
+    const std::vector<Floats> one = {slice(inputs[0], c.inputs[0], row, row + 1),
+                                     slice(inputs[1], c.inputs[1], row, row + 1)};
+    const PartitionGroup group{.first = 0, .rows = {1}, .roots = {{0, 0}}};
+    const Floats gradient = runner.run(c, group, one, {}).roots[0];
+    if (row == 0) {
+      sum = gradient;
+    } else {
+      for (size_t i = 0; i < sum.size(); ++i) sum[i] += gradient[i];
+    }
+  }
+  const PartitionGroup all{.first = 0, .rows = {rows}, .roots = {{0, 0}}};
+  EXPECT_EQ(first_difference(sum, runner.run(c, all, inputs, {}).roots[0]), "none");
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, WeightGradientTree, testing::Values("cpu-avx2", "cpu-avx512"));
+
+}  // namespace
+}  // namespace lockstep::cpu_test

@@ -1,0 +1,369 @@
+// A device written straight from the op descriptors, to compare others with: row-major values,
+// loops in the order of the formulas, sums in double. Slow, and shares no code with any device.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "host/core/check.h"
+#include "host/core/rng.h"
+#include "host/device/device.h"
+
+namespace lockstep::naive {
+
+class HostBuffer : public Buffer {
+ public:
+  explicit HostBuffer(int64_t bytes)
+      : bytes_((bytes + 63) / 64 * 64 + 64),
+        data_(static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>(bytes_))), &free) {
+    // Not zero: a read before the first write shows.
+    std::memset(data_.get(), 0xff, static_cast<size_t>(bytes_));
+  }
+  float* data() override { return data_.get(); }
+  int64_t bytes() const override { return bytes_; }
+
+ private:
+  int64_t bytes_;
+  std::unique_ptr<float, void (*)(void*)> data_;
+};
+
+using Doubles = std::vector<double>;
+
+// One op on one group. `run` picks the overload for the attributes.
+class Op : public PreparedOp {
+ public:
+  Op(OpDesc desc, PartitionGroup group) : desc_(std::move(desc)), group_(std::move(group)) {}
+
+  void run(const RunContext& context, std::span<float* const> values) override {
+    context_ = &context;
+    values_ = values;
+    std::visit([this](const auto& op) { apply(op); }, desc_.attributes);
+  }
+
+ private:
+  const float* in(int i, int64_t row, int64_t features) const {
+    return values_[desc_.inputs[i]] + row * features;
+  }
+  float* out(int64_t row, int64_t features) const {
+    return values_[desc_.outputs[0]] + row * features;
+  }
+  int rows() const { return group_.total_rows(); }
+
+  // Rounds a row's result and applies the activation, or the mask of a data gradient.
+  void store(const Doubles& sums, int64_t row, Activation activation = Activation::linear) {
+    const int64_t features = static_cast<int64_t>(sums.size());
+    float* y = out(row, features);
+    const float* mask = desc_.relu_mask < 0 ? nullptr : values_[desc_.relu_mask] + row * features;
+    for (int64_t f = 0; f < features; ++f) {
+      const bool zero =
+          (activation == Activation::relu && sums[f] < 0) || (mask != nullptr && !(mask[f] > 0));
+      y[f] = zero ? 0.0f : static_cast<float>(sums[f]);
+    }
+  }
+
+  // Sums in the order of the tree over the partitions: `leaf` gives one partition's numbers.
+  using Leaf = std::function<Doubles(int row_begin, int row_end)>;
+  bool tree(const Subtree& node, const Leaf& leaf, std::vector<float>* sum) const {
+    if (node.level == 0) {
+      const int index = node.first - group_.first;
+      if (index < 0 || index >= static_cast<int>(group_.rows.size())) return false;
+      int begin = 0;
+      for (int i = 0; i < index; ++i) begin += group_.rows[i];
+      if (group_.rows[index] == 0) return false;
+      const Doubles exact = leaf(begin, begin + group_.rows[index]);
+      sum->assign(exact.begin(), exact.end());
+      return true;
+    }
+    std::vector<float> right;
+    const bool has_left = tree({node.first, node.level - 1}, leaf, sum);
+    const int middle = node.first + (1 << (node.level - 1));
+    const bool has_right = tree({middle, node.level - 1}, leaf, has_left ? &right : sum);
+    if (has_left && has_right) {
+      for (size_t i = 0; i < sum->size(); ++i) (*sum)[i] += right[i];
+    }
+    return has_left || has_right;
+  }
+  void reduce(int64_t flat_begin, const Leaf& leaf) const {
+    for (size_t r = 0; r < group_.roots.size(); ++r) {
+      std::vector<float> sum;
+      if (!tree(group_.roots[r], leaf, &sum)) continue;
+      std::copy(sum.begin(), sum.end(), context_->roots[r] + flat_begin);
+    }
+  }
+
+  void apply(const InputOp& op) {
+    std::copy_n(context_->batch->inputs.data(), rows() * op.features, out(0, op.features));
+  }
+
+  // Calls visit(position in x, position in the kernel, output channel 0's position in y).
+  template <class Visit>
+  static void for_each_tap(const Conv2dOp& op, const Visit& visit) {
+    for (int oh = 0; oh < op.out_height; ++oh) {
+      for (int ow = 0; ow < op.out_width; ++ow) {
+        for (int kh = 0; kh < op.kernel_height; ++kh) {
+          for (int kw = 0; kw < op.kernel_width; ++kw) {
+            const int ih = oh * op.stride_height + kh - op.pad_top;
+            const int iw = ow * op.stride_width + kw - op.pad_left;
+            if (ih < 0 || ih >= op.in_height || iw < 0 || iw >= op.in_width) continue;
+            for (int c = 0; c < op.in_channels; ++c) {
+              visit((ih * op.in_width + iw) * op.in_channels + c,
+                    ((kh * op.kernel_width + kw) * op.in_channels + c) * op.out_channels,
+                    (oh * op.out_width + ow) * op.out_channels);
+            }
+          }
+        }
+      }
+    }
+  }
+
+  void apply(const Conv2dOp& op) {
+    const int64_t x_size = int64_t{op.in_height} * op.in_width * op.in_channels;
+    const int64_t y_size = int64_t{op.out_height} * op.out_width * op.out_channels;
+    const int channels = op.out_channels;
+    if (op.pass == Pass::weight_gradient) return convolution_weight_gradient(op, x_size, y_size);
+    const float* kernel = context_->weights + op.kernel_offset;
+    for (int row = 0; row < rows(); ++row) {
+      if (op.pass == Pass::forward) {
+        const float* x = in(0, row, x_size);
+        Doubles y(static_cast<size_t>(y_size));
+        for (int64_t i = 0; i < y_size && op.bias_offset >= 0; ++i) {
+          y[i] = context_->weights[op.bias_offset + i % channels];
+        }
+        for_each_tap(op, [&](int xi, int ki, int yi) {
+          for (int o = 0; o < channels; ++o) y[yi + o] += double{x[xi]} * kernel[ki + o];
+        });
+        store(y, row, op.activation);
+      } else {
+        const float* dy = in(0, row, y_size);
+        Doubles dx(static_cast<size_t>(x_size));
+        for_each_tap(op, [&](int xi, int ki, int yi) {
+          for (int o = 0; o < channels; ++o) dx[xi] += double{dy[yi + o]} * kernel[ki + o];
+        });
+        store(dx, row);
+      }
+    }
+  }
+
+  void convolution_weight_gradient(const Conv2dOp& op, int64_t x_size, int64_t y_size) {
+    const int channels = op.out_channels;
+    const int kernel_size = op.kernel_height * op.kernel_width * op.in_channels * channels;
+    reduce(op.kernel_offset, [&](int begin, int end) {
+      Doubles dw(static_cast<size_t>(kernel_size + (op.bias_offset >= 0 ? channels : 0)));
+      for (int row = begin; row < end; ++row) {
+        const float* x = in(0, row, x_size);
+        const float* dy = in(1, row, y_size);
+        for_each_tap(op, [&](int xi, int ki, int yi) {
+          for (int o = 0; o < channels; ++o) dw[ki + o] += double{x[xi]} * dy[yi + o];
+        });
+        for (int64_t i = 0; i < y_size && op.bias_offset >= 0; ++i) {
+          dw[kernel_size + i % channels] += dy[i];
+        }
+      }
+      return dw;
+    });
+  }
+
+  void apply(const DenseOp& op) {
+    const int64_t in_features = op.in_features;
+    const int64_t out_features = op.out_features;
+    if (op.pass == Pass::weight_gradient) return dense_weight_gradient(op);
+    const float* kernel = context_->weights + op.kernel_offset;
+    for (int row = 0; row < rows(); ++row) {
+      if (op.pass == Pass::forward) {
+        Doubles y(static_cast<size_t>(out_features));
+        for (int64_t i = 0; i < in_features; ++i) {
+          const double x = in(0, row, in_features)[i];
+          for (int64_t o = 0; o < out_features; ++o) y[o] += x * kernel[i * out_features + o];
+        }
+        for (int64_t o = 0; o < out_features && op.bias_offset >= 0; ++o) {
+          y[o] += context_->weights[op.bias_offset + o];
+        }
+        store(y, row, op.activation);
+      } else {
+        const float* dy = in(0, row, out_features);
+        Doubles dx(static_cast<size_t>(in_features));
+        for (int64_t i = 0; i < in_features; ++i) {
+          for (int64_t o = 0; o < out_features; ++o) {
+            dx[i] += double{dy[o]} * kernel[i * out_features + o];
+          }
+        }
+        store(dx, row);
+      }
+    }
+  }
+
+  void dense_weight_gradient(const DenseOp& op) {
+    const int64_t kernel_size = op.in_features * op.out_features;
+    reduce(op.kernel_offset, [&](int begin, int end) {
+      const int64_t bias_size = op.bias_offset >= 0 ? op.out_features : 0;
+      Doubles dw(static_cast<size_t>(kernel_size + bias_size));
+      for (int row = begin; row < end; ++row) {
+        const float* x = in(0, row, op.in_features);
+        const float* dy = in(1, row, op.out_features);
+        for (int64_t i = 0; i < op.in_features; ++i) {
+          for (int64_t o = 0; o < op.out_features; ++o) {
+            dw[i * op.out_features + o] += double{x[i]} * dy[o];
+          }
+        }
+        for (int64_t o = 0; o < bias_size; ++o) dw[kernel_size + o] += dy[o];
+      }
+      return dw;
+    });
+  }
+
+  void apply(const MaxPool2dOp& op) {
+    const int64_t x_size = int64_t{op.in_height} * op.in_width * op.channels;
+    const int64_t y_size = int64_t{op.out_height} * op.out_width * op.channels;
+    for (int row = 0; row < rows(); ++row) {
+      const float* x = in(0, row, x_size);
+      Doubles y(static_cast<size_t>(y_size));
+      Doubles dx(static_cast<size_t>(x_size));
+      for (int64_t yi = 0; yi < y_size; ++yi) {
+        const int64_t largest = largest_in_window(op, x, yi);
+        if (op.pass == Pass::forward) y[yi] = x[largest];
+        if (op.pass == Pass::data_gradient) dx[largest] += in(2, row, y_size)[yi];
+      }
+      store(op.pass == Pass::forward ? y : dx, row);
+    }
+  }
+
+  static int64_t largest_in_window(const MaxPool2dOp& op, const float* x, int64_t yi) {
+    const int channel = static_cast<int>(yi % op.channels);
+    const int ow = static_cast<int>(yi / op.channels % op.out_width);
+    const int oh = static_cast<int>(yi / op.channels / op.out_width);
+    int64_t best = -1;
+    for (int kh = 0; kh < op.pool_height; ++kh) {
+      for (int kw = 0; kw < op.pool_width; ++kw) {
+        const int ih = oh * op.stride_height + kh - op.pad_top;
+        const int iw = ow * op.stride_width + kw - op.pad_left;
+        if (ih < 0 || ih >= op.in_height || iw < 0 || iw >= op.in_width) continue;
+        const int64_t xi = (int64_t{ih} * op.in_width + iw) * op.channels + channel;
+        if (best < 0 || x[xi] > x[best]) best = xi;
+      }
+    }
+    return best;
+  }
+
+  void apply(const DropoutOp& op) {
+    const uint64_t key = derive_key(context_->seed, kDropoutPurpose, op.call);
+    const double scale = 1.0f / (1.0f - op.rate);
+    for (int row = 0; row < rows(); ++row) {
+      Doubles y(static_cast<size_t>(op.features));
+      for (int64_t f = 0; f < op.features; ++f) {
+        const auto words = philox4x32({static_cast<uint32_t>(f / 4),
+                                       context_->batch->positions[row], context_->epoch, op.layer},
+                                      key);
+        const bool kept = uniform_from_bits(words[f % 4]) >= op.rate;
+        y[f] = kept ? in(0, row, op.features)[f] * scale : 0;
+      }
+      store(y, row);
+    }
+  }
+
+  void apply(const ReluOp& op) {
+    for (int row = 0; row < rows(); ++row) {
+      const float* y = in(0, row, op.features);
+      Doubles result(y, y + op.features);
+      for (int64_t f = 0; f < op.features; ++f) {
+        if (op.pass == Pass::data_gradient) result[f] = in(1, row, op.features)[f];
+        if (!(y[f] > 0)) result[f] = 0;
+      }
+      store(result, row);
+    }
+  }
+
+  static Doubles softmax(const float* logits, int64_t classes) {
+    const double largest = *std::max_element(logits, logits + classes);
+    Doubles result(logits, logits + classes);
+    double sum = 0;
+    for (double& x : result) sum += x = std::exp(x - largest);
+    for (double& x : result) x /= sum;
+    return result;
+  }
+
+  void apply(const SoftmaxOp& op) {
+    for (int row = 0; row < rows(); ++row)
+      store(softmax(in(0, row, op.features), op.features), row);
+  }
+
+  void apply(const SoftmaxCrossEntropyOp& op) {
+    for (int row = 0; row < rows() && !desc_.outputs.empty(); ++row) {
+      Doubles gradient = softmax(in(0, row, op.classes), op.classes);
+      gradient[context_->batch->labels[row]] -= 1;
+      for (double& g : gradient) g *= context_->loss_scale;
+      store(gradient, row);
+    }
+    reduce(op.metrics_offset, [&](int begin, int end) {
+      Doubles metrics(kMetricCount);
+      for (int row = begin; row < end; ++row) {
+        const float* logits = in(0, row, op.classes);
+        const int label = context_->batch->labels[row];
+        metrics[0] -= std::log(softmax(logits, op.classes)[label]);
+        metrics[1] += std::max_element(logits, logits + op.classes) - logits == label ? 1 : 0;
+      }
+      return metrics;
+    });
+  }
+
+  OpDesc desc_;
+  PartitionGroup group_;
+  const RunContext* context_ = nullptr;
+  std::span<float* const> values_;
+};
+
+class NaiveDevice : public Device {
+ public:
+  std::string numerics() const override { return "naive"; }
+  std::string description() const override { return "the tests' naive device"; }
+  bool shares_host_memory() const override { return true; }
+  void attach_thread() override {}
+
+  Result<std::unique_ptr<Buffer>> allocate(int64_t bytes) override {
+    return std::unique_ptr<Buffer>(new HostBuffer(bytes));
+  }
+  int64_t value_bytes(int rows, int64_t features) const override {
+    return rows * features * int64_t{sizeof(float)};
+  }
+  void download(const float* value, int rows, int64_t features, float* row_major) override {
+    std::copy_n(value, rows * features, row_major);
+  }
+  Result<std::unique_ptr<PreparedOp>> prepare(const OpDesc& op,
+                                              const PartitionGroup& group) override {
+    return std::unique_ptr<PreparedOp>(new Op(op, group));
+  }
+  void add(const float* a, const float* b, float* out, int64_t count) override {
+    for (int64_t i = 0; i < count; ++i) out[i] = a[i] + b[i];
+  }
+  void update(const UpdateDesc& desc, const float* gradient, float* weights,
+              std::span<float* const> slots, int64_t count) override {
+    for (int64_t i = 0; i < count; ++i) {
+      if (const auto* adam = std::get_if<AdamUpdate>(&desc)) {
+        float& m = slots[0][i];
+        float& v = slots[1][i];
+        m += (gradient[i] - m) * adam->one_minus_beta_1;
+        v += (gradient[i] * gradient[i] - v) * adam->one_minus_beta_2;
+        weights[i] -= m * adam->alpha / (std::sqrt(v) + adam->epsilon);
+        continue;
+      }
+      const SgdUpdate& sgd = std::get<SgdUpdate>(desc);
+      const float step = -sgd.learning_rate * gradient[i];
+      if (slots.empty()) {
+        weights[i] += step;
+        continue;
+      }
+      slots[0][i] = sgd.momentum * slots[0][i] + step;
+      weights[i] += sgd.nesterov ? sgd.momentum * slots[0][i] + step : slots[0][i];
+    }
+  }
+};
+
+}  // namespace lockstep::naive

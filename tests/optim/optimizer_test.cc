@@ -1,0 +1,98 @@
+#include "host/optim/optimizer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+namespace lockstep {
+namespace {
+
+using Json = nlohmann::json;
+
+std::string error_of(const Json& config) {
+  const auto optimizer = Optimizer::create(config);
+  EXPECT_FALSE(optimizer.ok()) << config;
+  return optimizer.ok() ? "" : optimizer.error().message;
+}
+
+TEST(Optimizer, fills_in_keras_defaults) {
+  const Optimizer adam = Optimizer::create({{"name", "adam"}}).value();
+  EXPECT_EQ(adam.config(), Json::parse(R"({"name": "adam", "learning_rate": 0.001, "beta_1": 0.9,
+                                           "beta_2": 0.999, "epsilon": 1e-7})"));
+  EXPECT_EQ(adam.slots(), (std::vector<std::string>{"m", "v"}));
+  const Optimizer sgd = Optimizer::create({{"name", "sgd"}}).value();
+  EXPECT_EQ(sgd.config(), Json::parse(R"({"name": "sgd", "learning_rate": 0.01, "momentum": 0.0,
+                                          "nesterov": false})"));
+}
+
+TEST(Optimizer, integers_and_decimals_give_one_recipe) {
+  const Optimizer a = Optimizer::create({{"name", "sgd"}, {"learning_rate", 1}}).value();
+  const Optimizer b = Optimizer::create({{"name", "sgd"}, {"learning_rate", 1.0}}).value();
+  EXPECT_EQ(a.config().dump(), b.config().dump());
+}
+
+// https://github.com/keras-team/keras/blob/master/keras/src/optimizers/adam.py, update_step.
+TEST(Optimizer, adam_scalars_follow_keras) {
+  const Optimizer adam = Optimizer::create({{"name", "adam"}}).value();
+  for (const int64_t t : {1, 2, 3, 10, 999, 20000, 10000000}) {
+    const AdamUpdate update = std::get<AdamUpdate>(adam.update_at(t));
+    const double steps = static_cast<double>(t);
+    const double alpha = 0.001 * std::sqrt(1 - std::pow(0.999, steps)) / (1 - std::pow(0.9, steps));
+    EXPECT_FLOAT_EQ(update.alpha, static_cast<float>(alpha)) << t;
+    EXPECT_EQ(update.one_minus_beta_1, 0.1f);
+    EXPECT_EQ(update.one_minus_beta_2, 0.001f);
+    EXPECT_EQ(update.epsilon, 1e-7f);
+  }
+}
+
+// Exact bits, so that another formula or order of operations shows; the numbers are Python's.
+TEST(Optimizer, adam_alpha_has_fixed_bits) {
+  const Optimizer adam = Optimizer::create({{"name", "adam"}}).value();
+  EXPECT_EQ(std::get<AdamUpdate>(adam.update_at(1)).alpha, 0x1.4b96bep-12f);
+  EXPECT_EQ(std::get<AdamUpdate>(adam.update_at(7)).alpha, 0x1.4fd172p-13f);
+  EXPECT_EQ(std::get<AdamUpdate>(adam.update_at(1000)).alpha, 0x1.a0e6bp-11f);
+  EXPECT_EQ(std::get<AdamUpdate>(adam.update_at(1000000)).alpha, 0x1.0624dep-10f);
+}
+
+TEST(Optimizer, sgd_has_a_slot_only_with_momentum) {
+  const Optimizer plain =
+      Optimizer::create({{"name", "sgd"}, {"learning_rate", 0.5}, {"nesterov", true}}).value();
+  EXPECT_TRUE(plain.slots().empty());
+  const SgdUpdate plain_update = std::get<SgdUpdate>(plain.update_at(1));
+  EXPECT_EQ(plain_update.learning_rate, 0.5f);
+  EXPECT_FALSE(plain_update.nesterov);
+  const Optimizer nesterov =
+      Optimizer::create({{"name", "sgd"}, {"momentum", 0.9}, {"nesterov", true}}).value();
+  EXPECT_EQ(nesterov.slots(), std::vector<std::string>{"m"});
+  const SgdUpdate update = std::get<SgdUpdate>(nesterov.update_at(5));
+  EXPECT_EQ(update.learning_rate, 0.01f);
+  EXPECT_EQ(update.momentum, 0.9f);
+  EXPECT_TRUE(update.nesterov);
+}
+
+TEST(Optimizer, refuses_what_it_does_not_know_by_name) {
+  EXPECT_EQ(error_of({{"name", "adm"}}),
+            "unknown optimizer 'adm'; did you mean 'adam'? Known: adam, sgd");
+  EXPECT_EQ(error_of({{"name", "sgd"}, {"learning_rat", 0.1}}),
+            "optimizer 'sgd': unknown key 'learning_rat'; did you mean 'learning_rate'? Known: "
+            "learning_rate, momentum, name, nesterov");
+  EXPECT_EQ(error_of("adam"),
+            "an optimizer is written {\"name\": \"adam\", \"learning_rate\": 0.001}, not \"adam\"");
+  EXPECT_FALSE(error_of(Json::object()).empty());
+}
+
+TEST(Optimizer, refuses_values_out_of_range) {
+  EXPECT_EQ(error_of({{"name", "adam"}, {"learning_rate", 0}}),
+            "optimizer 'adam': learning_rate must be a positive number, not 0");
+  EXPECT_EQ(error_of({{"name", "adam"}, {"learning_rate", "fast"}}),
+            "optimizer 'adam': learning_rate must be a positive number, not \"fast\"");
+  EXPECT_EQ(error_of({{"name", "adam"}, {"beta_1", 1.0}}),
+            "optimizer 'adam': beta_1 must be at least 0 and below 1, not 1.0");
+  EXPECT_EQ(error_of({{"name", "sgd"}, {"momentum", -0.1}}),
+            "optimizer 'sgd': momentum must be between 0 and 1, not -0.1");
+  EXPECT_EQ(error_of({{"name", "sgd"}, {"nesterov", 1}}),
+            "optimizer 'sgd': nesterov must be true or false, not 1");
+}
+
+}  // namespace
+}  // namespace lockstep

@@ -1,0 +1,139 @@
+// A ControlService that remembers what it was told, for the tests of rpc/.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "host/runtime/control.h"
+
+namespace lockstep {
+
+class FakeService final : public ControlService {
+ public:
+  // Set before the server starts.
+  Welcome welcome{7, 3, "{\"epochs\":2}"};
+  std::vector<NodeEvent> events;
+  Status answer;  // of every call that can fail
+  int poll_takes_ms = 0;
+
+  Result<Welcome> hello(const Hello& said) override {
+    record([&] { hello_ = said; });
+    if (!answer.ok()) return answer.error();
+    return welcome;
+  }
+  Status join(const JoinRequest& request, const std::string& peer_host) override {
+    record([&] {
+      join_ = request;
+      peer_host_ = peer_host;
+    });
+    return answer;
+  }
+  Result<std::vector<NodeEvent>> poll(SessionId session) override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(poll_takes_ms));
+    record([&] { session_ = session; });
+    if (!answer.ok()) return answer.error();
+    return events;
+  }
+  Status report_step(const StepReport& report) override {
+    record([&] { step_ = report; });
+    return answer;
+  }
+  Status report_epoch(const EpochReport& report) override {
+    record([&] { epoch_ = report; });
+    return answer;
+  }
+  Status report_final(const FinalReport& report) override {
+    record([&] { final_ = report; });
+    return answer;
+  }
+  Status report_fault(const FaultReport& report) override {
+    record([&] { fault_ = report; });
+    return answer;
+  }
+  Status upload(SessionId session, int64_t offset, const std::string& bytes) override {
+    record([&] {
+      session_ = session;
+      offset_ = offset;
+      last_upload_ = bytes;
+      uploaded_ += static_cast<int64_t>(bytes.size());
+    });
+    return answer;
+  }
+  Status leave(SessionId session) override {
+    record([&] { session_ = session; });
+    return answer;
+  }
+  std::string status() override {
+    record([] {});
+    return "{\"step\":12}";
+  }
+  void connection_lost(SessionId session) override {
+    const std::lock_guard lock(mutex_);
+    lost_.push_back(session);
+  }
+
+  // Any thread; copies.
+  std::vector<SessionId> lost() {
+    const std::lock_guard lock(mutex_);
+    return lost_;
+  }
+  int calls() {
+    const std::lock_guard lock(mutex_);
+    return calls_;
+  }
+
+  // What the last calls said: read them when no call is on its way.
+  Hello hello_;
+  JoinRequest join_;
+  std::string peer_host_;
+  SessionId session_ = 0;
+  StepReport step_;
+  EpochReport epoch_;
+  FinalReport final_;
+  FaultReport fault_;
+  int64_t offset_ = 0;
+  std::string last_upload_;
+  int64_t uploaded_ = 0;
+
+ private:
+  template <class Function>
+  void record(const Function& function) {
+    const std::lock_guard lock(mutex_);
+    ++calls_;
+    function();
+  }
+
+  std::mutex mutex_;
+  int calls_ = 0;
+  std::vector<SessionId> lost_;
+};
+
+// Whether the condition comes true within `timeout_ms`.
+template <class Condition>
+bool eventually(const Condition& condition, int timeout_ms = 2000) {
+  for (int waited_ms = 0; waited_ms < timeout_ms; waited_ms += 2) {
+    if (condition()) return true;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  return condition();
+}
+
+class Stopwatch {
+ public:
+  int ms() const {
+    return static_cast<int>(std::chrono::duration_cast<std::chrono::milliseconds>(
+                                std::chrono::steady_clock::now() - start_)
+                                .count());
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+inline const Address kAnyPort{"127.0.0.1", 0};
+
+}  // namespace lockstep
