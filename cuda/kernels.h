@@ -1,5 +1,5 @@
-// Elementwise kernels: the formulas of host/device/ops.h with the roundings of host/cpu/pins.h. Built
-// without FMA contraction: an FMA is where the source says fmaf, nowhere else.
+// Elementwise kernels: the formulas of host/device/ops.h with the roundings of host/cpu/pins.h.
+// Built without FMA contraction: an FMA is where the source says fmaf, nowhere else.
 #pragma once
 
 #include <cuda_runtime_api.h>

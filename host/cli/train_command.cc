@@ -59,6 +59,9 @@ int run_train(const Arguments& arguments, Context& context) {
     if (!devices.ok()) return report_error(devices.error());
     request->devices = *devices;
     request->device = values->at("device");
+    // Nothing is started for a job that cannot be.
+    const auto checked = job_from_options(*values);
+    if (!checked.ok()) return report_error(checked.error());
     const auto probe = make_device(request->device, values->at("numerics"), 0);
     if (!probe.ok()) return report_error(probe.error());
   }

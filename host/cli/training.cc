@@ -116,9 +116,6 @@ Status Training::spawn_nodes() {
 }
 
 Result<TrainingOutcome> Training::run() {
-  // Cheap checks first: nothing is started for a job that cannot be.
-  const auto checked = job_from_options(request_.options);
-  if (!checked.ok()) return checked.error();
   LOCKSTEP_RETURN_IF_ERROR(coordinator_.listen(context_.network, request_.listen));
   // The nodes read their data while this process reads its own.
   LOCKSTEP_RETURN_IF_ERROR(spawn_nodes());

@@ -47,8 +47,11 @@ inline void conv_gradient_channels(const ConvGradientArgs& args, const GradientS
   int64_t left = segment.tap_end - segment.tap_begin;
   while (left > 0) {
     // 3 + 1 taps go as 2 + 2: one tap alone has too few sums to hide the latency of an FMA.
-    const int64_t taps = left == 4 || left == 2 ? 2 : (left == 1 ? 1 : 3);
-    if (taps == 3) {
+    const int64_t rest = left == 4 ? 2 : (left < 3 ? left : 3);
+    const int64_t taps = left >= kConvTaps && left != 4 ? kConvTaps : rest;
+    if (taps == kConvTaps) {
+      conv_gradient_tile<kConvTaps, kC>(x, args.x_pixel, dy, args.dy_pixel, pixels, sums, stride);
+    } else if (taps == 3) {
       conv_gradient_tile<3, kC>(x, args.x_pixel, dy, args.dy_pixel, pixels, sums, stride);
     } else if (taps == 2) {
       conv_gradient_tile<2, kC>(x, args.x_pixel, dy, args.dy_pixel, pixels, sums, stride);
@@ -80,13 +83,14 @@ inline void conv_gradient_segment(const ConvGradientArgs& args, const GradientSe
 inline void conv_weight_gradient(const ConvGradientArgs& args) {
   const int64_t count = args.kernel_height * args.taps * args.channels;
   for (int64_t i = 0; i < count; ++i) store(args.sums + i * kLanes, set(-0.0f));
-  for (int64_t y = 0; y < args.out_height; ++y) {
-    const float* dy = args.dy + y * args.dy_row;
-    for (int kh = 0; kh < args.kernel_height; ++kh) {
+  // Kernel row by kernel row, so that the sums of one stay in L1.
+  for (int kh = 0; kh < args.kernel_height; ++kh) {
+    float* sums = args.sums + kh * args.taps * args.channels * kLanes;
+    for (int64_t y = 0; y < args.out_height; ++y) {
       const int64_t in_y = y * args.stride_height + kh - args.pad_top;
       if (in_y < 0 || in_y >= args.in_height) continue;
       const float* x = args.x + in_y * args.x_row;
-      float* sums = args.sums + kh * args.taps * args.channels * kLanes;
+      const float* dy = args.dy + y * args.dy_row;
       for (int i = 0; i < args.segment_count; ++i) {
         const GradientSegment& segment = args.segments[i];
         conv_gradient_segment(

@@ -11,7 +11,7 @@ namespace lockstep::cpu::LOCKSTEP_ISA {
 // Output features whose unfinished sums stay in L1 while the rows of W go by.
 inline constexpr int64_t kDenseOutBlock = 256;
 // Rows of W between saves of the sums: together with the sums they fit L1.
-inline constexpr int64_t kDenseStep = 8;
+inline constexpr int64_t kDenseStep = 16;
 
 inline int64_t dense_out_block(int64_t out) {
   const int64_t blocks = (out + kDenseOutBlock - 1) / kDenseOutBlock;
@@ -60,6 +60,8 @@ inline void dense_forward_step(const float* const* x, const float* weights, int6
   for (int r = 0; r < kR; ++r) rows[r] = x[r];
   int64_t n = 0;
   for (; n + kN <= features; n += kN) {
+    // The rows of the next step: the hardware sees no stream in rows that are walked together.
+    for (int64_t k = 0; k < count; ++k) prefetch(weights + (k + count) * out + n);
     dense_forward_tile<kN, kR>(rows, weights + n, out, count, first, sums + n * kR * kLanes);
   }
   if constexpr (kN > 1) {
@@ -134,15 +136,21 @@ LOCKSTEP_SIMD void dense_data_tile(const DenseDataGradientArgs& args, int64_t bl
 #pragma GCC unroll 16
       for (int r = 0; r < kR; ++r) acc[i][r] = set(-0.0f);
     }
-    for (int64_t n = begin; n < end; ++n) {
-      Vec d[kR];
+    for (int64_t line = begin; line < end; line += 16) {
+      // The rows of the next tile: streams of one row each are too short for the hardware.
 #pragma GCC unroll 16
-      for (int r = 0; r < kR; ++r) d[r] = load(dy[r] + n * kLanes);
+      for (int i = 0; i < kK; ++i) prefetch(weights + (kK + i) * args.out + line);
+      const int64_t line_end = line + 16 < end ? line + 16 : end;
+      for (int64_t n = line; n < line_end; ++n) {
+        Vec d[kR];
 #pragma GCC unroll 16
-      for (int i = 0; i < kK; ++i) {
-        const Vec w = broadcast(weights + i * args.out + n);
+        for (int r = 0; r < kR; ++r) d[r] = load(dy[r] + n * kLanes);
 #pragma GCC unroll 16
-        for (int r = 0; r < kR; ++r) acc[i][r] = fma(w, d[r], acc[i][r]);
+        for (int i = 0; i < kK; ++i) {
+          const Vec w = broadcast(weights + i * args.out + n);
+#pragma GCC unroll 16
+          for (int r = 0; r < kR; ++r) acc[i][r] = fma(w, d[r], acc[i][r]);
+        }
       }
     }
 #pragma GCC unroll 16

@@ -8,21 +8,30 @@
 
 namespace lockstep::cpu::LOCKSTEP_ISA {
 
-inline constexpr int kGradientColumns = 2 * kLanes;  // of a tile: output features
-inline constexpr int kGradientInputs = 4;            // of a tile: input features
-inline constexpr int kGradientInBlock = 16;          // input features packed at a time
+// A block of the gradient, kGradientInputs x kGradientColumns, is computed leaf by leaf.
+inline constexpr int kGradientColumns = 2 * kLanes;  // output features
+inline constexpr int kGradientInputs = 16;           // input features
+inline constexpr int kGradientTile = 4;              // input features in registers at a time
+inline constexpr int64_t kGradientEntry = kGradientInputs * kGradientColumns;  // of the stack
+
+inline constexpr int64_t kGradientChunk = 512;  // output features between flushes of the roots
 
 struct GradientWorkspace {
-  int64_t dy_panels = 0, x_panel = 0, stack = 0, end = 0;  // offsets in floats
+  int64_t dy_panels = 0, x_panel = 0, stack = 0, roots = 0, end = 0;  // offsets in floats
+  int64_t root_stride = 0;  // of a root's rows
 };
 
 inline GradientWorkspace gradient_workspace(int64_t out, int64_t rows, const TreeSteps& tree) {
   const int64_t padded_rows = (rows + 7) / 8 * 8;
   const int64_t panels = (out + kGradientColumns - 1) / kGradientColumns;
+  const int64_t columns = panels * kGradientColumns;
   GradientWorkspace result;
   result.x_panel = result.dy_panels + panels * padded_rows * kGradientColumns;
-  result.stack = result.x_panel + padded_rows * kGradientInBlock;
-  result.end = result.stack + (tree.stack_depth + 1) * kGradientInputs * kGradientColumns;
+  result.stack = result.x_panel + padded_rows * kGradientInputs;
+  result.roots = result.stack + (tree.stack_depth + 1) * kGradientEntry;
+  // One line more than the columns, so that rows do not meet in the same sets of L1.
+  result.root_stride = (columns < kGradientChunk ? columns : kGradientChunk) + 16;
+  result.end = result.roots + tree.root_count * kGradientInputs * result.root_stride;
   return result;
 }
 
@@ -32,103 +41,75 @@ inline int64_t dense_gradient_workspace(int64_t, int64_t out, int64_t rows,
 }
 
 // One more row of x and dy.
-template <int kK>
-LOCKSTEP_SIMD void gradient_row(const float* x, const float* dy, Vec acc[kK][2]) {
+LOCKSTEP_SIMD void gradient_row(const float* x, const float* dy, Vec acc[kGradientTile][2]) {
   const Vec d0 = load(dy), d1 = load(dy + kLanes);
 #pragma GCC unroll 16
-  for (int k = 0; k < kK; ++k) {
+  for (int k = 0; k < kGradientTile; ++k) {
     const Vec xk = broadcast(x + k);
     acc[k][0] = fma(xk, d0, acc[k][0]);
     acc[k][1] = fma(xk, d1, acc[k][1]);
   }
 }
 
-// Rows of x (kGradientInBlock apart) and dy (kGradientColumns apart) of one partition.
-template <int kK>
-LOCKSTEP_SIMD void gradient_leaf(const float* x, const float* dy, int rows, Vec acc[kK][2]) {
-  const Vec d0 = load(dy), d1 = load(dy + kLanes);
+// A block's sum over the rows of one partition, kRows or, if 0, `rows`; then the `merges` entries
+// below `stack` are added, the uppermost first.
+template <int kRows>
+inline void gradient_leaf(const float* x, const float* dy, int rows, const float* stack, int merges,
+                          float* out, int64_t out_stride) {
+  for (int64_t i = 0; i < kGradientInputs; i += kGradientTile) {
+    Vec acc[kGradientTile][2];
+    const Vec d0 = load(dy), d1 = load(dy + kLanes);
 #pragma GCC unroll 16
-  for (int k = 0; k < kK; ++k) {
-    const Vec xk = broadcast(x + k);
-    acc[k][0] = mul(xk, d0);
-    acc[k][1] = mul(xk, d1);
-  }
-  int row = 1;
-  for (; row + 3 <= rows; row += 3) {
-#pragma GCC unroll 16
-    for (int i = 0; i < 3; ++i) {
-      gradient_row<kK>(x + (row + i) * kGradientInBlock, dy + (row + i) * kGradientColumns, acc);
+    for (int k = 0; k < kGradientTile; ++k) {
+      const Vec xk = broadcast(x + i + k);
+      acc[k][0] = mul(xk, d0);
+      acc[k][1] = mul(xk, d1);
     }
-  }
-  for (; row < rows; ++row) {
-    gradient_row<kK>(x + row * kGradientInBlock, dy + row * kGradientColumns, acc);
-  }
-}
-
-template <int kK>
-LOCKSTEP_SIMD void store_gradient(const Vec acc[kK][2], float* out, int64_t row_stride) {
+    if constexpr (kRows > 0) {
 #pragma GCC unroll 16
-  for (int k = 0; k < kK; ++k) {
-    store(out + k * row_stride, acc[k][0]);
-    store(out + k * row_stride + kLanes, acc[k][1]);
-  }
-}
-
-// Where a tile lies in a root.
-struct TilePlace {
-  int64_t offset = 0;  // of its first element
-  int64_t row_stride = 0;
-  int64_t columns = 0;  // at most kGradientColumns
-};
-
-inline void copy_columns(const float* tile, float* out, const TilePlace& place, int rows) {
-  for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t n = 0; n < place.columns; ++n) {
-      out[row * place.row_stride + n] = tile[row * kGradientColumns + n];
+      for (int row = 1; row < kRows; ++row) {
+        gradient_row(x + i + row * kGradientInputs, dy + row * kGradientColumns, acc);
+      }
+    } else {
+      for (int row = 1; row < rows; ++row) {
+        gradient_row(x + i + row * kGradientInputs, dy + row * kGradientColumns, acc);
+      }
+    }
+    const float* entry = stack + i * kGradientColumns;
+    for (int merge = 0; merge < merges; ++merge) {
+      entry -= kGradientEntry;
+#pragma GCC unroll 16
+      for (int k = 0; k < kGradientTile; ++k) {
+        acc[k][0] = add(load(entry + k * kGradientColumns), acc[k][0]);
+        acc[k][1] = add(load(entry + k * kGradientColumns + kLanes), acc[k][1]);
+      }
+    }
+#pragma GCC unroll 16
+    for (int k = 0; k < kGradientTile; ++k) {
+      store(out + (i + k) * out_stride, acc[k][0]);
+      store(out + (i + k) * out_stride + kLanes, acc[k][1]);
     }
   }
 }
 
-// Adds a partition's tile up the tree and puts it on the stack or to its root.
-template <int kK>
-LOCKSTEP_SIMD void finish_leaf(Vec acc[kK][2], const LeafStep& step, float* stack,
-                               float* const* roots, const TilePlace& place) {
-  constexpr int64_t kEntry = kK * kGradientColumns;
-  float* top = stack + step.depth * kEntry;
-  for (int merge = 0; merge < step.merges; ++merge) {
-    top -= kEntry;
-#pragma GCC unroll 16
-    for (int j = 0; j < kK; ++j) {
-      acc[j][0] = add(load(top + j * kGradientColumns), acc[j][0]);
-      acc[j][1] = add(load(top + j * kGradientColumns + kLanes), acc[j][1]);
+// One block: kGradientInputs rows of x, one panel of dy. Root i goes to roots + i * root_size.
+inline void gradient_block(const TreeSteps& tree, const float* x, const float* dy, float* stack,
+                           float* roots, int64_t root_size, int64_t root_stride) {
+  for (int i = 0; i < tree.leaf_count; ++i) {
+    const LeafStep& leaf = tree.leaves[i];
+    const float* leaf_x = x + leaf.first_row * kGradientInputs;
+    const float* leaf_dy = dy + leaf.first_row * kGradientColumns;
+    float* top = stack + leaf.depth * kGradientEntry;
+    const bool is_root = leaf.root >= 0;
+    float* out = is_root ? roots + leaf.root * root_size : top - leaf.merges * kGradientEntry;
+    const int64_t stride = is_root ? root_stride : kGradientColumns;
+    if (leaf.rows == 4) {
+      gradient_leaf<4>(leaf_x, leaf_dy, leaf.rows, top, leaf.merges, out, stride);
+    } else if (leaf.rows == 8) {
+      gradient_leaf<8>(leaf_x, leaf_dy, leaf.rows, top, leaf.merges, out, stride);
+    } else {
+      gradient_leaf<0>(leaf_x, leaf_dy, leaf.rows, top, leaf.merges, out, stride);
     }
-  }
-  if (step.root < 0) {
-    store_gradient<kK>(acc, top, kGradientColumns);
-    return;
-  }
-  float* out = roots[step.root] + place.offset;
-  if (place.columns == kGradientColumns) {
-    store_gradient<kK>(acc, out, place.row_stride);
-  } else {
-    store_gradient<kK>(acc, top, kGradientColumns);
-    copy_columns(top, out, place, kK);
-  }
-}
-
-// Input features [k, k + kK), output features from n on.
-template <int kK>
-inline void gradient_tile(const DenseWeightGradientArgs& args, const float* x, const float* dy,
-                          float* stack, int64_t k, int64_t n) {
-  const int64_t left = args.out - n;
-  const TilePlace place{k * args.out + n, args.out,
-                        left < kGradientColumns ? left : kGradientColumns};
-  for (int i = 0; i < args.tree.leaf_count; ++i) {
-    const LeafStep& step = args.tree.leaves[i];
-    Vec acc[kK][2];
-    gradient_leaf<kK>(x + step.first_row * kGradientInBlock, dy + step.first_row * kGradientColumns,
-                      step.rows, acc);
-    finish_leaf<kK>(acc, step, stack, args.kernel_roots, place);
   }
 }
 
@@ -136,18 +117,50 @@ inline void gradient_tile(const DenseWeightGradientArgs& args, const float* x, c
 inline void dense_bias_gradient(const DenseWeightGradientArgs& args, const float* panels,
                                 float* stack) {
   for (int64_t n = 0; n < args.out; n += kGradientColumns) {
-    const int64_t left = args.out - n;
-    const TilePlace place{n, 0, left < kGradientColumns ? left : kGradientColumns};
+    const int64_t columns = args.out - n < kGradientColumns ? args.out - n : kGradientColumns;
     for (int i = 0; i < args.tree.leaf_count; ++i) {
-      const LeafStep& step = args.tree.leaves[i];
-      const float* dy = panels + n * args.rows + step.first_row * kGradientColumns;
-      Vec acc[1][2] = {{load(dy), load(dy + kLanes)}};
-      for (int row = 1; row < step.rows; ++row) {
-        dy += kGradientColumns;
-        acc[0][0] = add(acc[0][0], load(dy));
-        acc[0][1] = add(acc[0][1], load(dy + kLanes));
+      const LeafStep& leaf = args.tree.leaves[i];
+      const float* dy = panels + n * args.rows + leaf.first_row * kGradientColumns;
+      Vec sum0 = load(dy), sum1 = load(dy + kLanes);
+      for (int row = 1; row < leaf.rows; ++row) {
+        sum0 = add(sum0, load(dy + row * kGradientColumns));
+        sum1 = add(sum1, load(dy + row * kGradientColumns + kLanes));
       }
-      finish_leaf<1>(acc, step, stack, args.bias_roots, place);
+      float* top = stack + leaf.depth * kGradientColumns;
+      for (int merge = 0; merge < leaf.merges; ++merge) {
+        top -= kGradientColumns;
+        sum0 = add(load(top), sum0);
+        sum1 = add(load(top + kLanes), sum1);
+      }
+      store(top, sum0);
+      store(top + kLanes, sum1);
+      for (int64_t c = 0; leaf.root >= 0 && c < columns; ++c) {
+        args.bias_roots[leaf.root][n + c] = top[c];
+      }
+    }
+  }
+}
+
+// Asks for x of the input features from k on.
+inline void prefetch_inputs(const DenseWeightGradientArgs& args, int64_t k) {
+  if (k >= args.in) return;
+  for (int64_t row = 0; row < args.rows; row += kLanes) {
+    const float* x = args.x + (row / kLanes * args.in + k) * kLanes;
+    const int64_t count = args.in - k < kGradientInputs ? args.in - k : kGradientInputs;
+    for (int64_t i = 0; i < count * kLanes; i += 16) prefetch(x + i);
+  }
+}
+
+// Copies the finished rows [k, k + inputs), columns [n, n + columns) to the roots, line by line
+// past the caches: a large gradient would only push weights and optimizer state out of them.
+inline void flush_roots(const DenseWeightGradientArgs& args, const float* roots, int64_t stride,
+                        int64_t k, int64_t n, int64_t inputs, int64_t columns) {
+  for (int i = 0; i < args.tree.leaf_count; ++i) {
+    const int root = args.tree.leaves[i].root;
+    if (root < 0) continue;
+    for (int64_t row = 0; row < inputs; ++row) {
+      stream_copy(roots + (root * kGradientInputs + row) * stride,
+                  args.kernel_roots[root] + (k + row) * args.out + n, columns);
     }
   }
 }
@@ -158,22 +171,24 @@ inline void dense_weight_gradient(const DenseWeightGradientArgs& args) {
   float* panels = args.workspace + workspace.dy_panels;
   float* x = args.workspace + workspace.x_panel;
   float* stack = args.workspace + workspace.stack;
+  float* roots = args.workspace + workspace.roots;
+  const int64_t stride = workspace.root_stride;
   lanes_to_panels<kGradientColumns>(args.dy, args.out * kLanes, args.out, args.rows, panels);
-  for (int64_t k = 0; k < args.in; k += kGradientInBlock) {
-    const int64_t count = args.in - k < kGradientInBlock ? args.in - k : kGradientInBlock;
-    lanes_to_panels<kGradientInBlock>(args.x + k * kLanes, args.in * kLanes, count, args.rows, x);
-    for (int64_t n = 0; n < args.out; n += kGradientColumns) {
-      const float* dy = panels + n * args.rows;
-      int64_t i = 0;
-      for (; i + kGradientInputs <= count; i += kGradientInputs) {
-        gradient_tile<kGradientInputs>(args, x + i, dy, stack, k + i, n);
+  for (int64_t k = 0; k < args.in; k += kGradientInputs) {
+    const int64_t inputs = args.in - k < kGradientInputs ? args.in - k : kGradientInputs;
+    lanes_to_panels<kGradientInputs>(args.x + k * kLanes, args.in * kLanes, inputs, args.rows, x);
+    prefetch_inputs(args, k + kGradientInputs);
+    for (int64_t chunk = 0; chunk < args.out; chunk += kGradientChunk) {
+      const int64_t columns = args.out - chunk < kGradientChunk ? args.out - chunk : kGradientChunk;
+      for (int64_t n = 0; n < columns; n += kGradientColumns) {
+        gradient_block(args.tree, x, panels + (chunk + n) * args.rows, stack, roots + n,
+                       kGradientInputs * stride, stride);
       }
-      if (count - i == 3) gradient_tile<3>(args, x + i, dy, stack, k + i, n);
-      if (count - i == 2) gradient_tile<2>(args, x + i, dy, stack, k + i, n);
-      if (count - i == 1) gradient_tile<1>(args, x + i, dy, stack, k + i, n);
+      flush_roots(args, roots, stride, k, chunk, inputs, columns);
     }
   }
   if (args.bias_roots != nullptr) dense_bias_gradient(args, panels, stack);
+  stream_fence();
 }
 
 }  // namespace lockstep::cpu::LOCKSTEP_ISA

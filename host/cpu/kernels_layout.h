@@ -5,6 +5,25 @@
 
 namespace lockstep::cpu::LOCKSTEP_ISA {
 
+// Copies whole lines past the caches. Ends with stream_fence() before another thread reads.
+inline void stream_copy(const float* from, float* to, int64_t count) {
+  int64_t i = 0;
+  const auto copy_until = [&](int64_t end) {
+    while (i < end && reinterpret_cast<uintptr_t>(to + i) % 16 != 0) to[i] = from[i], ++i;
+    for (; i + 4 <= end; i += 4) _mm_store_ps(to + i, _mm_loadu_ps(from + i));
+    for (; i < end; ++i) to[i] = from[i];
+  };
+  const int64_t head = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(to) % 64 / 4);
+  copy_until(head < count ? head : count);
+  for (; i + 16 <= count; i += 16) {
+    _mm256_stream_ps(to + i, _mm256_loadu_ps(from + i));
+    _mm256_stream_ps(to + i + 8, _mm256_loadu_ps(from + i + 8));
+  }
+  copy_until(count);
+}
+
+LOCKSTEP_SIMD void stream_fence() { _mm_sfence(); }
+
 // r[i][j] = r[j][i].
 LOCKSTEP_SIMD void transpose_8x8(__m256 r[8]) {
   __m256 pairs[8], quads[8];

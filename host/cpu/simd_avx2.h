@@ -14,6 +14,8 @@ inline constexpr int kLanes = 8;
 // Accumulators of the dense tiles: output features at two and at one vector of rows.
 inline constexpr int kDenseTilePair = 6;
 inline constexpr int kDenseTileSingle = 12;
+// And of the tiles of a convolution\'s weight gradient: taps at four channels.
+inline constexpr int kConvTaps = 3;
 
 struct Vec {
   __m256 v;
@@ -25,6 +27,12 @@ struct IVec {
   __m256i v;
 };
 
+LOCKSTEP_SIMD void prefetch(const float* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+}
+LOCKSTEP_SIMD void prefetch_far(const float* p) {  // to L2
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+}
 LOCKSTEP_SIMD Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
 LOCKSTEP_SIMD void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
 LOCKSTEP_SIMD Vec broadcast(const float* p) { return {_mm256_broadcast_ss(p)}; }

@@ -12,6 +12,8 @@ namespace lockstep::cpu::LOCKSTEP_ISA {
 inline constexpr int kLanes = 16;
 inline constexpr int kDenseTilePair = 12;
 inline constexpr int kDenseTileSingle = 12;
+// And of the tiles of a convolution\'s weight gradient: taps at four channels.
+inline constexpr int kConvTaps = 6;
 
 struct Vec {
   __m512 v;
@@ -23,6 +25,12 @@ struct IVec {
   __m512i v;
 };
 
+LOCKSTEP_SIMD void prefetch(const float* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+}
+LOCKSTEP_SIMD void prefetch_far(const float* p) {  // to L2
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+}
 LOCKSTEP_SIMD Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 LOCKSTEP_SIMD void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 LOCKSTEP_SIMD Vec broadcast(const float* p) { return {_mm512_set1_ps(*p)}; }

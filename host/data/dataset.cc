@@ -117,11 +117,12 @@ Error unknown_data(const std::string& spec) {
 }  // namespace
 
 Result<Dataset> load_dataset(const std::string& spec, Split split) {
-  if (folder_exists(spec)) return load_folder(spec, split);
+  // Before folders, so that what a name means does not depend on where a node was started.
   if (spec == "digits" || spec.starts_with("digits:")) {
     LOCKSTEP_ASSIGN(const int64_t rows, digits_training_rows(spec));
     return make_digits(rows, split);
   }
+  if (folder_exists(spec)) return load_folder(spec, split);
   return unknown_data(spec);
 }
 

@@ -24,7 +24,10 @@ struct Dataset {
 enum class Split { train, test };
 
 // `spec` is a folder that holds IDX files (plain or gzip, the usual MNIST names), or "digits", or
-// "digits:ROWS" (training rows; a sixth as many test rows).
+// "digits:ROWS" (training rows; a sixth as many test rows); a folder called digits is "./digits".
+// A folder's classes are its greatest training label + 1, and at least 2; where it has test files
+// alone, those decide. Errors name the file, what is wrong with it and the remedy; an unknown name
+// is a usage error.
 Result<Dataset> load_dataset(const std::string& spec, Split split);
 
 // A part of a data set: rows [begin, end).

@@ -164,7 +164,7 @@ Status Replica::compute(int64_t step, const std::vector<PartitionRange>& ranges,
     }
     RunContext context;
     context.weights = state_.weights.data();
-    context.roots = root_memory(step)[index];
+    context.roots = std::span<float* const>(root_memory(step)[index]).first(group.roots.size());
     context.batch = &batches[index];
     context.seed = job_.seed;
     context.epoch = static_cast<uint32_t>(step / job_.steps_per_epoch());

@@ -11,6 +11,7 @@
 
 #include "host/core/digest.h"
 #include "host/data/sample_order.h"
+#include "tests/data/test_files.h"
 
 namespace lockstep {
 namespace {
@@ -54,6 +55,20 @@ TEST(Digits, ChosenSize) {
   const auto least = load_dataset("digits:1", Split::test);
   ASSERT_TRUE(least.ok());
   EXPECT_EQ(1, least->rows());
+}
+
+// What the name means must not depend on the folder that a node was started in.
+TEST(Digits, AFolderOfThatNameDoesNotHideThem) {
+  const TestFolder folder;
+  std::filesystem::create_directory(folder.path() + "/digits");
+  const auto home = std::filesystem::current_path();
+  std::filesystem::current_path(folder.path());
+  const auto generated = load_dataset("digits:20", Split::train);
+  const auto beside = load_dataset("./digits", Split::train);
+  std::filesystem::current_path(home);
+  EXPECT_TRUE(generated.ok());
+  ASSERT_FALSE(beside.ok());
+  EXPECT_THAT(beside.error().message, HasSubstr("no training images in './digits'"));
 }
 
 TEST(Digits, BadSizes) {

@@ -34,11 +34,15 @@ std::string message_about(const std::string& contents, IdxKind kind = IdxKind::i
   return result.error().message;
 }
 
+// Peak resident memory since the last call of forget_peak_memory().
 int64_t peak_memory_bytes() {
   struct rusage usage {};
   EXPECT_EQ(0, ::getrusage(RUSAGE_SELF, &usage));
   return int64_t{usage.ru_maxrss} << 10;
 }
+
+// proc(5): 5 resets the high-water mark. Where that is not allowed the test sees less, no more.
+void forget_peak_memory() { std::ofstream("/proc/self/clear_refs") << "5"; }
 
 TEST(Idx, ReadsImagesOfRankThree) {
   const TestFolder folder;
@@ -207,6 +211,7 @@ TEST(Idx, GzipCutShort) {
 
 TEST(Idx, HugeHeaderTakesNoMemory) {
   constexpr uint32_t kMany = 1u << 31;
+  forget_peak_memory();
   const int64_t before = peak_memory_bytes();
   const std::string plain = idx_header({kMany, 28, 28}) + "a few";
   EXPECT_THAT(
@@ -223,7 +228,11 @@ TEST(Idx, HugeHeaderTakesNoMemory) {
 }
 
 TEST(Idx, GzipBombIsNotInflated) {
-  const std::string bomb = gzip(idx_header({10, 2, 2}) + std::string(64 << 20, '\0'));
+  // A thousand members of 64 KiB.
+  std::string bomb = gzip(idx_header({10, 2, 2}));
+  const std::string member = gzip(std::string(64 << 10, '\0'));
+  for (int i = 0; i < 1000; ++i) bomb += member;
+  forget_peak_memory();
   const int64_t before = peak_memory_bytes();
   EXPECT_THAT(message_about(bomb), HasSubstr("is too long"));
   EXPECT_LT(peak_memory_bytes() - before, 16 << 20);
