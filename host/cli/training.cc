@@ -79,7 +79,7 @@ Status Training::prepare() {
     LOCKSTEP_ASSIGN(folder_, OutputFolder::open(path, job));
   }
   report_.emplace(job, !request_.ledger.empty());
-  progress_.emplace(job, stderr);
+  progress_.emplace(job, stderr, begin_);
   say_plan();
   return {};
 }

@@ -1,4 +1,5 @@
-// exp and log of our own: libm's differ from machine to machine, these are the same bits everywhere.
+// exp and log of our own: libm's differ from machine to machine, these are the same bits
+// everywhere.
 //
 // Each function is one template over a set of elementary operations, every one of which IEEE 754
 // fixes to the bit: ScalarOps below for plain floats (and CUDA), vector wrappers on the CPU. The
@@ -102,8 +103,7 @@ LOCKSTEP_MATH typename Ops::Float log_of(typename Ops::Float x) {
   const Float scaled = Ops::select(denormal, Ops::mul(x, Ops::set(33554432.0f)), x);
   // x = 2^exponent * m with m in [sqrt(1/2), sqrt(2)).
   const Int bits = Ops::bits(scaled);
-  const Int exponent =
-      Ops::template shift_right<23>(Ops::sub_int(bits, Ops::set_int(0x3f3504f3)));
+  const Int exponent = Ops::template shift_right<23>(Ops::sub_int(bits, Ops::set_int(0x3f3504f3)));
   const Float m = Ops::from_bits(Ops::sub_int(bits, Ops::template shift_left<23>(exponent)));
   Float e = Ops::to_float(exponent);
   e = Ops::select(denormal, Ops::sub(e, Ops::set(25.0f)), e);

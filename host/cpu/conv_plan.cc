@@ -21,8 +21,8 @@ struct Range {
 };
 Range valid_pixels(const Conv2dOp& op, int kw) {
   const int begin = std::max(0, ceil_div(op.pad_left - kw, op.stride_width));
-  const int end = std::min(
-      op.out_width, floor_div(op.in_width - 1 + op.pad_left - kw, op.stride_width) + 1);
+  const int end =
+      std::min(op.out_width, floor_div(op.in_width - 1 + op.pad_left - kw, op.stride_width) + 1);
   return {begin, std::max(begin, end)};
 }
 
@@ -62,8 +62,7 @@ std::vector<GradientSegment> segments_of(const Conv2dOp& op, int in_begin, int i
     const Range pixels = valid_pixels(op, kw);
     if (pixels.begin == pixels.end) continue;
     segments.push_back({pixels.begin, pixels.end, int64_t{kw} * op.in_channels + in_begin,
-                        int64_t{kw} * op.in_channels + in_end,
-                        int64_t{kw} * (in_end - in_begin)});
+                        int64_t{kw} * op.in_channels + in_end, int64_t{kw} * (in_end - in_begin)});
   }
   return segments;
 }
@@ -186,8 +185,9 @@ void CorrelationPlan::set_classes_and_tiles() {
       }
       PixelTile& tile = unfinished[static_cast<size_t>(entry->second)];
       tile.input[tile.count] = (y.input * in_width_ + x.input) * in_channels_ * lanes_;
-      tile.output[tile.count] = (static_cast<int64_t>(row) * out_width +
-                                 static_cast<int64_t>(column)) * out_channels_ * lanes_;
+      tile.output[tile.count] =
+          (static_cast<int64_t>(row) * out_width + static_cast<int64_t>(column)) * out_channels_ *
+          lanes_;
       if (++tile.count == kTilePixels) {
         tiles_.push_back(tile);
         tile = {.tap_class = entry->second};
@@ -200,14 +200,13 @@ void CorrelationPlan::set_classes_and_tiles() {
   }
 }
 
-void CorrelationPlan::pack_panel(const float* kernel, int channel, int width,
-                                 float* panel) const {
+void CorrelationPlan::pack_panel(const float* kernel, int channel, int width, float* panel) const {
   for (const std::vector<int>& rows : y_.kernel_index) {
     for (const std::vector<int>& columns : x_.kernel_index) {
       for (const int kh : rows) {
         for (const int kw : columns) {
-          const float* tap = kernel + (int64_t{kh} * op_.kernel_width + kw) * op_.in_channels *
-                                          op_.out_channels;
+          const float* tap =
+              kernel + (int64_t{kh} * op_.kernel_width + kw) * op_.in_channels * op_.out_channels;
           // Of kernel[kh][kw][in][out] one index is summed over, the other is the panel's.
           const int64_t summed = data_gradient_ ? 1 : op_.out_channels;
           const int64_t kept = data_gradient_ ? op_.out_channels : 1;

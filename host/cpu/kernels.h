@@ -97,8 +97,8 @@ struct CorrelationArgs {
   int64_t full_tiles = 0, all_tiles = 0;
   const int* panel_channels = nullptr;
   int panel_count = 0;
-  int64_t total_taps = 0;                  // of a panel
-  int64_t input_row = 0;                   // floats from row to row of the input
+  int64_t total_taps = 0;                     // of a panel
+  int64_t input_row = 0;                      // floats from row to row of the input
   int64_t input_block = 0, output_block = 0;  // floats from row block to row block
   int64_t row_blocks = 0;
   bool relu = false;
@@ -121,8 +121,8 @@ struct ConvGradientArgs {
   int segment_count = 0;
   int kernel_height = 0, stride_height = 0, pad_top = 0;
   int64_t in_height = 0, out_height = 0;
-  int64_t taps = 0;      // of a kernel row in this block
-  int64_t channels = 0;  // in this block
+  int64_t taps = 0;                             // of a kernel row in this block
+  int64_t channels = 0;                         // in this block
   int64_t x_row = 0, x_pixel = 0, x_first = 0;  // floats; x_pixel: from output pixel to the next
   int64_t dy_row = 0, dy_pixel = 0;
 };
@@ -136,7 +136,7 @@ struct ConvBiasArgs {
 
 // Adds the lanes of `count` sums (a multiple of 8) to their partitions' leaves and up the tree.
 struct LaneReduceArgs {
-  const float* sums = nullptr;    // [count][V]
+  const float* sums = nullptr;     // [count][V]
   const RowStep* steps = nullptr;  // of the block's rows
   int rows = 0;
   int64_t count = 0;
@@ -201,8 +201,7 @@ struct KernelTable {
   int64_t (*dense_forward_workspace)(int64_t out);
   void (*dense_forward)(const DenseForwardArgs& args);
   void (*dense_data_gradient)(const DenseDataGradientArgs& args);
-  int64_t (*dense_gradient_workspace)(int64_t in, int64_t out, int64_t rows,
-                                      const TreeSteps& tree);
+  int64_t (*dense_gradient_workspace)(int64_t in, int64_t out, int64_t rows, const TreeSteps& tree);
   void (*dense_weight_gradient)(const DenseWeightGradientArgs& args);
   void (*correlate)(const CorrelationArgs& args);
   void (*conv_weight_gradient)(const ConvGradientArgs& args);

@@ -18,7 +18,7 @@ inline constexpr int64_t kGradientChunk = 512;  // output features between flush
 
 struct GradientWorkspace {
   int64_t dy_panels = 0, x_panel = 0, stack = 0, roots = 0, end = 0;  // offsets in floats
-  int64_t root_stride = 0;  // of a root's rows
+  int64_t root_stride = 0;                                            // of a root's rows
 };
 
 inline GradientWorkspace gradient_workspace(int64_t out, int64_t rows, const TreeSteps& tree) {
@@ -35,8 +35,7 @@ inline GradientWorkspace gradient_workspace(int64_t out, int64_t rows, const Tre
   return result;
 }
 
-inline int64_t dense_gradient_workspace(int64_t, int64_t out, int64_t rows,
-                                        const TreeSteps& tree) {
+inline int64_t dense_gradient_workspace(int64_t, int64_t out, int64_t rows, const TreeSteps& tree) {
   return gradient_workspace(out, rows, tree).end;
 }
 
@@ -151,16 +150,25 @@ inline void prefetch_inputs(const DenseWeightGradientArgs& args, int64_t k) {
   }
 }
 
-// Copies the finished rows [k, k + inputs), columns [n, n + columns) to the roots, line by line
-// past the caches: a large gradient would only push weights and optimizer state out of them.
+// Floats of a kernel from which on its gradient goes past the caches: it would only push weights
+// and optimizer state out of them.
+inline constexpr int64_t kStreamFloats = int64_t{1} << 17;
+
+// Copies the finished rows [k, k + inputs), columns [n, n + columns) to the roots.
 inline void flush_roots(const DenseWeightGradientArgs& args, const float* roots, int64_t stride,
                         int64_t k, int64_t n, int64_t inputs, int64_t columns) {
+  const bool stream = args.in * args.out >= kStreamFloats;
   for (int i = 0; i < args.tree.leaf_count; ++i) {
     const int root = args.tree.leaves[i].root;
     if (root < 0) continue;
     for (int64_t row = 0; row < inputs; ++row) {
-      stream_copy(roots + (root * kGradientInputs + row) * stride,
-                  args.kernel_roots[root] + (k + row) * args.out + n, columns);
+      const float* from = roots + (root * kGradientInputs + row) * stride;
+      float* to = args.kernel_roots[root] + (k + row) * args.out + n;
+      if (stream) {
+        stream_copy(from, to, columns);
+      } else {
+        for (int64_t column = 0; column < columns; ++column) to[column] = from[column];
+      }
     }
   }
 }

@@ -30,9 +30,6 @@ struct IVec {
 LOCKSTEP_SIMD void prefetch(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
 }
-LOCKSTEP_SIMD void prefetch_far(const float* p) {  // to L2
-  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
-}
 LOCKSTEP_SIMD Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
 LOCKSTEP_SIMD void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
 LOCKSTEP_SIMD Vec broadcast(const float* p) { return {_mm256_broadcast_ss(p)}; }

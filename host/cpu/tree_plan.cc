@@ -67,8 +67,8 @@ class Planner {
     for (const LeafStep& leaf : plan_.leaves) {
       for (int row = 0; row < leaf.rows; ++row) {
         const bool last = row + 1 == leaf.rows;
-        plan_.rows[static_cast<size_t>(leaf.first_row + row)] = {
-            row == 0, last, leaf.depth, leaf.merges, leaf.root};
+        plan_.rows[static_cast<size_t>(leaf.first_row + row)] = {row == 0, last, leaf.depth,
+                                                                 leaf.merges, leaf.root};
       }
     }
   }

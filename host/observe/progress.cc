@@ -19,9 +19,10 @@ double seconds_between(std::chrono::steady_clock::time_point begin,
 
 }  // namespace
 
-Progress::Progress(const Job& job, std::FILE* stream)
+Progress::Progress(const Job& job, std::FILE* stream, Clock::time_point begin)
     : job_(job),
       stream_(stream),
+      begin_(begin),
       terminal_(::isatty(::fileno(stream)) == 1),
       colour_(terminal_ && std::getenv("NO_COLOR") == nullptr) {}
 
@@ -50,6 +51,10 @@ void Progress::observe(const CoordinatorAction& action) {
 }
 
 void Progress::step_done(const StepDone& step) {
+  if (step.step == 0) {
+    line(fmt::format("first step done {:.2f} s after the start",
+                     seconds_between(begin_, Clock::now())));
+  }
   loss_sum_ += step.loss_sum;
   correct_ += step.correct;
   rows_ += step.rows;

@@ -14,7 +14,8 @@ namespace lockstep {
 class Progress {
  public:
   // Colour and the moving bar only where `stream` is a terminal and NO_COLOR is not set.
-  Progress(const Job& job, std::FILE* stream);
+  // `begin` is when the command began.
+  Progress(const Job& job, std::FILE* stream, std::chrono::steady_clock::time_point begin);
   void observe(const CoordinatorAction& action);
   void line(const std::string& text);
 
@@ -27,6 +28,7 @@ class Progress {
 
   const Job job_;
   std::FILE* const stream_;
+  const std::chrono::steady_clock::time_point begin_;
   const bool terminal_;
   const bool colour_;
   Clock::time_point epoch_begin_ = Clock::now();

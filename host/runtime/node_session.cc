@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <unistd.h>
+
 #include <chrono>
+#include <fstream>
 
 #include "host/core/digest.h"
 
@@ -20,6 +23,15 @@ int64_t now_ms() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(
              std::chrono::steady_clock::now().time_since_epoch())
       .count();
+}
+
+// The resident set of this process.
+int64_t resident_bytes() {
+  std::ifstream file("/proc/self/statm");
+  int64_t total_pages = 0;
+  int64_t resident_pages = 0;
+  file >> total_pages >> resident_pages;
+  return resident_pages * ::sysconf(_SC_PAGESIZE);
 }
 
 uint64_t recipe_key(const Job& job) {
@@ -95,6 +107,7 @@ Status NodeSession::load() {
     data_.train_rows = cut.train;
     data_.validation_rows = cut.validation;
   }
+  resident_before_ = resident_bytes();
   LOCKSTEP_ASSIGN(const auto model,
                   options_.build_model(job_.model, job_.input_shape, job_.classes));
   const int devices = options_.devices > 0 ? options_.devices : available_cpus();
@@ -298,6 +311,10 @@ Status NodeSession::measure_epoch(int64_t epoch) {
 }
 
 Status NodeSession::report_final() {
+  const double mib = 1 << 20;
+  log(fmt::format("memory used: {:.1f} MiB beside the data; resident set {:.1f} MiB",
+                  static_cast<double>(resident_bytes() - resident_before_) / mib,
+                  static_cast<double>(resident_bytes()) / mib));
   const auto& weights = replica_->state().weights;
   const std::string_view bytes(reinterpret_cast<const char*>(weights.data()), weights.size() * 4);
   LOCKSTEP_RETURN_IF_ERROR(control_->report_final({welcome_.session, sha256_hex(bytes)}));

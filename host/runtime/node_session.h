@@ -62,6 +62,7 @@ class NodeSession {
   std::unique_ptr<NodeMachine> machine_;
   std::vector<PartitionRange> ranges_;
   int data_port_ = 0;
+  int64_t resident_before_ = 0;  // data loaded, nothing else
 
   std::mutex mutex_;
   std::condition_variable changed_;

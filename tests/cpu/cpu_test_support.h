@@ -110,8 +110,12 @@ class OpRunner {
     for (Floats& root : result.roots) roots.push_back(root.data());
     const SoftmaxCrossEntropyOp* loss = std::get_if<SoftmaxCrossEntropyOp>(&c.attributes);
     const HostBatch batch = make_batch(first_row, rows, loss == nullptr ? 10 : loss->classes);
-    RunContext context{.weights = weights.data(), .roots = roots, .batch = &batch, .seed = 11,
-                       .epoch = 3, .loss_scale = 0.125f};
+    RunContext context{.weights = weights.data(),
+                       .roots = roots,
+                       .batch = &batch,
+                       .seed = 11,
+                       .epoch = 3,
+                       .loss_scale = 0.125f};
     auto op = device_.prepare(describe(c), group);
     EXPECT_TRUE(op.ok());
     op.value()->run(context, values);

@@ -45,8 +45,8 @@ TEST(CpuDevice, InputAndDownloadAreInverse) {
     const std::unique_ptr<Device> device = make_device(name);
     for (const int rows : {1, 7, 8, 16, 21}) {
       for (const int64_t features : {1, 5, 8, 19}) {
-        HostBatch batch{.rows = rows, .features = features,
-                        .inputs = random_floats(1, rows * features)};
+        HostBatch batch{
+            .rows = rows, .features = features, .inputs = random_floats(1, rows * features)};
         auto buffer = device->allocate(device->value_bytes(rows, features)).value();
         EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer->data()) % 64, 0u);
         const int64_t floats = buffer->bytes() / 4;
@@ -105,8 +105,8 @@ TEST(CpuDevice, AdamFollowsThePins) {
 TEST(CpuDevice, SgdFollowsThePins) {
   for (const std::string& name : supported()) {
     const std::unique_ptr<Device> device = make_device(name);
-    for (const SgdUpdate& sgd : {SgdUpdate{0.1f, 0, false}, SgdUpdate{0.1f, 0.9f, false},
-                                 SgdUpdate{0.1f, 0.9f, true}}) {
+    for (const SgdUpdate& sgd :
+         {SgdUpdate{0.1f, 0, false}, SgdUpdate{0.1f, 0.9f, false}, SgdUpdate{0.1f, 0.9f, true}}) {
       const int64_t count = 37;
       Floats w = random_floats(1, count), m = random_floats(2, count);
       const Floats g = random_floats(4, count);

@@ -18,14 +18,15 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 double ulp_error(float actual, double exact) {
   const float rounded = static_cast<float>(exact);
   if (std::isinf(rounded) || rounded == 0) return actual == rounded ? 0 : 1e9;
-  const double place = std::max(
-      std::ldexp(1.0, std::ilogb(exact) - 23), static_cast<double>(1.401298464324817e-45f));
+  const double place = std::max(std::ldexp(1.0, std::ilogb(exact) - 23),
+                                static_cast<double>(1.401298464324817e-45f));
   return std::abs(static_cast<double>(actual) - exact) / place;
 }
 
 Floats exp_inputs() {
   Floats inputs;
-  for (int i = 0; i <= 400000; ++i) inputs.push_back(-104.0f + 193.0f * static_cast<float>(i) / 4e5f);
+  for (int i = 0; i <= 400000; ++i)
+    inputs.push_back(-104.0f + 193.0f * static_cast<float>(i) / 4e5f);
   for (int i = 0; i <= 100000; ++i) inputs.push_back(-1.0f + 2e-5f * static_cast<float>(i));
   return inputs;
 }
@@ -39,8 +40,9 @@ Floats log_inputs() {
   return inputs;
 }
 
-const Floats kSpecial = {0.0f, -0.0f, kInfinity, -kInfinity, __builtin_nanf(""), -1.0f, 1.0f,
-                         1e-45f, -1e-45f, 3.4e38f, -3.4e38f, 88.73f, -103.9f, -104.1f, 1e-38f};
+const Floats kSpecial = {0.0f,     -0.0f,  kInfinity, -kInfinity, __builtin_nanf(""),
+                         -1.0f,    1.0f,   1e-45f,    -1e-45f,    3.4e38f,
+                         -3.4e38f, 88.73f, -103.9f,   -104.1f,    1e-38f};
 
 TEST(Math, ExpIsAccurate) {
   double worst = 0;

@@ -8,9 +8,7 @@ namespace {
 
 constexpr int64_t kKernelOffset = 3;  // parameters need not be aligned
 
-int64_t conv_in(const Conv2dOp& op) {
-  return int64_t{op.in_height} * op.in_width * op.in_channels;
-}
+int64_t conv_in(const Conv2dOp& op) { return int64_t{op.in_height} * op.in_width * op.in_channels; }
 int64_t conv_out(const Conv2dOp& op) {
   return int64_t{op.out_height} * op.out_width * op.out_channels;
 }
@@ -66,8 +64,9 @@ Conv2dOp conv(int size, int in, int out, int kernel, int stride, bool same, Pass
 
 OpCase conv_case(const Conv2dOp& op, bool relu_mask) {
   OpCase c{.attributes = op};
-  c.parameters = op.kernel_offset + int64_t{op.kernel_height} * op.kernel_width * op.in_channels *
-                                        op.out_channels + op.out_channels;
+  c.parameters = op.kernel_offset +
+                 int64_t{op.kernel_height} * op.kernel_width * op.in_channels * op.out_channels +
+                 op.out_channels;
   std::ostringstream name;
   name << "conv " << op.in_height << "x" << op.in_width << "x" << op.in_channels << " to "
        << op.out_channels << " kernel " << op.kernel_height << " stride " << op.stride_height
@@ -126,8 +125,9 @@ void add_convs(Pass pass, std::vector<OpCase>* cases) {
 }
 
 void add_denses(Pass pass, std::vector<OpCase>* cases) {
-  const std::pair<int, int> shapes[] = {{1, 1},   {7, 10},   {300, 17}, {257, 31}, {512, 64},
-                                        {20, 300}, {33, 256}, {600, 12}, {5, 1000}, {784, 10}};
+  const std::pair<int, int> shapes[] = {{1, 1},    {7, 10},   {300, 17}, {257, 31},
+                                        {512, 64}, {20, 300}, {33, 256}, {600, 12},
+                                        {5, 1000}, {784, 10}, {530, 261}};
   int i = 0;
   for (const auto& [in, out] : shapes) {
     DenseOp op;
@@ -149,8 +149,8 @@ std::vector<OpCase> forward_cases() {
   for (const Pass pass : {Pass::forward, Pass::data_gradient}) {
     add_convs(pass, &cases);
     add_denses(pass, &cases);
-    cases.push_back({"dropout", DropoutOp{pass, 13, 0.4f, 5, 1}, {13}, 13,
-                     pass == Pass::data_gradient});
+    cases.push_back(
+        {"dropout", DropoutOp{pass, 13, 0.4f, 5, 1}, {13}, 13, pass == Pass::data_gradient});
   }
   add_pool(6, 3, 2, 2, 0, &cases);
   add_pool(7, 5, 3, 2, 1, &cases);

@@ -42,7 +42,8 @@ void visit_conv(const Conv2dOp& op, Visit visit) {
               visit(static_cast<size_t>((iy * op.in_width + ix) * op.in_channels + in),
                     static_cast<size_t>(op.kernel_offset) +
                         static_cast<size_t>(((kh * op.kernel_width + kw) * op.in_channels + in) *
-                                                op.out_channels + out),
+                                                op.out_channels +
+                                            out),
                     static_cast<size_t>((y * op.out_width + x) * op.out_channels + out));
             }
           }

@@ -40,8 +40,8 @@ Doubles reference_row(const OpCase& c, const std::vector<Doubles>& inputs, const
     result = pool->pass == Pass::forward ? pool_forward(*pool, inputs[0])
                                          : pool_gradient(*pool, inputs[0], inputs[2]);
   } else if (const ReluOp* relu = std::get_if<ReluOp>(&c.attributes)) {
-    result = relu->pass == Pass::forward ? masked(inputs[0], inputs[0])
-                                         : masked(inputs[1], inputs[0]);
+    result =
+        relu->pass == Pass::forward ? masked(inputs[0], inputs[0]) : masked(inputs[1], inputs[0]);
   } else if (std::holds_alternative<SoftmaxOp>(c.attributes)) {
     result = softmax(inputs[0]);
   }
@@ -97,10 +97,10 @@ TEST(Reference, WeightGradients) {
       for (size_t i = 0; i < expected.size(); ++i) expected[i] += gradients.weights[i];
     }
     const Conv2dOp* conv_op = std::get_if<Conv2dOp>(&c.attributes);
-    const int64_t bias = conv_op != nullptr ? conv_op->bias_offset
-                                            : std::get<DenseOp>(c.attributes).bias_offset;
-    const int64_t outs = conv_op != nullptr ? conv_op->out_channels
-                                            : std::get<DenseOp>(c.attributes).out_features;
+    const int64_t bias =
+        conv_op != nullptr ? conv_op->bias_offset : std::get<DenseOp>(c.attributes).bias_offset;
+    const int64_t outs =
+        conv_op != nullptr ? conv_op->out_channels : std::get<DenseOp>(c.attributes).out_features;
     const int64_t end = bias >= 0 ? c.parameters : c.parameters - outs;
     for (int64_t i = 0; i < c.parameters; ++i) {  // parameters begin at offset 3
       const float actual = root[static_cast<size_t>(i)];
@@ -136,8 +136,8 @@ TEST(Reference, GradientsAgreeWithFiniteDifferences) {
   expect_finite_differences(dense_loss, &weights, gradients.weights);
 
   const std::vector<OpCase> cases = forward_cases();
-  const OpCase pool = *std::find_if(cases.begin(), cases.end(),
-                                    [](const OpCase& c) { return c.name == "pool"; });
+  const OpCase pool =
+      *std::find_if(cases.begin(), cases.end(), [](const OpCase& c) { return c.name == "pool"; });
   const MaxPool2dOp& pool_op = std::get<MaxPool2dOp>(pool.attributes);
   Doubles image = to_doubles(random_floats(7, pool.inputs[0]));
   const Doubles pool_dy = to_doubles(random_floats(8, pool.output));
@@ -146,15 +146,21 @@ TEST(Reference, GradientsAgreeWithFiniteDifferences) {
 }
 
 TEST(Reference, PoolGradientGoesToTheFirstOfEqualMaxima) {
-  MaxPool2dOp op{.pass = Pass::data_gradient, .in_height = 2, .in_width = 4, .channels = 1,
-                 .out_height = 1, .out_width = 2, .pool_height = 2, .pool_width = 2,
-                 .stride_height = 2, .stride_width = 2};
+  MaxPool2dOp op{.pass = Pass::data_gradient,
+                 .in_height = 2,
+                 .in_width = 4,
+                 .channels = 1,
+                 .out_height = 1,
+                 .out_width = 2,
+                 .pool_height = 2,
+                 .pool_width = 2,
+                 .stride_height = 2,
+                 .stride_width = 2};
   const OpCase c{"pool", op, {8, 2, 2}, 8};
   const std::unique_ptr<Device> device = make_device();
   const std::vector<Floats> inputs = {{1, 2, 0, 0, 2, 2, 0, 0}, {2, 0}, {5, 7}};
   const PartitionGroup group{.first = 0, .rows = {1}};
-  EXPECT_EQ(OpRunner(*device).run(c, group, inputs, {}).output,
-            (Floats{0, 5, 7, 0, 0, 0, 0, 0}));
+  EXPECT_EQ(OpRunner(*device).run(c, group, inputs, {}).output, (Floats{0, 5, 7, 0, 0, 0, 0, 0}));
 }
 
 TEST(Reference, LossAndItsGradient) {

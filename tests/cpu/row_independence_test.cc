@@ -84,7 +84,8 @@ TEST(Rows, NoneIsFine) {
     const PartitionGroup group{.first = 2, .rows = {0, 0}, .roots = {{2, 1}}};
     const OpResult result =
         runner.run(c, group, random_inputs(c, 0, 1), random_floats(1, c.parameters));
-    for (const float x : result.roots[0]) ASSERT_NE(x, x) << c.name << ": an empty root was touched";
+    for (const float x : result.roots[0])
+      ASSERT_NE(x, x) << c.name << ": an empty root was touched";
   }
 }
 

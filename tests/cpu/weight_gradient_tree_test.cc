@@ -29,8 +29,7 @@ std::vector<Floats> run_range(OpRunner& runner, const OpCase& c, const std::vect
   group.rows.assign(kPartitionRows.begin() + range.begin, kPartitionRows.begin() + range.end);
   std::vector<Floats> rows;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    rows.push_back(slice(inputs[i], c.inputs[i], rows_before(range.begin),
-                         rows_before(range.end)));
+    rows.push_back(slice(inputs[i], c.inputs[i], rows_before(range.begin), rows_before(range.end)));
   }
   return runner.run(c, group, rows, {}, rows_before(range.begin)).roots;
 }

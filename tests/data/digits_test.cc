@@ -8,6 +8,7 @@
 #include <array>
 #include <chrono>
 #include <cmath>
+#include <set>
 
 #include "host/core/digest.h"
 #include "host/data/sample_order.h"
@@ -24,6 +25,10 @@ constexpr size_t kClasses = 10;
 std::vector<uint8_t> pixels_of(const Dataset& dataset, size_t row) {
   const auto begin = dataset.pixels.begin() + static_cast<std::ptrdiff_t>(row * kPixels);
   return {begin, begin + static_cast<std::ptrdiff_t>(kPixels)};
+}
+
+uint64_t hash_of(const Dataset& dataset, size_t row) {
+  return xxh3(&dataset.pixels[row * kPixels], kPixels);
 }
 
 TEST(Digits, DefaultSize) {
@@ -102,11 +107,10 @@ TEST(Digits, ARowDependsOnItsNumberAlone) {
 TEST(Digits, RowsDiffer) {
   const Dataset training = make_digits(1200, Split::train);
   const Dataset test = make_digits(1200, Split::test);
-  std::vector<std::vector<uint8_t>> rows;
-  for (size_t row = 0; row < 1200; ++row) rows.push_back(pixels_of(training, row));
-  for (size_t row = 0; row < 200; ++row) rows.push_back(pixels_of(test, row));
-  std::sort(rows.begin(), rows.end());
-  EXPECT_EQ(rows.end(), std::adjacent_find(rows.begin(), rows.end()));
+  std::set<uint64_t> hashes;
+  for (size_t row = 0; row < 1200; ++row) hashes.insert(hash_of(training, row));
+  for (size_t row = 0; row < 200; ++row) hashes.insert(hash_of(test, row));
+  EXPECT_EQ(1400u, hashes.size());
 }
 
 TEST(Digits, Balanced) {
