@@ -52,7 +52,10 @@ class ConvGradientOp : public PreparedOp {
     for (const GradientBlock& block : blocks_) {
       capacity_ = std::max(capacity_, padded(weights_of(block)));
     }
-    sums_ = allocate_floats(capacity_ * setting.kernels->lanes);
+    const int64_t lanes = setting.kernels->lanes;
+    packed_x_ = allocate_floats(int64_t{op.in_width} * op.in_channels * lanes);
+    packed_dy_ = allocate_floats(int64_t{op.out_width} * op.out_channels * lanes);
+    sums_ = allocate_floats(capacity_ * lanes);
     leaf_ = allocate_floats(capacity_);
     stack_ = allocate_floats(capacity_ * (tree_.stack_depth + 1));
     roots_ = allocate_floats(capacity_ * static_cast<int64_t>(tree_.root_present.size()));
@@ -82,20 +85,26 @@ class ConvGradientOp : public PreparedOp {
     args.segments = block.segments.data();
     args.segment_count = static_cast<int>(block.segments.size());
     args.kernel_height = op_.kernel_height;
+    args.kernel_width = op_.kernel_width;
     args.stride_height = op_.stride_height;
+    args.stride_width = op_.stride_width;
     args.pad_top = op_.pad_top;
+    args.pad_left = op_.pad_left;
     args.in_height = op_.in_height;
+    args.in_width = op_.in_width;
     args.out_height = op_.out_height;
-    args.channels = block.out_end - block.out_begin;
-    args.taps = int64_t{op_.kernel_width} * (block.in_end - block.in_begin);
-    args.x_row = int64_t{op_.in_width} * op_.in_channels * lanes;
-    args.x_pixel = int64_t{op_.stride_width} * op_.in_channels * lanes;
-    args.x_first = -int64_t{op_.pad_left} * op_.in_channels * lanes;
-    args.dy_row = int64_t{op_.out_width} * op_.out_channels * lanes;
-    args.dy_pixel = op_.out_channels * lanes;
+    args.out_width = op_.out_width;
+    args.in_channels = op_.in_channels;
+    args.out_channels = op_.out_channels;
+    args.block_inputs = block.in_end - block.in_begin;
+    args.block_outputs = block.out_end - block.out_begin;
+    if (args.block_inputs < args.in_channels) args.packed_x = packed_x_.get();
+    if (args.block_outputs < args.out_channels) args.packed_dy = packed_dy_.get();
+    const int64_t x_image = int64_t{op_.in_height} * op_.in_width * op_.in_channels;
+    const int64_t dy_image = int64_t{op_.out_height} * op_.out_width * op_.out_channels;
     for (int64_t row_block = 0; row_block < setting_.row_blocks(); ++row_block) {
-      args.x = x + row_block * op_.in_height * args.x_row;
-      args.dy = dy + row_block * op_.out_height * args.dy_row + block.out_begin * lanes;
+      args.x = x + (row_block * x_image + block.in_begin) * lanes;
+      args.dy = dy + (row_block * dy_image + block.out_begin) * lanes;
       setting_.kernels->conv_weight_gradient(args);
       reduce(row_block, padded(weights_of(block)));
     }
@@ -155,7 +164,7 @@ class ConvGradientOp : public PreparedOp {
   TreePlan tree_;
   std::vector<GradientBlock> blocks_;
   int64_t capacity_ = 0;  // weights of the largest block
-  Memory sums_, leaf_, stack_, roots_;
+  Memory packed_x_, packed_dy_, sums_, leaf_, stack_, roots_;
 };
 
 }  // namespace

@@ -9,7 +9,7 @@
 namespace lockstep::cpu {
 namespace {
 
-constexpr int64_t kSumBytes = 32768;  // of a gradient block: L1
+constexpr int64_t kSumBytes = 20480;  // of a kernel row of a gradient block: most of L1
 
 int floor_div(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 int ceil_div(int a, int b) { return -floor_div(-a, b); }
@@ -34,25 +34,22 @@ Range valid_taps(const Conv2dOp& op, int x) {
   return {begin, end};
 }
 
-std::vector<GradientSegment> segments_of(const Conv2dOp& op, int in_begin, int in_end) {
+// For a block of `channels` input channels.
+std::vector<GradientSegment> segments_of(const Conv2dOp& op, int64_t channels) {
   std::vector<GradientSegment> segments;
-  const bool all_inputs = in_begin == 0 && in_end == op.in_channels;
   bool padded = false;
   for (int kw = 0; kw < op.kernel_width; ++kw) {
     padded = padded || valid_pixels(op, kw) != Range{0, op.out_width};
   }
-  if (all_inputs && !padded) {
-    return {{0, op.out_width, 0, int64_t{op.kernel_width} * op.in_channels, 0}};
-  }
-  if (all_inputs && op.in_channels < kTilePixels) {
+  if (!padded) return {{0, op.out_width, 0, op.kernel_width * channels}};
+  if (channels < kTilePixels) {
     // Too few channels to fill a tile: runs of pixels with the same taps.
     for (int x = 0; x < op.out_width;) {
       const Range taps = valid_taps(op, x);
       int end = x + 1;
       while (end < op.out_width && valid_taps(op, end) == taps) ++end;
-      const int64_t first = int64_t{taps.begin} * op.in_channels;
       if (taps.begin < taps.end) {
-        segments.push_back({x, end, first, int64_t{taps.end} * op.in_channels, first});
+        segments.push_back({x, end, taps.begin * channels, taps.end * channels});
       }
       x = end;
     }
@@ -61,8 +58,7 @@ std::vector<GradientSegment> segments_of(const Conv2dOp& op, int in_begin, int i
   for (int kw = 0; kw < op.kernel_width; ++kw) {
     const Range pixels = valid_pixels(op, kw);
     if (pixels.begin == pixels.end) continue;
-    segments.push_back({pixels.begin, pixels.end, int64_t{kw} * op.in_channels + in_begin,
-                        int64_t{kw} * op.in_channels + in_end, int64_t{kw} * (in_end - in_begin)});
+    segments.push_back({pixels.begin, pixels.end, kw * channels, (kw + 1) * channels});
   }
   return segments;
 }
@@ -80,12 +76,11 @@ std::vector<int> split_channels(int64_t channels) {
 }
 
 std::vector<GradientBlock> gradient_blocks(const Conv2dOp& op, int lanes) {
-  const int64_t area = int64_t{op.kernel_height} * op.kernel_width;
   const int64_t limit = kSumBytes / (lanes * static_cast<int64_t>(sizeof(float)));
   int64_t ins = op.in_channels, outs = op.out_channels;
-  if (area * ins * outs > limit) {
+  if (op.kernel_width * ins * outs > limit) {
     outs = std::min<int64_t>(outs, 4 * kPanelChannels);
-    ins = std::min(ins, std::max<int64_t>(3, limit / (area * outs) / 3 * 3));
+    ins = std::min(ins, std::max<int64_t>(3, limit / (op.kernel_width * outs) / 3 * 3));
   }
   std::vector<GradientBlock> blocks;
   for (int64_t in = 0; in < op.in_channels; in += ins) {
@@ -95,7 +90,7 @@ std::vector<GradientBlock> gradient_blocks(const Conv2dOp& op, int lanes) {
       block.in_end = static_cast<int>(std::min<int64_t>(in + ins, op.in_channels));
       block.out_begin = static_cast<int>(out);
       block.out_end = static_cast<int>(std::min<int64_t>(out + outs, op.out_channels));
-      block.segments = segments_of(op, block.in_begin, block.in_end);
+      block.segments = segments_of(op, block.in_end - block.in_begin);
       blocks.push_back(std::move(block));
     }
   }

@@ -104,27 +104,30 @@ struct CorrelationArgs {
   bool relu = false;
 };
 
-// Output pixels [x_begin, x_end) of a row meet the features [tap_begin, tap_end) of a kernel row
-// (kw, ci); their sums lie from `sum` on.
+// Output pixels [x_begin, x_end) of a row meet the taps [tap_begin, tap_end) of a kernel row; a tap
+// is (kw, channel of the block).
 struct GradientSegment {
   int64_t x_begin = 0, x_end = 0;
   int64_t tap_begin = 0, tap_end = 0;
-  int64_t sum = 0;
 };
 
-// Weight gradients of one row block for a block of weights: sums[kh][tap][channel][V].
+// Weight gradients of one row block for a block of weights: sums[kh][tap][channel][V]. Where the
+// block has only some of the channels, image rows are packed first: pixels a power of two apart
+// would meet in the same sets of L1.
 struct ConvGradientArgs {
-  const float* x = nullptr;   // of the row block
-  const float* dy = nullptr;  // of the row block, from the first channel of the weights' block on
+  const float* x = nullptr;   // of the row block, from the first channel of the weights' block on
+  const float* dy = nullptr;  // likewise
+  float* packed_x = nullptr;  // room for a row of the block's channels, or none
+  float* packed_dy = nullptr;
   float* sums = nullptr;
   const GradientSegment* segments = nullptr;
   int segment_count = 0;
-  int kernel_height = 0, stride_height = 0, pad_top = 0;
-  int64_t in_height = 0, out_height = 0;
-  int64_t taps = 0;                             // of a kernel row in this block
-  int64_t channels = 0;                         // in this block
-  int64_t x_row = 0, x_pixel = 0, x_first = 0;  // floats; x_pixel: from output pixel to the next
-  int64_t dy_row = 0, dy_pixel = 0;
+  int kernel_height = 0, kernel_width = 0;
+  int stride_height = 0, stride_width = 0;
+  int pad_top = 0, pad_left = 0;
+  int64_t in_height = 0, in_width = 0, out_height = 0, out_width = 0;
+  int64_t in_channels = 0, out_channels = 0;    // of the image
+  int64_t block_inputs = 0, block_outputs = 0;  // of the block
 };
 
 // sums[channel][V] of all pixels.

@@ -8,17 +8,28 @@
 
 namespace lockstep::cpu::LOCKSTEP_ISA {
 
-// sums[t][c] += sum over `pixels` of x[pixel][t] dy[pixel][c], for kT taps and kC channels.
+// The operands of a segment: its first tap, channel and pixel.
+struct SegmentOperands {
+  const float* x = nullptr;
+  const float* dy = nullptr;
+  float* sums = nullptr;
+  int64_t x_step = 0, dy_step = 0;  // floats from output pixel to output pixel
+  int64_t pixels = 0, taps = 0, channels = 0;
+};
+
+// sums[t][c] += sum over the pixels of x[pixel][t] dy[pixel][c], for kT taps and kC channels.
 template <int kT, int kC>
-inline void conv_gradient_tile(const float* x, int64_t x_step, const float* dy, int64_t dy_step,
-                               int64_t pixels, float* sums, int64_t tap_stride) {
+inline void conv_gradient_tile(const SegmentOperands& at, int64_t tap_stride) {
+  const float* x = at.x;
+  const float* dy = at.dy;
+  float* sums = at.sums;
   Vec acc[kT][kC];
 #pragma GCC unroll 16
   for (int t = 0; t < kT; ++t) {
 #pragma GCC unroll 16
     for (int c = 0; c < kC; ++c) acc[t][c] = load(sums + t * tap_stride + c * kLanes);
   }
-  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+  for (int64_t pixel = 0; pixel < at.pixels; ++pixel) {
     Vec xs[kT];
 #pragma GCC unroll 16
     for (int t = 0; t < kT; ++t) xs[t] = load(x + t * kLanes);
@@ -28,8 +39,8 @@ inline void conv_gradient_tile(const float* x, int64_t x_step, const float* dy, 
 #pragma GCC unroll 16
       for (int t = 0; t < kT; ++t) acc[t][c] = fma(xs[t], d, acc[t][c]);
     }
-    x += x_step;
-    dy += dy_step;
+    x += at.x_step;
+    dy += at.dy_step;
   }
 #pragma GCC unroll 16
   for (int t = 0; t < kT; ++t) {
@@ -38,66 +49,87 @@ inline void conv_gradient_tile(const float* x, int64_t x_step, const float* dy, 
   }
 }
 
-// Channels [c, c + kC) of a segment; x, dy and sums are those of its first tap and pixel.
+// The first kC of the segment's channels.
 template <int kC>
-inline void conv_gradient_channels(const ConvGradientArgs& args, const GradientSegment& segment,
-                                   const float* x, const float* dy, float* sums) {
-  const int64_t pixels = segment.x_end - segment.x_begin;
-  const int64_t stride = args.channels * kLanes;
-  int64_t left = segment.tap_end - segment.tap_begin;
-  while (left > 0) {
+inline void conv_gradient_channels(SegmentOperands at) {
+  const int64_t stride = at.channels * kLanes;
+  while (at.taps > 0) {
     // 3 + 1 taps go as 2 + 2: one tap alone has too few sums to hide the latency of an FMA.
-    const int64_t rest = left == 4 ? 2 : (left < 3 ? left : 3);
-    const int64_t taps = left >= kConvTaps && left != 4 ? kConvTaps : rest;
+    const int64_t rest = at.taps == 4 ? 2 : (at.taps < 3 ? at.taps : 3);
+    const int64_t taps = at.taps >= kConvTaps && at.taps != 4 ? kConvTaps : rest;
     if (taps == kConvTaps) {
-      conv_gradient_tile<kConvTaps, kC>(x, args.x_pixel, dy, args.dy_pixel, pixels, sums, stride);
+      conv_gradient_tile<kConvTaps, kC>(at, stride);
     } else if (taps == 3) {
-      conv_gradient_tile<3, kC>(x, args.x_pixel, dy, args.dy_pixel, pixels, sums, stride);
+      conv_gradient_tile<3, kC>(at, stride);
     } else if (taps == 2) {
-      conv_gradient_tile<2, kC>(x, args.x_pixel, dy, args.dy_pixel, pixels, sums, stride);
+      conv_gradient_tile<2, kC>(at, stride);
     } else {
-      conv_gradient_tile<1, kC>(x, args.x_pixel, dy, args.dy_pixel, pixels, sums, stride);
+      conv_gradient_tile<1, kC>(at, stride);
     }
-    x += taps * kLanes;
-    sums += taps * stride;
-    left -= taps;
+    at.x += taps * kLanes;
+    at.sums += taps * stride;
+    at.taps -= taps;
   }
 }
 
-inline void conv_gradient_segment(const ConvGradientArgs& args, const GradientSegment& segment,
-                                  const float* x, const float* dy, float* sums) {
-  int64_t left = args.channels;
+inline void conv_gradient_segment(SegmentOperands at) {
+  int64_t left = at.channels;
   while (left > 0) {
     const int64_t panels = (left + kPanelChannels - 1) / kPanelChannels;
     const int64_t channels = (left + panels - 1) / panels;
-    if (channels == 4) conv_gradient_channels<4>(args, segment, x, dy, sums);
-    if (channels == 3) conv_gradient_channels<3>(args, segment, x, dy, sums);
-    if (channels == 2) conv_gradient_channels<2>(args, segment, x, dy, sums);
-    if (channels == 1) conv_gradient_channels<1>(args, segment, x, dy, sums);
-    dy += channels * kLanes;
-    sums += channels * kLanes;
+    if (channels == 4) conv_gradient_channels<4>(at);
+    if (channels == 3) conv_gradient_channels<3>(at);
+    if (channels == 2) conv_gradient_channels<2>(at);
+    if (channels == 1) conv_gradient_channels<1>(at);
+    at.dy += channels * kLanes;
+    at.sums += channels * kLanes;
     left -= channels;
   }
 }
 
+// `channels` of each pixel of an image row, side by side; the row itself where they are all.
+inline const float* pack_row(const float* row, int64_t pixels, int64_t row_channels,
+                             int64_t channels, float* packed) {
+  if (packed == nullptr) return row;
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+    for (int64_t c = 0; c < channels; ++c) {
+      store(packed + (pixel * channels + c) * kLanes,
+            load(row + (pixel * row_channels + c) * kLanes));
+    }
+  }
+  return packed;
+}
+
+// Output row y and kernel row kh.
+inline void conv_gradient_row(const ConvGradientArgs& args, int64_t y, int kh, float* sums) {
+  const int64_t in_y = y * args.stride_height + kh - args.pad_top;
+  if (in_y < 0 || in_y >= args.in_height) return;
+  const float* x = pack_row(args.x + in_y * args.in_width * args.in_channels * kLanes,
+                            args.in_width, args.in_channels, args.block_inputs, args.packed_x);
+  const float* dy = pack_row(args.dy + y * args.out_width * args.out_channels * kLanes,
+                             args.out_width, args.out_channels, args.block_outputs, args.packed_dy);
+  for (int i = 0; i < args.segment_count; ++i) {
+    const GradientSegment& segment = args.segments[i];
+    const int64_t first_x =
+        (segment.x_begin * args.stride_width - args.pad_left) * args.block_inputs;
+    conv_gradient_segment({x + (first_x + segment.tap_begin) * kLanes,
+                           dy + segment.x_begin * args.block_outputs * kLanes,
+                           sums + segment.tap_begin * args.block_outputs * kLanes,
+                           args.stride_width * args.block_inputs * kLanes,
+                           args.block_outputs * kLanes, segment.x_end - segment.x_begin,
+                           segment.tap_end - segment.tap_begin, args.block_outputs});
+  }
+}
+
 inline void conv_weight_gradient(const ConvGradientArgs& args) {
-  const int64_t count = args.kernel_height * args.taps * args.channels;
-  for (int64_t i = 0; i < count; ++i) store(args.sums + i * kLanes, set(-0.0f));
+  const int64_t row_sums = args.kernel_width * args.block_inputs * args.block_outputs;
+  for (int64_t i = 0; i < args.kernel_height * row_sums; ++i) {
+    store(args.sums + i * kLanes, set(-0.0f));
+  }
   // Kernel row by kernel row, so that the sums of one stay in L1.
   for (int kh = 0; kh < args.kernel_height; ++kh) {
-    float* sums = args.sums + kh * args.taps * args.channels * kLanes;
     for (int64_t y = 0; y < args.out_height; ++y) {
-      const int64_t in_y = y * args.stride_height + kh - args.pad_top;
-      if (in_y < 0 || in_y >= args.in_height) continue;
-      const float* x = args.x + in_y * args.x_row;
-      const float* dy = args.dy + y * args.dy_row;
-      for (int i = 0; i < args.segment_count; ++i) {
-        const GradientSegment& segment = args.segments[i];
-        conv_gradient_segment(
-            args, segment,
-            x + (args.x_first + segment.x_begin * args.x_pixel + segment.tap_begin * kLanes),
-            dy + segment.x_begin * args.dy_pixel, sums + segment.sum * args.channels * kLanes);
-      }
+      conv_gradient_row(args, y, kh, args.sums + kh * row_sums * kLanes);
     }
   }
 }

@@ -11,6 +11,7 @@
 #include <mutex>
 #include <numeric>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "rpc/network.h"
@@ -143,11 +144,20 @@ TEST_F(ByteStreamTest, CloseWakesTheWriter) {
 }
 
 TEST_F(ByteStreamTest, WhatWasWrittenArrivesThoughTheWriterIsGone) {
-  const std::vector<char> body(100'000, 'b');
-  ASSERT_TRUE(dialed_->write("h", 1, body.data(), body.size()).ok());
-  dialed_.reset();
-  std::vector<char> in(body.size() + 1);
-  EXPECT_TRUE(accepted_->read(in.data(), in.size(), 1000).ok());
+  constexpr size_t kPart = 64 << 10;
+  constexpr int kParts = 128;
+  std::thread writer([stream = std::exchange(dialed_, nullptr)] {
+    const std::vector<char> body(kPart * kParts, 'b');
+    EXPECT_TRUE(stream->write("h", 1, body.data(), body.size()).ok());
+  });
+  std::vector<char> in(kPart);
+  EXPECT_TRUE(accepted_->read(in.data(), 1, 1000).ok());
+  for (int i = 0; i < kParts; ++i) {
+    // Slower than the writer: much is still under way when it goes.
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    EXPECT_TRUE(accepted_->read(in.data(), kPart, 1000).ok()) << i;
+  }
+  writer.join();
   EXPECT_EQ(in.back(), 'b');
   EXPECT_FALSE(accepted_->read(in.data(), 1, 1000).ok());
 }

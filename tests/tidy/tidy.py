@@ -31,7 +31,7 @@ MAY_INCLUDE = {
     "host/keras": "core tensor graph nn optim job",
     "host/train": "core tensor device graph nn optim data job reduce strategy cluster checkpoint "
                   "runtime keras",
-    "host/observe": "core job train",
+    "host/observe": "core job cluster train",
     "host/cli": "core tensor device cpu graph nn optim data job reduce strategy cluster checkpoint "
                 "runtime keras train observe /cuda /rpc /models",
     "cuda": "core tensor device graph",
