@@ -58,7 +58,8 @@ uint32_t MessageTransport::receive(uint8_t* buffer, uint32_t bytes) {
 }
 
 uint32_t MessageTransport::readEnd() {
-  // Thrift would count on, and end the connection after 100 MB.
+  // Thrift resets its count, which ends the connection at the limit, only where replies are
+  // flushed.
   resetConsumedMessageSize();
   has_deadline_ = false;
   message_bytes_ = 0;

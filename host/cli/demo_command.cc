@@ -61,7 +61,7 @@ int run_demo(const Arguments& arguments, Context& context) {
     return arguments == Arguments{"--help"} ? 0 : 2;
   }
   const auto options = parse_arguments(
-      job_options(), {"--model", "seed-cnn", "--data", "digits", "--epochs", "4"});
+      job_options(), {"--model", "seed-cnn", "--data", "digits", "--epochs", "2"});
   if (!options.ok()) return report_error(options.error());
   fmt::print(stderr, "A coordinator and two nodes, separate processes that talk Thrift over "
                      "loopback, train seed-cnn on generated digits; then one node, then three.\n");

@@ -4,7 +4,7 @@
 // Each function is one template over a set of elementary operations, every one of which IEEE 754
 // fixes to the bit: ScalarOps below for plain floats (and CUDA), vector wrappers on the CPU. The
 // polynomials are those of Cephes' expf.c and logf.c (Moshier), evaluated by Horner with FMA.
-// Errors: at most 2 ulp (tests/core/math_test.cc, tests/cpu/math_test.cc measure them).
+// Errors: at most 2 ulp (tests/cpu/math_test.cc measures them).
 // Rounding to nearest is assumed; denormals are honoured.
 #pragma once
 

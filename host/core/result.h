@@ -6,6 +6,8 @@
 #include <utility>
 #include <variant>
 
+#include "host/core/check.h"
+
 namespace lockstep {
 
 // What a failure means for the process; the number is its exit code.
@@ -29,9 +31,9 @@ class [[nodiscard]] Result {
 
   bool ok() const { return state_.index() == 0; }
   explicit operator bool() const { return ok(); }
-  T& value() & { return std::get<0>(state_); }
-  const T& value() const& { return std::get<0>(state_); }
-  T&& value() && { return std::get<0>(std::move(state_)); }
+  T& value() & { return checked(); }
+  const T& value() const& { return const_cast<Result*>(this)->checked(); }
+  T&& value() && { return std::move(checked()); }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
   T* operator->() { return &value(); }
@@ -39,6 +41,10 @@ class [[nodiscard]] Result {
   const Error& error() const { return std::get<1>(state_); }
 
  private:
+  T& checked() {
+    LOCKSTEP_CHECK(ok());
+    return *std::get_if<0>(&state_);
+  }
   std::variant<T, Error> state_;
 };
 

@@ -162,13 +162,8 @@ inline void flush_roots(const DenseWeightGradientArgs& args, const float* roots,
     const int root = args.tree.leaves[i].root;
     if (root < 0) continue;
     for (int64_t row = 0; row < inputs; ++row) {
-      const float* from = roots + (root * kGradientInputs + row) * stride;
-      float* to = args.kernel_roots[root] + (k + row) * args.out + n;
-      if (stream) {
-        stream_copy(from, to, columns);
-      } else {
-        for (int64_t column = 0; column < columns; ++column) to[column] = from[column];
-      }
+      copy_row(roots + (root * kGradientInputs + row) * stride,
+               args.kernel_roots[root] + (k + row) * args.out + n, columns, stream);
     }
   }
 }

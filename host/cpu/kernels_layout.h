@@ -5,19 +5,22 @@
 
 namespace lockstep::cpu::LOCKSTEP_ISA {
 
-// Copies whole lines past the caches. Ends with stream_fence() before another thread reads.
-inline void stream_copy(const float* from, float* to, int64_t count) {
+// Copies; where `stream`, whole lines go past the caches, and stream_fence() must follow before
+// another thread reads.
+inline void copy_row(const float* from, float* to, int64_t count, bool stream) {
   int64_t i = 0;
   const auto copy_until = [&](int64_t end) {
     while (i < end && reinterpret_cast<uintptr_t>(to + i) % 16 != 0) to[i] = from[i], ++i;
     for (; i + 4 <= end; i += 4) _mm_store_ps(to + i, _mm_loadu_ps(from + i));
     for (; i < end; ++i) to[i] = from[i];
   };
-  const int64_t head = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(to) % 64 / 4);
-  copy_until(head < count ? head : count);
-  for (; i + 16 <= count; i += 16) {
-    _mm256_stream_ps(to + i, _mm256_loadu_ps(from + i));
-    _mm256_stream_ps(to + i + 8, _mm256_loadu_ps(from + i + 8));
+  if (stream) {
+    const int64_t head = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(to) % 64 / 4);
+    copy_until(head < count ? head : count);
+    for (; i + 16 <= count; i += 16) {
+      _mm256_stream_ps(to + i, _mm256_loadu_ps(from + i));
+      _mm256_stream_ps(to + i + 8, _mm256_loadu_ps(from + i + 8));
+    }
   }
   copy_until(count);
 }

@@ -15,6 +15,10 @@ Result<JobData> load_job_data(const std::string& data, const std::string& valida
     return usage_error(fmt::format("--validation-split {} leaves no row of {} to train on",
                                    validation_split, result.train.rows()));
   }
+  if (validation_split > 0 && result.validation_rows.size() == 0) {
+    return usage_error(fmt::format("--validation-split {} of {} rows is no row: give a larger share",
+                                   validation_split, result.train.rows()));
+  }
   if (validation_data.empty()) return result;
   LOCKSTEP_ASSIGN(result.validation_set, load_dataset(validation_data, Split::test));
   result.validation_rows = {0, result.validation_set.rows()};

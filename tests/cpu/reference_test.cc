@@ -81,12 +81,13 @@ TEST(Reference, ForwardAndDataGradients) {
 TEST(Reference, WeightGradients) {
   const std::unique_ptr<Device> device = make_device();
   OpRunner runner(*device);
+  const PartitionGroup group{.first = 0, .rows = {5, 4, 8, 1}, .roots = {{0, 2}}};
   for (const OpCase& c : weight_gradient_cases()) {
-    const std::vector<Floats> inputs = random_inputs(c, 3, 41);
-    const Floats root = runner.run(c, kThreeRows, inputs, {}).roots[0];
+    const std::vector<Floats> inputs = random_inputs(c, group.total_rows(), 41);
+    const Floats root = runner.run(c, group, inputs, {}).roots[0];
     Doubles expected(static_cast<size_t>(c.parameters));
     std::vector<bool> written(expected.size());
-    for (int row = 0; row < 3; ++row) {
+    for (int row = 0; row < group.total_rows(); ++row) {
       const Doubles x = to_doubles(slice(inputs[0], c.inputs[0], row, row + 1));
       const Doubles dy = to_doubles(slice(inputs[1], c.inputs[1], row, row + 1));
       const Doubles weights(expected.size());
@@ -194,6 +195,26 @@ TEST(Reference, FirstLargestLogitCounts) {
   const Floats logits = {0, 1, 0, 1, 0, 0, 2, 2, 0, 5, 5, 5};
   const PartitionGroup group{.first = 0, .rows = {3}, .roots = {{0, 0}}};
   EXPECT_EQ(OpRunner(*device).run(c, group, {logits}, {}).roots[0][1], 2.0f);
+}
+
+// Lanes without a row: zeros, whatever the logits there.
+TEST(Reference, LossGivesEmptyLanesNoGradient) {
+  for (const std::string numerics : {"cpu-avx2", "cpu-avx512"}) {
+    if (!cpu_supports(numerics)) continue;
+    const std::unique_ptr<Device> device = make_device(numerics);
+    const int64_t floats = device->value_bytes(3, 4) / 4, lanes = floats / 4;
+    Floats logits = random_floats(71, floats), dlogits(logits.size(), 1);
+    float* const values[] = {logits.data(), dlogits.data()};
+    Floats root(kMetricCount);
+    float* const roots[] = {root.data()};
+    const HostBatch batch = make_batch(0, 3, 4);
+    const OpDesc desc{"loss", SoftmaxCrossEntropyOp{4, 0}, {0}, {1}};
+    const PartitionGroup group{.first = 0, .rows = {3}, .roots = {{0, 0}}};
+    device->prepare(desc, group).value()->run({.roots = roots, .batch = &batch}, values);
+    for (int64_t i = 0; i < floats; ++i) {
+      ASSERT_EQ(dlogits[static_cast<size_t>(i)] == 0, i % lanes >= 3) << i;
+    }
+  }
 }
 
 TEST(Dropout, FollowsTheFormula) {

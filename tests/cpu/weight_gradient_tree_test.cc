@@ -1,4 +1,6 @@
 // Roots are sums in the order of the one tree, wherever it is cut.
+#include <cmath>
+
 #include "host/core/partitions.h"
 #include "tests/cpu/cpu_test_support.h"
 
@@ -106,6 +108,35 @@ TEST_P(WeightGradientTree, ConvolutionRowsAreAddedInOrder) {
   }
   const PartitionGroup all{.first = 0, .rows = {rows}, .roots = {{0, 0}}};
   EXPECT_EQ(first_difference(sum, runner.run(c, all, inputs, {}).roots[0]), "none");
+}
+
+// A partition's dense gradient is one FMA chain over its rows, its bias gradient their sum in
+// order.
+TEST_P(WeightGradientTree, DenseRowsAreOneChain) {
+  if (!cpu_supports(GetParam())) GTEST_SKIP() << "this CPU cannot run " << GetParam();
+  const std::unique_ptr<Device> device = make_device(GetParam());
+  OpRunner runner(*device);
+  const int in = 21, out = 35;
+  const OpCase c = dense_case({.pass = Pass::weight_gradient,
+                               .in_features = in,
+                               .out_features = out,
+                               .bias_offset = in * out});
+  for (const int rows : {1, 3, 4, 8, 9, 19}) {
+    const std::vector<Floats> inputs = random_inputs(c, rows, 29);
+    Floats expected;
+    for (int i = 0; i < (in + 1) * out; ++i) {
+      float sum = -0.0f;
+      for (int row = 0; row < rows; ++row) {
+        const float dy = inputs[1][static_cast<size_t>(row * out + i % out)];
+        const bool bias = i >= in * out;
+        const float x = bias ? 1 : inputs[0][static_cast<size_t>(row * in + i / out)];
+        sum = std::fma(x, dy, sum);
+      }
+      expected.push_back(sum);
+    }
+    const PartitionGroup group{.first = 0, .rows = {rows}, .roots = {{0, 0}}};
+    EXPECT_EQ(first_difference(expected, runner.run(c, group, inputs, {}).roots[0]), "none");
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Cpu, WeightGradientTree, testing::Values("cpu-avx2", "cpu-avx512"));

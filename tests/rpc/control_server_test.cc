@@ -127,6 +127,18 @@ TEST_F(ControlServerTest, AMessageThatDripsIsDropped) {
   expect_alive();
 }
 
+TEST_F(ControlServerTest, AMessageWithoutEndIsDropped) {
+  start();
+  RawSocket socket(server_->port());
+  const std::string part = field(kString, 99) + big_endian(8 << 20) + std::string(8 << 20, 'x');
+  bool sent = socket.send(call_header("join") + field(kStruct, 1));
+  int parts = 0;
+  for (; sent && parts < 20; ++parts) sent = socket.send(part);
+  EXPECT_GE(parts, 7);
+  EXPECT_LT(parts, 20) << "64 MiB are the limit, and the sockets' buffers hold some";
+  expect_alive();
+}
+
 TEST_F(ControlServerTest, UnknownCallsAreAnswered) {
   start(short_timeouts());
   RawSocket socket(server_->port());
