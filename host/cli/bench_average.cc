@@ -46,8 +46,8 @@ Result<View> meet(const std::string& folder, int nodes, int slices) {
 
 // The seconds of each round. The values grow with the process and the place, so that the sum can
 // be checked.
-Result<std::vector<double>> average_rounds(Exchange& exchange, int index, int nodes,
-                                           int64_t count, int64_t rounds) {
+Result<std::vector<double>> average_rounds(Exchange& exchange, int index, int nodes, int64_t count,
+                                           int64_t rounds) {
   std::vector<float> mine(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) mine[i] = static_cast<float>(index + i % 7);
   std::vector<float> averaged(mine.size());
@@ -100,18 +100,17 @@ Result<nlohmann::json> bench_average_process(const nlohmann::json& values, Conte
 
 Result<nlohmann::json> bench_average(const nlohmann::json& values, Context&) {
   const int nodes = values.at("nodes");
-  const std::string folder =
-      fmt::format("{}/lockstep-average-{}", std::filesystem::temp_directory_path().string(),
-                  ::getpid());
+  const std::string folder = fmt::format(
+      "{}/lockstep-average-{}", std::filesystem::temp_directory_path().string(), ::getpid());
   LOCKSTEP_RETURN_IF_ERROR(make_writable_folder(folder));
   std::vector<ChildProcess> children;
   for (int index = 0; index < nodes; ++index) {
-    LOCKSTEP_ASSIGN(auto child, ChildProcess::spawn_self(
-                                    {"bench", "average-process", "--folder", folder, "--index",
-                                     std::to_string(index), "--nodes", std::to_string(nodes),
-                                     "--megabytes", values.at("megabytes").dump(), "--rounds",
-                                     values.at("rounds").dump()},
-                                    fmt::format("{}/out-{}", folder, index)));
+    LOCKSTEP_ASSIGN(auto child,
+                    ChildProcess::spawn_self(
+                        {"bench", "average-process", "--folder", folder, "--index",
+                         std::to_string(index), "--nodes", std::to_string(nodes), "--megabytes",
+                         values.at("megabytes").dump(), "--rounds", values.at("rounds").dump()},
+                        fmt::format("{}/out-{}", folder, index)));
     children.push_back(std::move(child));
   }
   for (ChildProcess& child : children) {
@@ -121,9 +120,8 @@ Result<nlohmann::json> bench_average(const nlohmann::json& values, Context&) {
   std::filesystem::remove_all(folder);
   const auto result = nlohmann::json::parse(line, nullptr, false);
   if (!result.is_object()) return Error{"a process of the bench printed no result"};
-  return nlohmann::json{{"megabytes", values.at("megabytes")},
-                        {"nodes", nodes},
-                        {"seconds", result.at("seconds")}};
+  return nlohmann::json{
+      {"megabytes", values.at("megabytes")}, {"nodes", nodes}, {"seconds", result.at("seconds")}};
 }
 
 }  // namespace lockstep

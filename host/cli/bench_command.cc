@@ -58,6 +58,10 @@ Dataset random_dataset(int64_t rows) {
   return data;
 }
 
+double seconds_since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
 double median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
   return values[values.size() / 2];
@@ -102,19 +106,22 @@ Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
   const int64_t steps = values.at("steps");
   const int64_t warm_up = std::max<int64_t>(3, steps / 10);
   std::vector<double> seconds;
+  std::vector<double> update_seconds;
   for (int64_t step = 0; step < steps + warm_up; ++step) {
     const auto begin = Clock::now();
     const BatchRequest request{step / 8, step % 8, ranges};
     const auto batches = loader.take(request);
     loader.prefetch({(step + 1) / 8, (step + 1) % 8, ranges});
-    LOCKSTEP_RETURN_IF_ERROR(
-        replica->compute(step, ranges, batches, [](int64_t, int64_t) {}));
+    LOCKSTEP_RETURN_IF_ERROR(replica->compute(step, ranges, batches, [](int64_t, int64_t) {}));
+    const auto computed = Clock::now();
     replica->update(nullptr, replica->roots(step, ranges));
-    if (step >= warm_up) {
-      seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
-    }
+    if (step < warm_up) continue;
+    seconds.push_back(seconds_since(begin));
+    update_seconds.push_back(seconds_since(computed));
   }
-  return step_result(job, devices, steps, median(seconds));
+  auto result = step_result(job, devices, steps, median(seconds));
+  result["update_seconds"] = median(update_seconds);
+  return result;
 }
 
 Result<nlohmann::json> bench_cluster(const nlohmann::json& values, Context& context) {

@@ -22,9 +22,8 @@ Result<Evaluation> held_out_accuracy(const TrainingOutcome& outcome) {
   const Job& job = outcome.job;
   LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
   LOCKSTEP_ASSIGN(const Dataset test, load_dataset(job.data, Split::test));
-  return evaluate(job, *model, outcome.weights, test, available_cpus(), [&](int index) {
-    return make_device("auto", job.numerics, index);
-  });
+  return evaluate(job, *model, outcome.weights, test, available_cpus(),
+                  [&](int index) { return make_device("auto", job.numerics, index); });
 }
 
 Result<DemoRun> run_with(int nodes, const nlohmann::json& options, Context& context) {
@@ -56,15 +55,17 @@ bool print_table(const std::vector<DemoRun>& runs) {
 
 int run_demo(const Arguments& arguments, Context& context) {
   if (!arguments.empty()) {
-    fmt::print("lockstep demo: trains seed-cnn on generated digits with 2, 1 and 3 nodes and "
-               "compares the weights\n");
+    fmt::print(
+        "lockstep demo: trains seed-cnn on generated digits with 2, 1 and 3 nodes and "
+        "compares the weights\n");
     return arguments == Arguments{"--help"} ? 0 : 2;
   }
-  const auto options = parse_arguments(
-      job_options(), {"--model", "seed-cnn", "--data", "digits", "--epochs", "2"});
+  const auto options =
+      parse_arguments(job_options(), {"--model", "seed-cnn", "--data", "digits", "--epochs", "2"});
   if (!options.ok()) return report_error(options.error());
-  fmt::print(stderr, "A coordinator and two nodes, separate processes that talk Thrift over "
-                     "loopback, train seed-cnn on generated digits; then one node, then three.\n");
+  fmt::print(stderr,
+             "A coordinator and two nodes, separate processes that talk Thrift over "
+             "loopback, train seed-cnn on generated digits; then one node, then three.\n");
   std::vector<DemoRun> runs;
   for (const int nodes : {2, 1, 3}) {
     auto run = run_with(nodes, *options, context);

@@ -26,8 +26,7 @@ Result<Evaluation> evaluate_folder(const nlohmann::json& values) {
   if (batch_size < 0) return usage_error("--batch-size: must be at least 1");
   if (batch_size > 0) job.batch_size = batch_size;
   const std::string data = values.at("data").get<std::string>();
-  LOCKSTEP_ASSIGN(const Dataset dataset,
-                  load_dataset(data.empty() ? job.data : data, Split::test));
+  LOCKSTEP_ASSIGN(const Dataset dataset, load_dataset(data.empty() ? job.data : data, Split::test));
   if (dataset.row_shape != job.input_shape) {
     return usage_error(fmt::format("the data's rows have the shape {}, the model '{}' takes {}",
                                    to_string(dataset.row_shape), job.model,
@@ -44,9 +43,8 @@ Result<Evaluation> evaluate_folder(const nlohmann::json& values) {
   LOCKSTEP_ASSIGN(int devices, parse_devices(values.at("devices")));
   if (devices == 0) devices = available_cpus();
   const std::string kind = values.at("device");
-  return evaluate(job, *model, weights, dataset, devices, [&](int index) {
-    return make_device(kind, job.numerics, index);
-  });
+  return evaluate(job, *model, weights, dataset, devices,
+                  [&](int index) { return make_device(kind, job.numerics, index); });
 }
 
 }  // namespace

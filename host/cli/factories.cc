@@ -16,9 +16,9 @@ constexpr int64_t kMaxDevices = 1024;
 }  // namespace
 
 std::vector<OptionSpec> device_options() {
-  return {{"device", OptionType::text, "auto", "KIND", "auto, cpu or cuda"},
-          {"devices", OptionType::text, "auto", "N|auto",
-           "devices of a node: threads on a CPU, GPUs"}};
+  return {
+      {"device", OptionType::text, "auto", "KIND", "auto, cpu or cuda"},
+      {"devices", OptionType::text, "auto", "N|auto", "devices of a node: threads on a CPU, GPUs"}};
 }
 
 Result<std::unique_ptr<Device>> make_device(const std::string& kind, const std::string& numerics,
@@ -36,8 +36,8 @@ Result<int> parse_devices(const std::string& text) {
   const OptionSpec option{"devices", OptionType::integer, {}, "", ""};
   LOCKSTEP_ASSIGN(const auto count, parse_option_text(option, text, "--devices"));
   if (count < 1 || count > kMaxDevices) {
-    return usage_error(fmt::format("--devices {}: must be auto, or between 1 and {}", text,
-                                   kMaxDevices));
+    return usage_error(
+        fmt::format("--devices {}: must be auto, or between 1 and {}", text, kMaxDevices));
   }
   return count.get<int>();
 }

@@ -11,13 +11,14 @@ namespace {
 
 std::vector<OptionSpec> node_options() {
   using enum OptionType;
-  return {{"coordinator", text, "127.0.0.1:7070", "HOST:PORT", "the coordinator to join"},
-          {"listen", text, "127.0.0.1:0", "HOST:PORT", "where peers reach this node's tensor streams"},
-          {"advertise", text, "", "HOST:PORT", "what peers are told [as the coordinator sees it]"},
-          {"name", text, "node", "NAME", "a label, for messages and the report"},
-          {"data", text, "", "PATH|NAME", "where the data is on this machine [as in the job]"},
-          {"validation_data", text, "", "PATH|NAME", "the same for the validation data"},
-          {"connect_timeout", integer, 10, "S", "seconds to go on trying to reach the coordinator"}};
+  return {
+      {"coordinator", text, "127.0.0.1:7070", "HOST:PORT", "the coordinator to join"},
+      {"listen", text, "127.0.0.1:0", "HOST:PORT", "where peers reach this node's tensor streams"},
+      {"advertise", text, "", "HOST:PORT", "what peers are told [as the coordinator sees it]"},
+      {"name", text, "node", "NAME", "a label, for messages and the report"},
+      {"data", text, "", "PATH|NAME", "where the data is on this machine [as in the job]"},
+      {"validation_data", text, "", "PATH|NAME", "the same for the validation data"},
+      {"connect_timeout", integer, 10, "S", "seconds to go on trying to reach the coordinator"}};
 }
 
 Result<NodeOptions> options_from(const nlohmann::json& values) {

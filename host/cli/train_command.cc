@@ -69,10 +69,9 @@ int run_train(const Arguments& arguments, Context& context) {
 }
 
 int run_coordinator(const Arguments& arguments, Context& context) {
-  const auto options =
-      job_options() + shared_options() +
-      std::vector<OptionSpec>{{"listen", OptionType::text, "127.0.0.1:7070", "HOST:PORT",
-                               "where nodes find the coordinator"}};
+  const auto options = job_options() + shared_options() +
+                       std::vector<OptionSpec>{{"listen", OptionType::text, "127.0.0.1:7070",
+                                                "HOST:PORT", "where nodes find the coordinator"}};
   if (arguments == Arguments{"--help"}) {
     fmt::print("lockstep coordinator: leads a job whose nodes are started elsewhere\n\n{}",
                options_help(options));

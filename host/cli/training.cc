@@ -124,8 +124,8 @@ Result<TrainingOutcome> Training::run() {
   coordinator_.start(cluster_facts(resolved_, request_.nodes, !request_.ledger.empty()),
                      resolved_.graph.parameter_count * 4);
   if (!request_.spawn_nodes) {
-    progress_->line(fmt::format("coordinator at {}:{}, waiting for {} node{}",
-                                request_.listen.host, coordinator_.port(), request_.nodes,
+    progress_->line(fmt::format("coordinator at {}:{}, waiting for {} node{}", request_.listen.host,
+                                coordinator_.port(), request_.nodes,
                                 request_.nodes == 1 ? "" : "s"));
   }
   context_.signals.on_signal([this](int number) {
@@ -163,7 +163,9 @@ void Training::end_children() {
 Status Training::write_files(const Status& status, const std::string& weights) {
   sha256_ = status.ok() ? sha256_hex(weights) : "";
   const bool halted = !status.ok() && status.error().kind == ErrorKind::halted;
-  report_->finish(status.ok() ? "completed" : halted ? "halted" : "failed",
+  report_->finish(status.ok() ? "completed"
+                  : halted    ? "halted"
+                              : "failed",
                   status.ok() ? "all epochs done" : status.error().message, sha256_,
                   last_step_ - first_step_);
   if (status.ok() && !request_.ledger.empty()) {

@@ -1,4 +1,5 @@
-// One job run from its options: the coordinator in this process, nodes as its children or elsewhere.
+// One job run from its options: the coordinator in this process, nodes as its children or
+// elsewhere.
 #pragma once
 
 #include <nlohmann/json.hpp>

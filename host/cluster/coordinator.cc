@@ -21,14 +21,15 @@ int64_t ClusterFacts::rows_of_step(int64_t step) const {
   return std::min(batch_size, train_rows - step % steps_per_epoch() * batch_size);
 }
 
-Coordinator::Coordinator(ClusterFacts facts, int64_t term) : facts_(std::move(facts)), term_(term) {}
+Coordinator::Coordinator(ClusterFacts facts, int64_t term)
+    : facts_(std::move(facts)), term_(term) {}
 
 Result<Welcome> Coordinator::hello(const Hello& hello, int64_t now_ms) {
   if (hello.wire_version != kWireVersion || hello.version != facts_.version) {
-    return refused_error(both_values(
-        "the version", fmt::format("{} (wire {})", hello.version, hello.wire_version),
-        fmt::format("{} (wire {})", facts_.version, kWireVersion),
-        "run the same version of lockstep on all machines"));
+    return refused_error(both_values("the version",
+                                     fmt::format("{} (wire {})", hello.version, hello.wire_version),
+                                     fmt::format("{} (wire {})", facts_.version, kWireVersion),
+                                     "run the same version of lockstep on all machines"));
   }
   if (phase_ != Phase::gathering) {
     return refused_error("refused to join: the job is already running with all its nodes");
@@ -50,7 +51,8 @@ Status Coordinator::check_canary(const JoinRequest& request) const {
       const OpDigest theirs = i < expected.size() ? expected[i] : OpDigest{"none", 0};
       if (mine == theirs) continue;
       return refused_error(both_values(
-          fmt::format("the canary (op {})", i), fmt::format("{} {:016x}", mine.op, static_cast<uint64_t>(mine.hash)),
+          fmt::format("the canary (op {})", i),
+          fmt::format("{} {:016x}", mine.op, static_cast<uint64_t>(mine.hash)),
           fmt::format("{} {:016x}", theirs.op, static_cast<uint64_t>(theirs.hash)),
           "this machine computes other bits: use machines of one kind, or other --numerics"));
     }
@@ -87,8 +89,8 @@ Status Coordinator::join(const JoinRequest& request, int64_t now_ms, Coordinator
   node.join = request;
   node.joined = true;
   node.lease_ends_ms = now_ms + facts_.lease_ms;
-  actions->push_back(NodeJoined{{request.session, node.hello.name, request.address, {}},
-                                request.device, request.devices});
+  actions->push_back(NodeJoined{
+      {request.session, node.hello.name, request.address, {}}, request.device, request.devices});
   if (joined_count() == facts_.nodes) make_view(actions);
   return {};
 }
@@ -132,15 +134,15 @@ Status Coordinator::step_applied(const StepReport& report, CoordinatorActions* a
   LOCKSTEP_ASSIGN(Node * node, member(report.session));
   if (phase_ != Phase::training || report.step != node->steps) {
     if (report.step < node->steps) return {};  // said twice
-    return Error{fmt::format("{} reports step {} out of order", node_text(report.session),
-                             report.step)};
+    return Error{
+        fmt::format("{} reports step {} out of order", node_text(report.session), report.step)};
   }
   node->steps = report.step + 1;
   actions->push_back(SamplesConsumed{report.step, report.partitions});
   if (report.step != steps_done_) return {};
   ++steps_done_;
-  actions->push_back(StepDone{report.step, facts_.rows_of_step(report.step), report.loss_sum,
-                              report.correct});
+  actions->push_back(
+      StepDone{report.step, facts_.rows_of_step(report.step), report.loss_sum, report.correct});
   return {};
 }
 
@@ -188,8 +190,8 @@ Status Coordinator::epoch_measured(const EpochReport& report, CoordinatorActions
   LOCKSTEP_ASSIGN(Node * node, member(report.session));
   if (phase_ != Phase::training || report.epoch != node->epochs || report.rows <= 0) {
     if (report.epoch < node->epochs) return {};
-    return Error{fmt::format("{} reports epoch {} out of order", node_text(report.session),
-                             report.epoch)};
+    return Error{
+        fmt::format("{} reports epoch {} out of order", node_text(report.session), report.epoch)};
   }
   LOCKSTEP_RETURN_IF_ERROR(add_validation(report));
   ++node->epochs;
@@ -288,8 +290,8 @@ void Coordinator::node_died(SessionId session, const std::string& how,
     return;
   }
   if (ended()) return;
-  fail(ErrorKind::failed, fmt::format("{} failed at step {}: {}", node_text(session), node.steps, how),
-       actions);
+  fail(ErrorKind::failed,
+       fmt::format("{} failed at step {}: {}", node_text(session), node.steps, how), actions);
 }
 
 void Coordinator::fail(ErrorKind kind, const std::string& reason, CoordinatorActions* actions) {

@@ -60,7 +60,7 @@ struct SamplesConsumed {
 };
 struct EpochDone {
   int64_t epoch = 0;
-  double loss = 0;      // means over rows
+  double loss = 0;  // means over rows
   double accuracy = 0;
   bool has_validation = false;
   double validation_loss = 0;
@@ -117,8 +117,8 @@ class Coordinator {
     bool joined = false;
     bool left = false;
     int64_t lease_ends_ms = 0;
-    int64_t steps = 0;  // applied
-    int64_t epochs = 0; // measured
+    int64_t steps = 0;   // applied
+    int64_t epochs = 0;  // measured
     std::string weights_sha256;
   };
 

@@ -60,8 +60,8 @@ struct Member {
 struct View {
   int number = 0;
   int64_t first_step = 0;
-  std::vector<Member> members;   // in the order of their sessions
-  std::vector<int> slice_owners; // for each slice an index into members
+  std::vector<Member> members;    // in the order of their sessions
+  std::vector<int> slice_owners;  // for each slice an index into members
   bool operator==(const View&) const = default;
 };
 

@@ -22,7 +22,7 @@ struct TrainStep {
 };  // -> step_applied
 struct MeasureEpoch {
   int64_t epoch = 0;
-};  // validate and report -> epoch_measured
+};                        // validate and report -> epoch_measured
 struct ReportFinal {};    // -> final_reported
 struct UploadWeights {};  // -> uploaded
 struct LeaveJob {

@@ -87,8 +87,10 @@ Status make_writable_folder(const std::string& path) {
   std::error_code code;
   std::filesystem::create_directories(path, code);
   if (code) {
-    return Error{fmt::format("cannot make the folder '{}': {}; choose a folder that this user may "
-                             "write", path, code.message())};
+    return Error{
+        fmt::format("cannot make the folder '{}': {}; choose a folder that this user may "
+                    "write",
+                    path, code.message())};
   }
   if (!folder_exists(path)) return Error{fmt::format("'{}' is not a folder", path)};
   if (::access(path.c_str(), W_OK | X_OK) != 0) {
@@ -112,8 +114,10 @@ Result<FileLock> FileLock::acquire(const std::string& path, const std::string& w
   if (descriptor < 0) return file_error("open the lock", path, remedy_for_write());
   if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
     ::close(descriptor);
-    return Error{fmt::format("{} is in use by another process (it holds '{}'); wait for it or "
-                             "choose another", what, path)};
+    return Error{
+        fmt::format("{} is in use by another process (it holds '{}'); wait for it or "
+                    "choose another",
+                    what, path)};
   }
   return FileLock(descriptor);
 }

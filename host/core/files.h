@@ -3,8 +3,8 @@
 
 #include <functional>
 #include <string>
-#include <utility>
 #include <string_view>
+#include <utility>
 
 #include "host/core/result.h"
 

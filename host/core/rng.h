@@ -29,10 +29,9 @@ constexpr std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, ui
   for (int round = 0; round < 10; ++round) {
     const uint64_t product0 = uint64_t{0xD2511F53u} * counter[0];
     const uint64_t product1 = uint64_t{0xCD9E8D57u} * counter[2];
-    counter = {static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key0,
-               static_cast<uint32_t>(product1),
-               static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key1,
-               static_cast<uint32_t>(product0)};
+    counter = {
+        static_cast<uint32_t>(product1 >> 32) ^ counter[1] ^ key0, static_cast<uint32_t>(product1),
+        static_cast<uint32_t>(product0 >> 32) ^ counter[3] ^ key1, static_cast<uint32_t>(product0)};
     key0 += 0x9E3779B9u;
     key1 += 0xBB67AE85u;
   }
@@ -47,8 +46,8 @@ constexpr float uniform_from_bits(uint32_t bits) {
 // The i-th uniform number in [0, 1) of the stream `key`.
 constexpr float uniform_at(uint64_t key, uint64_t i) {
   const uint64_t block = i / 4;
-  return uniform_from_bits(philox4x32({static_cast<uint32_t>(block),
-                                       static_cast<uint32_t>(block >> 32), 0, 0}, key)[i % 4]);
+  return uniform_from_bits(philox4x32(
+      {static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32), 0, 0}, key)[i % 4]);
 }
 
 }  // namespace lockstep

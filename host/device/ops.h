@@ -110,9 +110,10 @@ struct OpDesc {
 // The partitions that one device runs together. Row r of a value belongs to the partition that
 // contains it when `rows` are laid end to end.
 struct PartitionGroup {
-  int first = 0;              // the first partition
-  std::vector<int> rows;      // rows of partition first + i; may be 0
-  std::vector<Subtree> roots; // gradients and metrics are produced for each of these, in this order
+  int first = 0;          // the first partition
+  std::vector<int> rows;  // rows of partition first + i; may be 0
+  std::vector<Subtree>
+      roots;  // gradients and metrics are produced for each of these, in this order
   int total_rows() const {
     int total = 0;
     for (const int count : rows) total += count;

@@ -17,8 +17,7 @@ constexpr int64_t kMaxEpochs = 1'000'000;
 
 Status check_range(const char* flag, int64_t value, int64_t least, int64_t most) {
   if (least <= value && value <= most) return {};
-  return usage_error(
-      fmt::format("{} {}: must be between {} and {}", flag, value, least, most));
+  return usage_error(fmt::format("{} {}: must be between {} and {}", flag, value, least, most));
 }
 
 Status check_known(const char* what, const std::string& name,
@@ -30,14 +29,15 @@ Status check_known(const char* what, const std::string& name,
 Status check_partitions(const Job& job) {
   const int nearest = default_partitions(job.batch_size);
   if (!is_power_of_two(job.partitions)) {
-    return usage_error(fmt::format(
-        "--partitions {}: must be a power of two; this batch size's default is {}", job.partitions,
-        nearest));
+    return usage_error(
+        fmt::format("--partitions {}: must be a power of two; this batch size's default is {}",
+                    job.partitions, nearest));
   }
   if (job.partitions > job.batch_size) {
     return usage_error(fmt::format(
         "--partitions {}: more partitions than rows in a batch of {}; at most one a row: use {} or "
-        "a larger --batch-size", job.partitions, job.batch_size, nearest));
+        "a larger --batch-size",
+        job.partitions, job.batch_size, nearest));
   }
   return {};
 }
@@ -58,16 +58,15 @@ Status check_values(const Job& job) {
   LOCKSTEP_RETURN_IF_ERROR(check_range("--epochs", job.epochs, 1, kMaxEpochs));
   LOCKSTEP_RETURN_IF_ERROR(check_range("--batch-size", job.batch_size, 1, kMaxBatchSize));
   LOCKSTEP_RETURN_IF_ERROR(check_partitions(job));
-  LOCKSTEP_RETURN_IF_ERROR(
-      check_known("loss", job.loss, {"sparse_categorical_crossentropy"}));
+  LOCKSTEP_RETURN_IF_ERROR(check_known("loss", job.loss, {"sparse_categorical_crossentropy"}));
   LOCKSTEP_RETURN_IF_ERROR(check_known("strategy", job.strategy, {"synchronous"}));
   LOCKSTEP_RETURN_IF_ERROR(check_known("numerics", job.numerics, {"cpu-avx2", "cpu-avx512"}));
   for (const std::string& metric : job.metrics) {
     LOCKSTEP_RETURN_IF_ERROR(check_known("metric", metric, {"accuracy"}));
   }
   if (!(job.validation_split >= 0 && job.validation_split < 1)) {
-    return usage_error(fmt::format("--validation-split {}: must be at least 0 and below 1",
-                                   job.validation_split));
+    return usage_error(
+        fmt::format("--validation-split {}: must be at least 0 and below 1", job.validation_split));
   }
   if (job.validation_split > 0 && !job.validation_data.empty()) {
     return usage_error("--validation-split and --validation-data exclude each other: give one");
@@ -109,8 +108,8 @@ Result<Job> job_from_options(const nlohmann::json& options) {
   job.seed = options.at("seed");
   const int64_t partitions = options.at("partitions");
   LOCKSTEP_RETURN_IF_ERROR(check_range("--partitions", partitions, 0, kMaxBatchSize));
-  job.partitions = partitions == 0 ? default_partitions(job.batch_size)
-                                   : static_cast<int>(partitions);
+  job.partitions =
+      partitions == 0 ? default_partitions(job.batch_size) : static_cast<int>(partitions);
   job.strategy = options.at("strategy");
   job.numerics = options.at("numerics");
   LOCKSTEP_RETURN_IF_ERROR(check_values(job));

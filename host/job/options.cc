@@ -13,24 +13,36 @@ namespace {
 
 std::string type_name(OptionType type) {
   switch (type) {
-    case OptionType::text: return "text";
-    case OptionType::integer: return "a whole number";
-    case OptionType::number: return "a number";
-    case OptionType::boolean: return "true or false";
-    case OptionType::list: return "a list of names";
-    case OptionType::object: return "a name or an object with a name";
+    case OptionType::text:
+      return "text";
+    case OptionType::integer:
+      return "a whole number";
+    case OptionType::number:
+      return "a number";
+    case OptionType::boolean:
+      return "true or false";
+    case OptionType::list:
+      return "a list of names";
+    case OptionType::object:
+      return "a name or an object with a name";
   }
   return "";
 }
 
 bool has_type(const nlohmann::json& value, OptionType type) {
   switch (type) {
-    case OptionType::text: return value.is_string();
-    case OptionType::integer: return value.is_number_integer();
-    case OptionType::number: return value.is_number();
-    case OptionType::boolean: return value.is_boolean();
-    case OptionType::list: return value.is_array();
-    case OptionType::object: return value.is_string() || value.is_object();
+    case OptionType::text:
+      return value.is_string();
+    case OptionType::integer:
+      return value.is_number_integer();
+    case OptionType::number:
+      return value.is_number();
+    case OptionType::boolean:
+      return value.is_boolean();
+    case OptionType::list:
+      return value.is_array();
+    case OptionType::object:
+      return value.is_string() || value.is_object();
   }
   return false;
 }
@@ -58,7 +70,8 @@ std::vector<OptionSpec> job_options() {
       {"data", text, nullptr, "PATH|NAME", "folder with IDX files, or digits (generated)"},
       {"epochs", integer, 1, "N", "passes over the training data"},
       {"batch_size", integer, 32, "B", "rows of a global batch, over all nodes"},
-      {"optimizer", object, "adam", "NAME", "adam or sgd; in a job file also an object of arguments"},
+      {"optimizer", object, "adam", "NAME",
+       "adam or sgd; in a job file also an object of arguments"},
       {"learning_rate", number, nullptr, "LR", "of the optimizer; its default is Keras'"},
       {"loss", text, "sparse_categorical_crossentropy", "NAME", "loss"},
       {"metrics", list, nlohmann::json::array({"accuracy"}), "NAMES", "metrics, with commas"},
@@ -81,8 +94,9 @@ std::string flag_name(const OptionSpec& option) {
 
 std::string environment_name(const OptionSpec& option) {
   std::string name = "LOCKSTEP_" + option.key;
-  std::transform(name.begin(), name.end(), name.begin(),
-                 [](char c) { return static_cast<char>(std::toupper(static_cast<unsigned char>(c))); });
+  std::transform(name.begin(), name.end(), name.begin(), [](char c) {
+    return static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  });
   return name;
 }
 
@@ -108,9 +122,11 @@ Result<nlohmann::json> parse_option_text(const OptionSpec& option, const std::st
       if (text == "true" || text == "1") return nlohmann::json(true);
       if (text == "false" || text == "0") return nlohmann::json(false);
       return wrong_type(option, text, source);
-    case OptionType::list: return split_list(text);
+    case OptionType::list:
+      return split_list(text);
     case OptionType::text:
-    case OptionType::object: return nlohmann::json(text);
+    case OptionType::object:
+      return nlohmann::json(text);
   }
   return wrong_type(option, text, source);
 }
@@ -124,7 +140,8 @@ Status check_option_object(const std::vector<OptionSpec>& options, const nlohman
     const auto option = std::find_if(options.begin(), options.end(),
                                      [&](const OptionSpec& spec) { return spec.key == key; });
     if (option == options.end()) {
-      return usage_error(fmt::format("{}: {}", source, unknown_name_message("job key", key, known)));
+      return usage_error(
+          fmt::format("{}: {}", source, unknown_name_message("job key", key, known)));
     }
     if (!has_type(value, option->type)) {
       return wrong_type(*option, value.dump(), fmt::format("{}: key '{}'", source, key));

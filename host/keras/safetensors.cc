@@ -11,7 +11,9 @@
 namespace lockstep {
 namespace {
 
-std::string tensor_name(const Parameter& parameter) { return parameter.layer + "/" + parameter.name; }
+std::string tensor_name(const Parameter& parameter) {
+  return parameter.layer + "/" + parameter.name;
+}
 
 Error corrupt(const std::string& path, const std::string& what) {
   return {fmt::format("'{}' is not a sound safetensors file: {}; use a file that Lockstep wrote",
@@ -54,9 +56,10 @@ Result<std::vector<float>> read_safetensors(const std::string& path,
     if (entry == header.end()) return corrupt(path, fmt::format("no tensor '{}'", name));
     const auto shape = entry->value("shape", Shape{});
     if (shape != parameter.shape || entry->value("dtype", "") != "F32") {
-      return Error{fmt::format("'{}': tensor '{}' has the shape {}, the model needs {} (F32); use "
-                               "the weights of this model",
-                               path, name, to_string(shape), to_string(parameter.shape))};
+      return Error{
+          fmt::format("'{}': tensor '{}' has the shape {}, the model needs {} (F32); use "
+                      "the weights of this model",
+                      path, name, to_string(shape), to_string(parameter.shape))};
     }
     const auto offsets = entry->value("data_offsets", std::vector<uint64_t>{});
     const uint64_t bytes = static_cast<uint64_t>(parameter.count()) * sizeof(float);

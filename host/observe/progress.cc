@@ -85,9 +85,8 @@ void Progress::draw(const StepDone& step) {
 
 void Progress::epoch_done(const EpochDone& epoch) {
   const double seconds = std::max(1e-9, seconds_between(epoch_begin_, Clock::now()));
-  std::string text =
-      fmt::format("Epoch {}/{} - {:.1f}s - loss: {:.4f}", epoch.epoch + 1, job_.epochs, seconds,
-                  epoch.loss);
+  std::string text = fmt::format("Epoch {}/{} - {:.1f}s - loss: {:.4f}", epoch.epoch + 1,
+                                 job_.epochs, seconds, epoch.loss);
   if (!job_.metrics.empty()) text += fmt::format(" - accuracy: {:.4f}", epoch.accuracy);
   if (epoch.has_validation) text += fmt::format(" - val_loss: {:.4f}", epoch.validation_loss);
   if (epoch.has_validation && !job_.metrics.empty()) {

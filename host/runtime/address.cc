@@ -8,8 +8,8 @@ namespace lockstep {
 
 Result<Address> parse_address(const std::string& text, const std::string& flag) {
   const size_t colon = text.rfind(':');
-  const auto wrong = usage_error(
-      fmt::format("{} '{}': expected HOST:PORT, such as 127.0.0.1:7070", flag, text));
+  const auto wrong =
+      usage_error(fmt::format("{} '{}': expected HOST:PORT, such as 127.0.0.1:7070", flag, text));
   if (colon == std::string::npos || colon == 0) return wrong;
   int port = -1;
   const char* end = text.data() + text.size();

@@ -1,6 +1,7 @@
 // The devices of a node, a thread each: device 0 is worked by the calling thread.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -36,8 +37,8 @@ class DeviceTeam {
   std::mutex mutex_;
   std::condition_variable changed_;
   const std::function<void(int)>* task_ = nullptr;
-  int64_t generation_ = 0;
-  int running_ = 0;
+  std::atomic<int64_t> generation_{0};
+  std::atomic<int> running_{0};
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 };

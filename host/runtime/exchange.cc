@@ -177,8 +177,8 @@ void Exchange::one_finished(Step& step) {
 Result<float*> Exchange::accept(int member, const Frame& frame) {
   const std::lock_guard lock(mutex_);
   if (frame.step != std::max(current_, options_.view.first_step) && frame.step != current_ + 1) {
-    return Error{fmt::format("a frame of step {} while this node works on step {}", frame.step,
-                             current_)};
+    return Error{
+        fmt::format("a frame of step {} while this node works on step {}", frame.step, current_)};
   }
   Step& step = slot(frame.step);
   if (frame.kind == FrameKind::present) return nullptr;
@@ -195,12 +195,13 @@ Result<float*> Exchange::accept(int member, const Frame& frame) {
   }
   for (const TreePiece& piece : step.slices[frame.slice]->pieces) {
     const PartitionRange range = range_of(member);
-    const bool of_member =
-        range.begin <= piece.subtree.first && piece.subtree.end() <= range.end;
+    const bool of_member = range.begin <= piece.subtree.first && piece.subtree.end() <= range.end;
     if (of_member && piece.subtree == frame.subtree) return const_cast<float*>(piece.values);
   }
-  return Error{fmt::format("a piece of slice {} (partitions from {}, level {}) that its sender does "
-                           "not hold", frame.slice, frame.subtree.first, frame.subtree.level)};
+  return Error{
+      fmt::format("a piece of slice {} (partitions from {}, level {}) that its sender does "
+                  "not hold",
+                  frame.slice, frame.subtree.first, frame.subtree.level)};
 }
 
 void Exchange::arrived(int, const Frame& frame) {
@@ -225,8 +226,7 @@ Result<const float*> Exchange::wait(int64_t number, int timeout_ms) {
   std::unique_lock lock(mutex_);
   Step& step = slot(number);
   const auto over = [&] { return step.unfinished == 0 || lost_member_ >= 0 || interrupted_; };
-  const bool in_time =
-      changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), over);
+  const bool in_time = changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), over);
   if (step.unfinished == 0) return step.reduced.data();
   if (lost_member_ >= 0) {
     return Error{fmt::format("lost the stream to node '{}' in step {}: {}",

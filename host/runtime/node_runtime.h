@@ -17,11 +17,11 @@ namespace lockstep {
 struct NodeOptions {
   Address coordinator;
   Address listen{"127.0.0.1", 0};
-  std::string advertise;        // HOST:PORT; "": the address that the coordinator sees
-  std::string name;             // a label
-  std::string data;             // where the data is here; "": where the job says
+  std::string advertise;  // HOST:PORT; "": the address that the coordinator sees
+  std::string name;       // a label
+  std::string data;       // where the data is here; "": where the job says
   std::string validation_data;
-  int devices = 0;              // 0: as many as there are
+  int devices = 0;  // 0: as many as there are
   int connect_timeout_ms = 10'000;
   // A device for the job's numerics.
   std::function<Result<std::unique_ptr<Device>>(const std::string& numerics, int index)>

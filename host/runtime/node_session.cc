@@ -83,9 +83,10 @@ Status NodeSession::connect() {
       if (over_) return Error{"stopped"};
     }
     if (now_ms() > deadline) {
-      return Error{fmt::format("no coordinator at {} after {} s of trying; start one with "
-                               "'lockstep coordinator', or check --coordinator",
-                               options_.coordinator.text(), options_.connect_timeout_ms / 1000)};
+      return Error{
+          fmt::format("no coordinator at {} after {} s of trying; start one with "
+                      "'lockstep coordinator', or check --coordinator",
+                      options_.coordinator.text(), options_.connect_timeout_ms / 1000)};
     }
     const bool early = now_ms() < deadline - options_.connect_timeout_ms / 2;
     pause_ms = std::min(pause_ms * 2, early ? 50 : 1000);
@@ -131,22 +132,20 @@ Status NodeSession::join() {
   links_ = std::make_unique<PeerLinks>(network_, recipe_key(job_));
   links_->set_session(welcome_.session);
   LOCKSTEP_ASSIGN(data_port_, links_->listen(options_.listen));
-  request.address = options_.advertise.empty()
-                        ? fmt::format(":{}", data_port_)
-                        : options_.advertise;
+  request.address =
+      options_.advertise.empty() ? fmt::format(":{}", data_port_) : options_.advertise;
   LOCKSTEP_RETURN_IF_ERROR(control_->join(request));
   {
     const std::lock_guard lock(mutex_);
-    machine_ =
-        std::make_unique<NodeMachine>(welcome_.session, job_.steps_per_epoch(), job_.epochs);
+    machine_ = std::make_unique<NodeMachine>(welcome_.session, job_.steps_per_epoch(), job_.epochs);
   }
   loader_ = std::make_unique<BatchLoader>(
-      data_.train, LoaderOptions{data_.train_rows, job_.batch_size, job_.partitions, job_.seed,
-                                 job_.shuffle});
+      data_.train,
+      LoaderOptions{data_.train_rows, job_.batch_size, job_.partitions, job_.seed, job_.shuffle});
   if (job_.has_validation()) {
     validation_loader_ = std::make_unique<BatchLoader>(
-        data_.validation(), LoaderOptions{data_.validation_rows, job_.batch_size, job_.partitions,
-                                          job_.seed, false});
+        data_.validation(),
+        LoaderOptions{data_.validation_rows, job_.batch_size, job_.partitions, job_.seed, false});
   }
   poller_ = std::thread([this] { poll_coordinator(); });
   reporter_ = std::thread([this] { send_reports(); });
@@ -165,12 +164,13 @@ Status NodeSession::work() {
     if (std::holds_alternative<AwaitEvent>(action)) await_event();
     if (const auto* peers = std::get_if<ConnectPeers>(&action)) status = connect_peers(peers->view);
     if (const auto* train = std::get_if<TrainStep>(&action)) status = train_step(train->step);
-    if (const auto* epoch = std::get_if<MeasureEpoch>(&action)) status = measure_epoch(epoch->epoch);
+    if (const auto* epoch = std::get_if<MeasureEpoch>(&action))
+      status = measure_epoch(epoch->epoch);
     if (std::holds_alternative<ReportFinal>(action)) status = report_final();
     if (std::holds_alternative<UploadWeights>(action)) status = upload_weights();
     if (status.ok() || machine_->stopping()) continue;
-    static_cast<void>(control_->report_fault(
-        {welcome_.session, 0, machine_->step(), status.error().message}));
+    static_cast<void>(
+        control_->report_fault({welcome_.session, 0, machine_->step(), status.error().message}));
     machine_->fail(status.error().kind, status.error().message);
   }
 }
@@ -228,10 +228,9 @@ Status NodeSession::train_step(int64_t step) {
     return {};
   }
   exchange_->begin(step, roots, replica_->active_devices(step, ranges_));
-  LOCKSTEP_RETURN_IF_ERROR(
-      replica_->compute(step, ranges_, batches, [this, step](int64_t begin, int64_t end) {
-        exchange_->local_ready(step, begin, end);
-      }));
+  LOCKSTEP_RETURN_IF_ERROR(replica_->compute(
+      step, ranges_, batches,
+      [this, step](int64_t begin, int64_t end) { exchange_->local_ready(step, begin, end); }));
   const auto reduced = exchange_->wait(step, kNoProgressMs);
   if (!reduced.ok()) return explain_loss(reduced.error(), step);
   finish_step(step, replica_->update(*reduced, roots), batches);
@@ -243,11 +242,11 @@ Status NodeSession::explain_loss(const Error& error, int64_t step) {
   const int lost = exchange_->lost_member();
   if (lost >= 0) {
     const SessionId accused = machine_->view()->members[lost].session;
-    static_cast<void>(
-        control_->report_fault({welcome_.session, accused, step, error.message}));
+    static_cast<void>(control_->report_fault({welcome_.session, accused, step, error.message}));
   }
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, std::chrono::milliseconds(kVerdictMs), [this] { return !events_.empty(); });
+  changed_.wait_for(lock, std::chrono::milliseconds(kVerdictMs),
+                    [this] { return !events_.empty(); });
   while (!events_.empty()) {
     machine_->event(events_.front());
     events_.pop_front();
@@ -358,11 +357,11 @@ void NodeSession::poll_coordinator() {
     }
     const bool refused = events.error().kind == ErrorKind::refused;
     if (refused || now_ms() - last_answer_ms > kCoordinatorAwayMs) {
-      events_.push_back(StopEvent{
-          events.error().kind, false,
-          refused ? events.error().message
-                  : fmt::format("the coordinator at {} has not answered for {} s",
-                                options_.coordinator.text(), kCoordinatorAwayMs / 1000)});
+      events_.push_back(
+          StopEvent{events.error().kind, false,
+                    refused ? events.error().message
+                            : fmt::format("the coordinator at {} has not answered for {} s",
+                                          options_.coordinator.text(), kCoordinatorAwayMs / 1000)});
       changed_.notify_all();
       if (exchange_) exchange_->interrupt();
       return;

@@ -38,8 +38,7 @@ class NodeSession {
 
   Status connect_peers(const View& view);
   Status train_step(int64_t step);
-  void finish_step(int64_t step, const StepMetrics& metrics,
-                   const std::vector<HostBatch>& batches);
+  void finish_step(int64_t step, const StepMetrics& metrics, const std::vector<HostBatch>& batches);
   Status measure_epoch(int64_t epoch);
   Status report_final();
   Status upload_weights();

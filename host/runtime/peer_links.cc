@@ -11,7 +11,7 @@ namespace lockstep {
 namespace {
 
 constexpr uint64_t kGreetingMagic = 0x31'50'45'54'53'4b'43'4c;  // "LCKSTEP1"
-constexpr uint32_t kFrameMagic = 0x4d524646;                     // "FFRM"
+constexpr uint32_t kFrameMagic = 0x4d524646;                    // "FFRM"
 constexpr int kGreetingTimeoutMs = 2000;
 
 // Both ends are little-endian x86; the wire version fences anything else.
@@ -40,8 +40,8 @@ Status read_greeting(ByteStream& stream, uint64_t recipe, Greeting* greeting) {
   LOCKSTEP_RETURN_IF_ERROR(stream.read(greeting, sizeof(*greeting), kGreetingTimeoutMs));
   if (greeting->magic != kGreetingMagic) return Error{"not a Lockstep node"};
   if (greeting->wire_version != kWireVersion) {
-    return Error{fmt::format("wire version {}, this node has {}", greeting->wire_version,
-                             kWireVersion)};
+    return Error{
+        fmt::format("wire version {}, this node has {}", greeting->wire_version, kWireVersion)};
   }
   if (greeting->recipe != recipe) return Error{"a node of another job"};
   return {};
@@ -54,8 +54,10 @@ PeerLinks::PeerLinks(Network& network, uint64_t recipe) : network_(network), rec
 PeerLinks::~PeerLinks() { shut_down(); }
 
 Result<int> PeerLinks::listen(const Address& address) {
-  LOCKSTEP_ASSIGN(listener_, network_.listen_streams(
-      address, [this](std::shared_ptr<ByteStream> stream) { accepted(std::move(stream)); }));
+  LOCKSTEP_ASSIGN(listener_,
+                  network_.listen_streams(address, [this](std::shared_ptr<ByteStream> stream) {
+                    accepted(std::move(stream));
+                  }));
   return listener_->port();
 }
 

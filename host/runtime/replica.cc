@@ -99,8 +99,8 @@ Status Replica::allocate_gradients(PartitionRange range, bool alone) {
       const size_t device = parity.size();
       parity.emplace_back();
       for (size_t root = 0; root < maximal_subtrees(device_range).size(); ++root) {
-        LOCKSTEP_ASSIGN(auto buffer, team_->device(static_cast<int>(device))
-                                         .allocate(training_.flat_size * 4));
+        LOCKSTEP_ASSIGN(auto buffer,
+                        team_->device(static_cast<int>(device)).allocate(training_.flat_size * 4));
         parity.back().push_back(buffer->data());
         root_buffers_.push_back(std::move(buffer));
       }
@@ -187,10 +187,10 @@ StepMetrics Replica::update(const float* reduced, const std::vector<LocalRoot>& 
          block < blocks * (index + 1) / team_->size(); ++block) {
       const int64_t begin = block * kTreeSumBlock;
       const int64_t size = std::min(kTreeSumBlock, count - begin);
-      const float* gradient = reduced != nullptr
-                                  ? reduced + begin
-                                  : tree_sum_block(team_->device(index), pieces, root, begin, size,
-                                                   scratch.data());
+      const float* gradient =
+          reduced != nullptr
+              ? reduced + begin
+              : tree_sum_block(team_->device(index), pieces, root, begin, size, scratch.data());
       std::array<float*, 4> slots{};
       for (size_t slot = 0; slot < state_.slots.size(); ++slot) {
         slots[slot] = state_.slots[slot].data() + begin;
@@ -218,13 +218,12 @@ void Replica::begin_epoch() {
 }
 
 Status Replica::measure(int64_t batch, int64_t rows, const std::vector<PartitionRange>& ranges,
-                        const std::vector<HostBatch>& batches,
-                        std::vector<ValidationPart>* parts) {
+                        const std::vector<HostBatch>& batches, std::vector<ValidationPart>* parts) {
   std::vector<Status> statuses(ranges.size());
   std::vector<std::vector<ValidationPart>> measured(ranges.size());
   team_->run([&](int index) {
-    PartitionGroup group{ranges[index].begin,
-                         partition_rows(rows, job_.partitions, ranges[index]), {}};
+    PartitionGroup group{
+        ranges[index].begin, partition_rows(rows, job_.partitions, ranges[index]), {}};
     for (int p = ranges[index].begin; p < ranges[index].end; ++p) {
       if (group.rows[p - group.first] > 0) group.roots.push_back({p, 0});
     }
@@ -244,11 +243,12 @@ Status Replica::measure(int64_t batch, int64_t rows, const std::vector<Partition
     (*program)->run(context, [](int64_t, int64_t) {});
     for (size_t i = 0; i < group.roots.size(); ++i) {
       const int partition = group.roots[i].first;
-      measured[index].push_back({batch, partition, group.rows[partition - group.first],
-                                 roots[i][0], static_cast<int64_t>(roots[i][1])});
+      measured[index].push_back({batch, partition, group.rows[partition - group.first], roots[i][0],
+                                 static_cast<int64_t>(roots[i][1])});
     }
   });
-  for (const auto& of_device : measured) parts->insert(parts->end(), of_device.begin(), of_device.end());
+  for (const auto& of_device : measured)
+    parts->insert(parts->end(), of_device.begin(), of_device.end());
   return first_error(statuses);
 }
 

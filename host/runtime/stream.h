@@ -24,8 +24,8 @@ class ByteStream {
   virtual void close() = 0;
 };
 
-// Accepts streams until destroyed; each goes to the callback on a thread of its own, which ends with
-// the callback's return.
+// Accepts streams until destroyed; each goes to the callback on a thread of its own, which ends
+// with the callback's return.
 class StreamListener {
  public:
   virtual ~StreamListener() = default;

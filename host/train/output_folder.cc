@@ -39,23 +39,24 @@ std::string OutputFolder::default_path(const Job& job) {
 
 Result<OutputFolder> OutputFolder::open(const std::string& path, const Job& job) {
   LOCKSTEP_RETURN_IF_ERROR(make_writable_folder(path));
-  LOCKSTEP_ASSIGN(auto lock, FileLock::acquire(path + "/.lock",
-                                               fmt::format("the output folder '{}'", path)));
+  LOCKSTEP_ASSIGN(auto lock,
+                  FileLock::acquire(path + "/.lock", fmt::format("the output folder '{}'", path)));
   if (file_exists(path + "/job.json")) {
     LOCKSTEP_ASSIGN(const auto theirs, read_json(path + "/job.json"));
     if (theirs.value("recipe_sha256", "") != recipe_sha256(job)) {
-      return Error{fmt::format("the output folder '{}' belongs to another recipe ({}); choose "
-                               "another --output",
-                               path, recipe_difference(theirs, recipe(job)))};
+      return Error{
+          fmt::format("the output folder '{}' belongs to another recipe ({}); choose "
+                      "another --output",
+                      path, recipe_difference(theirs, recipe(job)))};
     }
   }
   if (file_exists(path + "/weights.safetensors")) {
-    return Error{fmt::format("the output folder '{}' holds the weights of a completed run; choose "
-                             "another --output",
-                             path)};
+    return Error{
+        fmt::format("the output folder '{}' holds the weights of a completed run; choose "
+                    "another --output",
+                    path)};
   }
-  LOCKSTEP_RETURN_IF_ERROR(
-      write_file_atomically(path + "/job.json", to_json(job).dump(2) + "\n"));
+  LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(path + "/job.json", to_json(job).dump(2) + "\n"));
   return OutputFolder(path, std::move(lock));
 }
 
@@ -66,15 +67,15 @@ Status OutputFolder::write_report(const JobReport& report) const {
 
 Status OutputFolder::write_weights(const Graph& graph, const std::string& weights,
                                    const std::string& recipe) const {
-  return write_file_atomically(
-      path_ + "/weights.safetensors",
-      to_safetensors(graph.parameters, weights, {{"format", "lockstep"}, {"recipe_sha256", recipe}}));
+  return write_file_atomically(path_ + "/weights.safetensors",
+                               to_safetensors(graph.parameters, weights,
+                                              {{"format", "lockstep"}, {"recipe_sha256", recipe}}));
 }
 
 Result<Job> read_job(const std::string& folder) {
   if (!file_exists(folder + "/job.json")) {
-    return usage_error(fmt::format("'{}' holds no job.json; give the output folder of a run",
-                                   folder));
+    return usage_error(
+        fmt::format("'{}' holds no job.json; give the output folder of a run", folder));
   }
   LOCKSTEP_ASSIGN(const auto json, read_json(folder + "/job.json"));
   return job_from_json(json);

@@ -13,7 +13,8 @@ Status check_validation_classes(const JobData& data) {
   if (data.validation_set.classes <= data.train.classes) return {};
   return usage_error(fmt::format(
       "the validation data has labels up to {}, the training data only up to {}: give data of the "
-      "same classes", data.validation_set.classes - 1, data.train.classes - 1));
+      "same classes",
+      data.validation_set.classes - 1, data.train.classes - 1));
 }
 
 }  // namespace

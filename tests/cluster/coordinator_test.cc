@@ -103,9 +103,8 @@ TEST_F(CoordinatorTest, RefusesWhatWouldNotGiveTheSameBits) {
   JoinRequest canary = request(hello("n"));
   canary.canary[1].hash = 9;
   const Status refused = join(canary);
-  EXPECT_THAT(refused.error().message,
-              testing::AllOf(HasSubstr("dense 0000000000000009"),
-                             HasSubstr("dense 0000000000000008")));
+  EXPECT_THAT(refused.error().message, testing::AllOf(HasSubstr("dense 0000000000000009"),
+                                                      HasSubstr("dense 0000000000000008")));
   EXPECT_EQ(refused.error().kind, ErrorKind::refused);
   EXPECT_EQ(join(request(99)).error().kind, ErrorKind::refused);
 }

@@ -162,8 +162,8 @@ TEST(Exchange, FramesThatBelongNowhereAreRefused) {
   EXPECT_TRUE(refused([](Frame& f) { f.slice = 1 << 30; }));
   EXPECT_TRUE(refused([](Frame& f) { f.slice = 1; }));  // owned by the sender
   EXPECT_TRUE(refused([](Frame& f) { f.count = 1 << 30; }));
-  EXPECT_TRUE(refused([](Frame& f) { f.subtree = {0, 2}; }));  // not the sender's
-  EXPECT_TRUE(refused([](Frame& f) { f.subtree = {4, 1}; }));  // not maximal
+  EXPECT_TRUE(refused([](Frame& f) { f.subtree = {0, 2}; }));           // not the sender's
+  EXPECT_TRUE(refused([](Frame& f) { f.subtree = {4, 1}; }));           // not maximal
   EXPECT_TRUE(refused([](Frame& f) { f.kind = FrameKind::reduced; }));  // not the owner
 }
 

@@ -24,10 +24,10 @@ def environment(extra=None):
     return {**clean, **(extra or {})}
 
 
-def run(*arguments, env=None, cwd=None, timeout=TIMEOUT_S):
+def run(*arguments, env=None, cwd=None, timeout=TIMEOUT_S, program=None):
     """The completed process; output as text."""
-    return subprocess.run([LOCKSTEP, *map(str, arguments)], capture_output=True, text=True,
-                          timeout=timeout, env=environment(env), cwd=cwd)
+    return subprocess.run([program or LOCKSTEP, *map(str, arguments)], capture_output=True,
+                          text=True, timeout=timeout, env=environment(env), cwd=cwd)
 
 
 def start(*arguments, env=None):
