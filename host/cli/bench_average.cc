@@ -46,20 +46,19 @@ Result<View> meet(const std::string& folder, int nodes, int slices) {
 
 // The seconds of each round. The values grow with the process and the place, so that the sum can
 // be checked.
-Result<std::vector<double>> average_rounds(Exchange& exchange, int index, int nodes, int64_t count,
-                                           int64_t rounds) {
-  std::vector<float> mine(static_cast<size_t>(count));
+Result<std::vector<double>> average_rounds(Exchange& exchange, Device& device, int index, int nodes,
+                                           int64_t count, int64_t rounds) {
+  LOCKSTEP_ASSIGN(const auto buffer, device.allocate(count * 4));
+  float* mine = buffer->data();
   for (int64_t i = 0; i < count; ++i) mine[i] = static_cast<float>(index + i % 7);
-  std::vector<float> averaged(mine.size());
+  const float* averaged = nullptr;
   const Subtree leaf{index, 0};
   std::vector<double> seconds;
   for (int64_t round = 0; round < rounds; ++round) {
     const auto begin = Clock::now();
-    exchange.begin(round, {{leaf, mine.data()}}, 1);
+    exchange.begin(round, {{leaf, mine}}, 1);
     exchange.local_ready(round, 0, count);
-    LOCKSTEP_ASSIGN(const float* sum, exchange.wait(round, kTimeoutMs));
-    const float scale = 1.0f / static_cast<float>(nodes);
-    for (int64_t i = 0; i < count; ++i) averaged[i] = sum[i] * scale;
+    LOCKSTEP_ASSIGN(averaged, exchange.wait(round, kTimeoutMs));
     seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
   }
   for (int64_t i = 0; i < count; i += 1009) {
@@ -88,9 +87,11 @@ Result<nlohmann::json> bench_average_process(const nlohmann::json& values, Conte
   options.partitions = nodes;
   options.rows_of_step = [nodes](int64_t) { return nodes; };
   options.send = [&links](int member, const Frame& frame) { links.send(member, frame); };
-  Exchange exchange(options, *device);
-  LOCKSTEP_RETURN_IF_ERROR(links.connect(options.view, &exchange, kTimeoutMs));
-  LOCKSTEP_ASSIGN(auto seconds, average_rounds(exchange, index, nodes, count,
+  options.roots_are_joined = false;
+  options.scale = 1.0f / static_cast<float>(nodes);
+  LOCKSTEP_ASSIGN(const auto exchange, Exchange::create(options, *device));
+  LOCKSTEP_RETURN_IF_ERROR(links.connect(options.view, exchange.get(), kTimeoutMs));
+  LOCKSTEP_ASSIGN(auto seconds, average_rounds(*exchange, *device, index, nodes, count,
                                                values.at("rounds").get<int64_t>() + 2));
   // The last frames must be out before the streams close.
   ::usleep(200'000);

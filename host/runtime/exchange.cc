@@ -18,31 +18,67 @@ Subtree root_of(int partitions) {
 
 }  // namespace
 
-Exchange::Exchange(ExchangeOptions options, Device& adder)
-    : options_(std::move(options)), adder_(adder) {
+Result<std::unique_ptr<Exchange>> Exchange::create(ExchangeOptions options, Device& device) {
+  std::unique_ptr<Exchange> exchange(new Exchange(std::move(options), device));
+  LOCKSTEP_RETURN_IF_ERROR(exchange->allocate());
+  return exchange;
+}
+
+Exchange::Exchange(ExchangeOptions options, Device& device)
+    : options_(std::move(options)), device_(device) {
   for (int member = 0; member < members(); ++member) {
     if (options_.view.members[member].session == options_.self) self_ = member;
   }
   LOCKSTEP_CHECK(self_ >= 0);
+  current_ = options_.view.first_step - 1;
+}
+
+// Receive space for the fullest batch: the first of an epoch; a shorter one has no more subtrees.
+Status Exchange::allocate() {
+  const int64_t flat_bytes = options_.layout.flat_size() * static_cast<int64_t>(sizeof(float));
+  const int64_t piece_bytes = piece_floats(0) * static_cast<int64_t>(sizeof(float));
+  const PartitionRange own = range_of(self_);
+  const int devices_joined =
+      options_.roots_are_joined ? static_cast<int>(maximal_subtrees(own).size()) : 0;
   for (Step& step : steps_) {
     for (int slice = 0; slice < options_.layout.count(); ++slice) {
       step.slices.push_back(std::make_unique<Slice>());
     }
-    step.reduced.resize(static_cast<size_t>(options_.layout.flat_size()));
+    LOCKSTEP_ASSIGN(step.reduced, device_.allocate(flat_bytes));
+    if (piece_bytes > 0) {
+      LOCKSTEP_ASSIGN(step.pieces, device_.allocate(piece_bytes));
+    }
+    for (int i = 0; i < devices_joined; ++i) {
+      LOCKSTEP_ASSIGN(auto buffer, device_.allocate(flat_bytes));
+      step.joined.push_back(std::move(buffer));
+    }
   }
-  const int64_t first = options_.view.first_step;
-  prepare(first);
-  prepare(first + 1);
-  current_ = first - 1;
+  prepare(options_.view.first_step);
+  prepare(options_.view.first_step + 1);
+  return {};
 }
 
 int64_t Exchange::planned_bytes() const {
-  int64_t floats = 0;
+  int64_t bytes = 0;
   for (const Step& step : steps_) {
-    floats += static_cast<int64_t>(step.reduced.size() + step.pieces.size());
-    for (const auto& joined : step.joined) floats += static_cast<int64_t>(joined.size());
+    bytes += step.reduced->bytes() + (step.pieces ? step.pieces->bytes() : 0);
+    for (const auto& joined : step.joined) bytes += joined->bytes();
   }
-  return floats * static_cast<int64_t>(sizeof(float));
+  return bytes;
+}
+
+int64_t Exchange::piece_floats(int64_t step) const {
+  const int64_t rows = options_.rows_of_step(step);
+  int64_t floats = 0;
+  for (int member = 0; member < members(); ++member) {
+    if (member == self_) continue;
+    const auto subtrees = contributed_subtrees(rows, options_.partitions, range_of(member));
+    for (int slice = 0; slice < options_.layout.count(); ++slice) {
+      if (owns(slice))
+        floats += options_.layout.size(slice) * static_cast<int64_t>(subtrees.size());
+    }
+  }
+  return floats;
 }
 
 void Exchange::prepare(int64_t number) {
@@ -51,17 +87,13 @@ void Exchange::prepare(int64_t number) {
   step.roots.clear();
   step.unfinished = options_.layout.count();
   const int64_t rows = options_.rows_of_step(number);
-  int64_t space = 0;
   for (int member = 0; member < members(); ++member) {
-    const auto subtrees = contributed_subtrees(rows, options_.partitions, range_of(member));
     if (member == self_) continue;
-    if (subtrees.empty()) ++step.unfinished;
-    for (int slice = 0; slice < options_.layout.count(); ++slice) {
-      if (owns(slice)) space += options_.layout.size(slice) * static_cast<int64_t>(subtrees.size());
+    if (contributed_subtrees(rows, options_.partitions, range_of(member)).empty()) {
+      ++step.unfinished;  // it will say that it is present
     }
   }
-  if (static_cast<int64_t>(step.pieces.size()) < space) step.pieces.resize(space);
-  float* next = step.pieces.data();
+  float* next = step.pieces ? step.pieces->data() : nullptr;
   for (int slice = 0; slice < options_.layout.count(); ++slice) prepare_slice(step, slice, &next);
 }
 
@@ -135,13 +167,9 @@ void Exchange::send_own_pieces(Step& step, int slice) {
                                     [&](const TreePiece& root) { return root.subtree == subtree; });
     const float* values = whole == roots.end() ? nullptr : whole->values;
     if (values == nullptr) {
-      {
-        const std::lock_guard lock(mutex_);
-        if (step.joined.size() <= index) step.joined.resize(index + 1);
-        if (step.joined[index].empty()) step.joined[index].resize(step.reduced.size());
-      }
-      float* joined = step.joined[index].data() + begin;
-      tree_sum_range(adder_, roots, subtree, count, joined);
+      LOCKSTEP_CHECK(index < step.joined.size());
+      float* joined = step.joined[index]->data() + begin;
+      tree_sum_range(device_, roots, subtree, count, joined);
       values = joined;
     }
     ++index;
@@ -158,8 +186,10 @@ void Exchange::reduce(Step& step, int slice) {
   const int64_t begin = options_.layout.begin(slice);
   std::vector<TreePiece> pieces = step.slices[slice]->pieces;
   for (const LocalRoot& root : step.roots) pieces.push_back({root.subtree, root.values + begin});
-  float* out = step.reduced.data() + begin;
-  tree_sum_range(adder_, pieces, root_of(options_.partitions), options_.layout.size(slice), out);
+  float* out = step.reduced->data() + begin;
+  const int64_t count = options_.layout.size(slice);
+  tree_sum_range(device_, pieces, root_of(options_.partitions), count, out);
+  for (int64_t i = 0; options_.scale != 1 && i < count; ++i) out[i] *= options_.scale;
   for (int member = 0; member < members(); ++member) {
     if (member == self_) continue;
     options_.send(member, {FrameKind::reduced, step.number, slice, root_of(options_.partitions),
@@ -191,7 +221,7 @@ Result<float*> Exchange::accept(int member, const Frame& frame) {
     if (options_.view.slice_owners[frame.slice] != member) {
       return Error{fmt::format("slice {} reduced by a member that does not own it", frame.slice)};
     }
-    return step.reduced.data() + options_.layout.begin(frame.slice);
+    return step.reduced->data() + options_.layout.begin(frame.slice);
   }
   for (const TreePiece& piece : step.slices[frame.slice]->pieces) {
     const PartitionRange range = range_of(member);
@@ -227,7 +257,7 @@ Result<const float*> Exchange::wait(int64_t number, int timeout_ms) {
   Step& step = slot(number);
   const auto over = [&] { return step.unfinished == 0 || lost_member_ >= 0 || interrupted_; };
   const bool in_time = changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), over);
-  if (step.unfinished == 0) return step.reduced.data();
+  if (step.unfinished == 0) return step.reduced->data();
   if (lost_member_ >= 0) {
     return Error{fmt::format("lost the stream to node '{}' in step {}: {}",
                              options_.view.members[lost_member_].name, number, lost_why_)};

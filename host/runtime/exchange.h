@@ -45,6 +45,9 @@ struct ExchangeOptions {
   int partitions = 1;
   SliceLayout layout{1};
   std::function<int64_t(int64_t step)> rows_of_step;
+  // Whether a contributed subtree may span several local roots, so that it needs memory of its own.
+  bool roots_are_joined = true;
+  float scale = 1;  // owners multiply their sums by it: 1 / n for a mean
   // Queues a frame for a member; never blocks on the network.
   std::function<void(int member, const Frame& frame)> send;
 };
@@ -55,7 +58,8 @@ struct ExchangeOptions {
 // so while a node works on t only frames of t and t + 1 can come; anything else is a violation.
 class Exchange {
  public:
-  Exchange(ExchangeOptions options, Device& adder);
+  // `device` adds and gives the memory; it outlives the exchange.
+  static Result<std::unique_ptr<Exchange>> create(ExchangeOptions options, Device& device);
 
   // Bytes of receive space that the view needs.
   int64_t planned_bytes() const;
@@ -89,12 +93,15 @@ class Exchange {
     int64_t number = -1;
     std::vector<LocalRoot> roots;
     std::vector<std::unique_ptr<Slice>> slices;
-    std::vector<float> reduced;              // flat
-    std::vector<float> pieces;               // receive space
-    std::vector<std::vector<float>> joined;  // own subtrees that span devices, flat
-    int unfinished = 0;                      // slices not reduced, members not present
+    std::unique_ptr<Buffer> reduced;              // flat
+    std::unique_ptr<Buffer> pieces;               // receive space
+    std::vector<std::unique_ptr<Buffer>> joined;  // own subtrees that span devices, flat
+    int unfinished = 0;                           // slices not reduced, members not present
   };
 
+  Exchange(ExchangeOptions options, Device& device);
+  Status allocate();
+  int64_t piece_floats(int64_t step) const;
   Step& slot(int64_t step) { return steps_[step % 2]; }
   void prepare(int64_t step);
   void prepare_slice(Step& step, int slice, float** space);
@@ -108,7 +115,7 @@ class Exchange {
   PartitionRange range_of(int member) const { return options_.view.members[member].partitions; }
 
   const ExchangeOptions options_;
-  Device& adder_;
+  Device& device_;
   int self_ = -1;
   Step steps_[2];
   mutable std::mutex mutex_;

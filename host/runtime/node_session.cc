@@ -200,7 +200,8 @@ Status NodeSession::connect_peers(const View& view) {
     options.layout = replica_->layout();
     options.rows_of_step = [this](int64_t step) { return job_.rows_of_step(step); };
     options.send = [this](int member, const Frame& frame) { links_->send(member, frame); };
-    auto exchange = std::make_unique<Exchange>(std::move(options), replica_->adder());
+    options.roots_are_joined = replica_->devices() > 1;
+    LOCKSTEP_ASSIGN(auto exchange, Exchange::create(std::move(options), replica_->adder()));
     {
       const std::lock_guard lock(mutex_);
       exchange_ = std::move(exchange);

@@ -47,7 +47,7 @@ class Nodes {
       options.send = [this, i](int member, const Frame& frame) {
         deliver(static_cast<int>(i), member, frame);
       };
-      exchanges_.push_back(std::make_unique<Exchange>(options, *device_));
+      exchanges_.push_back(Exchange::create(options, *device_).value());
     }
   }
 
