@@ -1,6 +1,7 @@
 #include "rpc/byte_stream.h"
 
 #include <fmt/format.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -26,7 +27,7 @@ void set_option(int descriptor, int level, int option, int value) {
   static_cast<void>(setsockopt(descriptor, level, option, &value, sizeof(value)));
 }
 
-class SocketStream final : public ByteStream {
+class SocketStream final : public SocketByteStream {
  public:
   SocketStream(std::shared_ptr<Socket> socket, std::string peer)
       : socket_(std::move(socket)), descriptor_(socket_->getSocketFD()), peer_(std::move(peer)) {
@@ -90,6 +91,29 @@ class SocketStream final : public ByteStream {
     shutdown(descriptor_, SHUT_RDWR);
   }
 
+  bool alive() override {
+    char byte = 0;
+    const ssize_t peeked = recv(descriptor_, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return peeked > 0 ||
+           (peeked < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR));
+  }
+
+  bool same_host() override {
+    const auto text = [](const sockaddr_storage& address, socklen_t size) {
+      char host[NI_MAXHOST] = "";
+      getnameinfo(reinterpret_cast<const sockaddr*>(&address), size, host, sizeof(host), nullptr, 0,
+                  NI_NUMERICHOST);
+      return std::string(host);
+    };
+    sockaddr_storage here{};
+    sockaddr_storage there{};
+    socklen_t here_size = sizeof(here);
+    socklen_t there_size = sizeof(there);
+    return getsockname(descriptor_, reinterpret_cast<sockaddr*>(&here), &here_size) == 0 &&
+           getpeername(descriptor_, reinterpret_cast<sockaddr*>(&there), &there_size) == 0 &&
+           text(here, here_size) == text(there, there_size);
+  }
+
  private:
   // Returns when there is something to read, the end of the stream included.
   Status wait_for_bytes(int timeout_ms) {
@@ -135,7 +159,7 @@ class SocketStreamListener final : public StreamListener {
 }  // namespace
 
 Result<std::unique_ptr<StreamListener>> make_stream_listener(
-    const Address& listen, std::function<void(std::shared_ptr<ByteStream>)> accepted,
+    const Address& listen, std::function<void(std::shared_ptr<SocketByteStream>)> accepted,
     StreamListenerOptions options) {
   SocketServer::Options sockets;
   sockets.max_connections = options.max_callbacks;
@@ -147,9 +171,9 @@ Result<std::unique_ptr<StreamListener>> make_stream_listener(
   return std::unique_ptr<StreamListener>(std::make_unique<SocketStreamListener>(std::move(server)));
 }
 
-Result<std::shared_ptr<ByteStream>> make_stream(const Address& peer, int timeout_ms) {
+Result<std::shared_ptr<SocketByteStream>> make_stream(const Address& peer, int timeout_ms) {
   LOCKSTEP_ASSIGN(auto socket, connect_socket(peer, timeout_ms, "peer " + peer.text()));
-  return std::shared_ptr<ByteStream>(
+  return std::shared_ptr<SocketByteStream>(
       std::make_shared<SocketStream>(std::move(socket), peer.text()));
 }
 

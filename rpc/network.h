@@ -7,7 +7,8 @@
 
 namespace lockstep {
 
-// Ignores SIGPIPE in the process.
-std::unique_ptr<Network> make_thrift_network();
+// Ignores SIGPIPE in the process. Tensor streams between processes of one host go through shared
+// memory where both can map it, unless it is not wanted.
+std::unique_ptr<Network> make_thrift_network(bool shared_memory = true);
 
 }  // namespace lockstep

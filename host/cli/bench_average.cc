@@ -11,6 +11,7 @@
 #include "host/core/files.h"
 #include "host/runtime/child_process.h"
 #include "host/runtime/peer_links.h"
+#include "rpc/network.h"
 
 namespace lockstep {
 namespace {
@@ -70,13 +71,14 @@ Result<std::vector<double>> average_rounds(Exchange& exchange, Device& device, i
 
 }  // namespace
 
-Result<nlohmann::json> bench_average_process(const nlohmann::json& values, Context& context) {
+Result<nlohmann::json> bench_average_process(const nlohmann::json& values, Context&) {
   const std::string folder = values.at("folder");
   const int index = values.at("index");
   const int nodes = values.at("nodes");
   const int64_t count = values.at("megabytes").get<int64_t>() * 1'000'000 / 4;
   LOCKSTEP_ASSIGN(const auto device, make_device("cpu", values.at("numerics"), 0));
-  PeerLinks links(context.network, 1);
+  const auto network = make_thrift_network(values.at("transport") != "tcp");
+  PeerLinks links(*network, 1);
   links.set_session(index + 1);
   LOCKSTEP_ASSIGN(const int port, links.listen({"127.0.0.1", 0}));
   LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(port_file(folder, index), std::to_string(port)));
@@ -110,7 +112,8 @@ Result<nlohmann::json> bench_average(const nlohmann::json& values, Context&) {
                     ChildProcess::spawn_self(
                         {"bench", "average-process", "--folder", folder, "--index",
                          std::to_string(index), "--nodes", std::to_string(nodes), "--megabytes",
-                         values.at("megabytes").dump(), "--rounds", values.at("rounds").dump()},
+                         values.at("megabytes").dump(), "--rounds", values.at("rounds").dump(),
+                         "--transport", values.at("transport").get<std::string>()},
                         fmt::format("{}/out-{}", folder, index)));
     children.push_back(std::move(child));
   }

@@ -39,6 +39,7 @@ std::vector<OptionSpec> bench_options() {
           {"steps", integer, 200, "N", "steps that are measured"},
           {"megabytes", integer, 25, "M", "size of the averaged vector"},
           {"rounds", integer, 20, "R", "averages that are measured"},
+          {"transport", text, "shared-memory", "NAME", "of 'average': shared-memory or tcp"},
           {"folder", text, "", "DIR", "where the processes of 'average' meet"},
           {"index", integer, 0, "I", "which of them this is"}};
 }

@@ -1,0 +1,248 @@
+#include "rpc/shared_stream.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/futex.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <string>
+
+namespace lockstep {
+namespace {
+
+constexpr uint64_t kOfferMagic = 0x31'4d'48'53'4b'43'4f'4c;  // "LOCKSHM1"
+constexpr int kAnswerTimeoutMs = 2000;
+constexpr size_t kRingBytes = 1 << 20;      // stays in the cache
+constexpr size_t kPublishBytes = 64 << 10;  // the other end starts on it while we copy on
+constexpr int kSpins = 200;                 // a few microseconds
+constexpr int kLookAtSocketMs = 50;         // how soon a dead peer is noticed
+constexpr const char* kNamePrefix = "/lockstep-";
+
+struct Offer {
+  uint64_t magic = kOfferMagic;
+  char name[56] = {};  // empty: no offer
+};
+
+// One direction. Positions only grow; the peer may write anything here, so both ends check them.
+struct Ring {
+  alignas(64) std::atomic<uint64_t> written;
+  alignas(64) std::atomic<uint64_t> read;
+  alignas(64) std::atomic<uint32_t> data_events;
+  std::atomic<uint32_t> reader_waits;
+  alignas(64) std::atomic<uint32_t> space_events;
+  std::atomic<uint32_t> writer_waits;
+  alignas(4096) char bytes[kRingBytes];
+};
+static_assert(std::atomic<uint64_t>::is_always_lock_free);
+
+struct Region {
+  Ring of_dialler;   // dialler writes
+  Ring of_acceptor;  // acceptor writes
+};
+
+void futex_wait(std::atomic<uint32_t>& word, uint32_t seen, int timeout_ms) {
+  const timespec timeout{timeout_ms / 1000, (timeout_ms % 1000) * 1'000'000L};
+  syscall(SYS_futex, &word, FUTEX_WAIT, seen, &timeout, nullptr, 0);
+}
+
+void wake(std::atomic<uint32_t>& events) {
+  events.fetch_add(1);
+  syscall(SYS_futex, &events, FUTEX_WAKE, 1, nullptr, nullptr, 0);
+}
+
+// A mapping that goes with its owner.
+class Mapping {
+ public:
+  explicit Mapping(int descriptor)
+      : address_(mmap(nullptr, sizeof(Region), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0)) {
+  }
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  ~Mapping() {
+    if (ok()) munmap(address_, sizeof(Region));
+  }
+  bool ok() const { return address_ != MAP_FAILED; }
+  Region& region() const { return *static_cast<Region*>(address_); }
+
+ private:
+  void* address_;
+};
+
+class SharedStream final : public ByteStream {
+ public:
+  SharedStream(std::shared_ptr<SocketByteStream> socket, std::unique_ptr<Mapping> mapping,
+               bool dialler)
+      : socket_(std::move(socket)),
+        mapping_(std::move(mapping)),
+        out_(dialler ? mapping_->region().of_dialler : mapping_->region().of_acceptor),
+        in_(dialler ? mapping_->region().of_acceptor : mapping_->region().of_dialler) {}
+
+  Status read(void* data, size_t bytes, int timeout_ms) override {
+    auto* next = static_cast<char*>(data);
+    while (bytes > 0) {
+      const uint64_t position = in_.read.load();
+      LOCKSTEP_ASSIGN(const size_t there, wait_for_data(position, timeout_ms));
+      const size_t offset = position % kRingBytes;
+      const size_t part = std::min({bytes, there, kRingBytes - offset, kPublishBytes});
+      std::memcpy(next, in_.bytes + offset, part);
+      in_.read.store(position + part);
+      if (in_.writer_waits.exchange(0) != 0) wake(in_.space_events);
+      next += part;
+      bytes -= part;
+    }
+    return {};
+  }
+
+  Status write(const void* header, size_t header_bytes, const void* body,
+               size_t body_bytes) override {
+    LOCKSTEP_RETURN_IF_ERROR(write_part(header, header_bytes));
+    return write_part(body, body_bytes);
+  }
+
+  void close() override {
+    closed_ = true;
+    socket_->close();
+    for (Ring* ring : {&in_, &out_}) {
+      wake(ring->data_events);
+      wake(ring->space_events);
+    }
+  }
+
+ private:
+  Status write_part(const void* data, size_t bytes) {
+    const auto* next = static_cast<const char*>(data);
+    while (bytes > 0) {
+      const uint64_t position = out_.written.load();
+      LOCKSTEP_ASSIGN(const size_t space, wait_for_space(position));
+      const size_t offset = position % kRingBytes;
+      const size_t part = std::min({bytes, space, kRingBytes - offset, kPublishBytes});
+      std::memcpy(out_.bytes + offset, next, part);
+      out_.written.store(position + part);
+      if (out_.reader_waits.exchange(0) != 0) wake(out_.data_events);
+      next += part;
+      bytes -= part;
+    }
+    return {};
+  }
+
+  // Bytes that can be read, more than none.
+  Result<size_t> wait_for_data(uint64_t position, int timeout_ms) {
+    const auto there = [&] { return in_.written.load() - position; };
+    LOCKSTEP_RETURN_IF_ERROR(
+        wait_until([&] { return there() != 0; }, in_.data_events, in_.reader_waits, timeout_ms));
+    if (there() > kRingBytes) return Error{"the peer wrote nonsense into the shared memory"};
+    return static_cast<size_t>(there());
+  }
+
+  Result<size_t> wait_for_space(uint64_t position) {
+    const auto used = [&] { return position - out_.read.load(); };
+    LOCKSTEP_RETURN_IF_ERROR(
+        wait_until([&] { return used() != kRingBytes; }, out_.space_events, out_.writer_waits, 0));
+    if (used() > kRingBytes) return Error{"the peer wrote nonsense into the shared memory"};
+    return static_cast<size_t>(kRingBytes - used());
+  }
+
+  // What is in the ring is still read after the peer has gone.
+  template <class Condition>
+  Status wait_until(const Condition& condition, std::atomic<uint32_t>& events,
+                    std::atomic<uint32_t>& waits, int timeout_ms) {
+    for (int i = 0; i < kSpins; ++i) {
+      if (condition()) return {};
+      __builtin_ia32_pause();
+    }
+    for (int waited_ms = 0; true; waited_ms += kLookAtSocketMs) {
+      if (closed_) return Error{"stream closed here"};
+      const uint32_t seen = events.load();
+      waits.store(1);
+      if (condition()) return {};
+      const bool alive = socket_->alive();
+      if (condition()) return {};
+      if (!alive) return Error{"connection closed by the peer"};
+      if (timeout_ms > 0 && waited_ms >= timeout_ms) {
+        return Error{fmt::format("silent for {} ms", timeout_ms)};
+      }
+      futex_wait(events, seen, kLookAtSocketMs);
+      if (condition()) return {};
+    }
+  }
+
+  const std::shared_ptr<SocketByteStream> socket_;
+  const std::unique_ptr<Mapping> mapping_;
+  Ring& out_;
+  Ring& in_;
+  std::atomic<bool> closed_{false};
+};
+
+std::string random_name() {
+  uint64_t words[2] = {};
+  if (getrandom(words, sizeof(words), 0) != sizeof(words)) return "";
+  return fmt::format("{}{:016x}{:016x}", kNamePrefix, words[0], words[1]);
+}
+
+// The memory is reserved here: a full /dev/shm must not kill the process later.
+std::unique_ptr<Mapping> make_mapping(const std::string& name) {
+  const int descriptor = shm_open(name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (descriptor < 0) return nullptr;
+  std::unique_ptr<Mapping> mapping;
+  if (posix_fallocate(descriptor, 0, sizeof(Region)) == 0) {
+    mapping = std::make_unique<Mapping>(descriptor);
+  }
+  ::close(descriptor);
+  if (mapping != nullptr && mapping->ok()) return mapping;
+  shm_unlink(name.c_str());
+  return nullptr;
+}
+
+std::unique_ptr<Mapping> open_mapping(const std::string& name) {
+  if (name.rfind(kNamePrefix, 0) != 0 || name.find('/', 1) != std::string::npos) return nullptr;
+  const int descriptor = shm_open(name.c_str(), O_RDWR | O_CLOEXEC, 0);
+  if (descriptor < 0) return nullptr;
+  struct stat info {};
+  std::unique_ptr<Mapping> mapping;
+  if (fstat(descriptor, &info) == 0 && info.st_size == static_cast<off_t>(sizeof(Region))) {
+    mapping = std::make_unique<Mapping>(descriptor);
+  }
+  ::close(descriptor);
+  return mapping != nullptr && mapping->ok() ? std::move(mapping) : nullptr;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<ByteStream>> offer_shared_memory(std::shared_ptr<SocketByteStream> socket,
+                                                        bool wanted) {
+  Offer offer;
+  std::unique_ptr<Mapping> mapping;
+  const std::string name = wanted && socket->same_host() ? random_name() : "";
+  if (!name.empty()) mapping = make_mapping(name);
+  if (mapping != nullptr) name.copy(offer.name, sizeof(offer.name) - 1);
+  uint8_t taken = 0;
+  Status status = socket->write(&offer, sizeof(offer), nullptr, 0);
+  if (status.ok()) status = socket->read(&taken, sizeof(taken), kAnswerTimeoutMs);
+  if (mapping != nullptr) shm_unlink(name.c_str());
+  LOCKSTEP_RETURN_IF_ERROR(status);
+  if (taken == 0 || mapping == nullptr) return std::shared_ptr<ByteStream>(std::move(socket));
+  return std::shared_ptr<ByteStream>(
+      std::make_shared<SharedStream>(std::move(socket), std::move(mapping), true));
+}
+
+Result<std::shared_ptr<ByteStream>> answer_shared_memory(std::shared_ptr<SocketByteStream> socket) {
+  Offer offer;
+  LOCKSTEP_RETURN_IF_ERROR(socket->read(&offer, sizeof(offer), kAnswerTimeoutMs));
+  if (offer.magic != kOfferMagic) return Error{"not a Lockstep stream"};
+  const std::string name(offer.name, strnlen(offer.name, sizeof(offer.name)));
+  auto mapping = name.empty() ? nullptr : open_mapping(name);
+  const uint8_t taken = mapping != nullptr ? 1 : 0;
+  LOCKSTEP_RETURN_IF_ERROR(socket->write(&taken, sizeof(taken), nullptr, 0));
+  if (mapping == nullptr) return std::shared_ptr<ByteStream>(std::move(socket));
+  return std::shared_ptr<ByteStream>(
+      std::make_shared<SharedStream>(std::move(socket), std::move(mapping), false));
+}
+
+}  // namespace lockstep
