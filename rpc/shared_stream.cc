@@ -19,7 +19,7 @@ namespace {
 
 constexpr uint64_t kOfferMagic = 0x31'4d'48'53'4b'43'4f'4c;  // "LOCKSHM1"
 constexpr int kAnswerTimeoutMs = 2000;
-constexpr size_t kRingBytes = 1 << 20;      // stays in the cache
+constexpr size_t kRingBytes = 512 << 10;    // stays in the cache
 constexpr size_t kPublishBytes = 64 << 10;  // the other end starts on it while we copy on
 constexpr int kSpins = 200;                 // a few microseconds
 constexpr int kLookAtSocketMs = 50;         // how soon a dead peer is noticed

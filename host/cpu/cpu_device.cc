@@ -18,7 +18,7 @@ class CpuBuffer : public Buffer {
  public:
   CpuBuffer(Memory memory, int64_t bytes) : memory_(std::move(memory)), bytes_(bytes) {}
   float* data() override { return memory_.get(); }
-  int64_t bytes() const override { return bytes_; }
+  int64_t bytes() const override { return allocated_bytes(bytes_); }
 
  private:
   Memory memory_;
@@ -56,6 +56,7 @@ class CpuDevice : public Device {
   bool shares_host_memory() const override { return true; }
   void attach_thread() override { _mm_setcsr(kMxcsr); }
 
+  int64_t buffer_bytes(int64_t bytes) const override { return allocated_bytes(bytes); }
   Result<std::unique_ptr<Buffer>> allocate(int64_t bytes) override {
     Memory memory = try_allocate(bytes);
     if (memory == nullptr) {

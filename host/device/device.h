@@ -36,7 +36,7 @@ class Buffer {
  public:
   virtual ~Buffer() = default;
   virtual float* data() = 0;
-  virtual int64_t bytes() const = 0;
+  virtual int64_t bytes() const = 0;  // that it really takes
 };
 
 // One GPU, or one CPU worker. Owned and used by one thread, but for `allocate`d memory, which
@@ -52,6 +52,8 @@ class Device {
   virtual void attach_thread() = 0;
 
   virtual Result<std::unique_ptr<Buffer>> allocate(int64_t bytes) = 0;
+  // What a buffer of this size will take.
+  virtual int64_t buffer_bytes(int64_t bytes) const = 0;
   // Bytes of a value of `rows` rows: the device chooses the layout.
   virtual int64_t value_bytes(int rows, int64_t features) const = 0;
   // Copies a value's rows to `row_major` (rows x features, on the host).

@@ -32,8 +32,10 @@ Result<std::unique_ptr<Replica>> Replica::create(const Job& job, const Model& mo
   LOCKSTEP_ASSIGN(auto evaluation, model.evaluate_graph(job.loss));
   LOCKSTEP_ASSIGN(auto optimizer, Optimizer::create(job.optimizer));
   LOCKSTEP_ASSIGN(auto team, DeviceTeam::create(devices, factory));
-  return std::unique_ptr<Replica>(new Replica(job, std::move(training), std::move(evaluation),
-                                              std::move(optimizer), std::move(team)));
+  std::unique_ptr<Replica> replica(new Replica(job, std::move(training), std::move(evaluation),
+                                               std::move(optimizer), std::move(team)));
+  LOCKSTEP_RETURN_IF_ERROR(replica->allocate_state());
+  return replica;
 }
 
 Replica::Replica(const Job& job, Graph training, Graph evaluation, Optimizer optimizer,
@@ -43,14 +45,32 @@ Replica::Replica(const Job& job, Graph training, Graph evaluation, Optimizer opt
       evaluation_(std::move(evaluation)),
       optimizer_(std::move(optimizer)),
       team_(std::move(team)) {
-  state_.weights = initial_weights(training_, job.seed);
-  for (size_t slot = 0; slot < optimizer_.slots().size(); ++slot) {
-    state_.slots.emplace_back(state_.weights.size(), 0.0f);
-  }
   for (int index = 0; index < team_->size(); ++index) {
     training_programs_.push_back(std::make_unique<ProgramSet>(team_->device(index), training_));
     evaluation_programs_.push_back(std::make_unique<ProgramSet>(team_->device(index), evaluation_));
   }
+}
+
+Status Replica::allocate_state() {
+  const size_t count = static_cast<size_t>(training_.parameter_count);
+  for (size_t i = 0; i < 1 + optimizer_.slots().size(); ++i) {
+    LOCKSTEP_ASSIGN(auto buffer, team_->device(0).allocate(training_.parameter_count * 4));
+    std::fill_n(buffer->data(), count, 0.0f);
+    const std::span<float> memory(buffer->data(), count);
+    if (i == 0) {
+      state_.weights = memory;
+    } else {
+      state_.slots.push_back(memory);
+    }
+    state_buffers_.push_back(std::move(buffer));
+  }
+  set_weights(initial_weights(training_, job_.seed));
+  return {};
+}
+
+void Replica::set_weights(const std::vector<float>& weights) {
+  LOCKSTEP_CHECK(weights.size() == state_.weights.size());
+  std::copy(weights.begin(), weights.end(), state_.weights.begin());
 }
 
 std::vector<PartitionRange> Replica::device_ranges(PartitionRange range) const {
@@ -111,15 +131,17 @@ Status Replica::allocate_gradients(PartitionRange range, bool alone) {
 
 NodeMemory Replica::memory(PartitionRange range, bool alone) const {
   NodeMemory memory;
-  memory.weights = static_cast<int64_t>(state_.weights.size()) * 4;
+  const int64_t flat_bytes = team_->device(0).buffer_bytes(training_.flat_size * 4);
+  memory.weights = team_->device(0).buffer_bytes(training_.parameter_count * 4);
   memory.slots = memory.weights * static_cast<int64_t>(state_.slots.size());
   for (int index = 0; index < team_->size(); ++index) {
     const PartitionRange device_range = range_of_part(range, team_->size(), index);
     const int64_t root_count = static_cast<int64_t>(maximal_subtrees(device_range).size());
-    memory.gradients += root_count * training_.flat_size * 4 * (alone ? 1 : 2);
+    memory.gradients += root_count * flat_bytes * (alone ? 1 : 2);
     const int rows = group_of(job_.batch_size, device_range).total_rows();
     if (rows > 0) {
-      memory.activations += plan_memory(training_, team_->device(index), rows).arena_bytes;
+      memory.activations += team_->device(index).buffer_bytes(
+          plan_memory(training_, team_->device(index), rows).arena_bytes);
     }
   }
   return memory;

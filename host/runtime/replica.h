@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,8 +21,8 @@ namespace lockstep {
 // state[t]: all that a later step depends on.
 struct TrainState {
   int64_t step = 0;
-  std::vector<float> weights;             // flat
-  std::vector<std::vector<float>> slots;  // the optimizer's, flat each
+  std::span<float> weights;             // flat; the Replica's memory
+  std::vector<std::span<float>> slots;  // the optimizer's, flat each
   // This epoch's metric accumulators.
   double loss_sum = 0;
   int64_t correct = 0;
@@ -52,7 +53,7 @@ class Replica {
   const Graph& graph() const { return training_; }
   SliceLayout layout() const { return SliceLayout(training_.flat_size); }
   const TrainState& state() const { return state_; }
-  void set_weights(const std::vector<float>& weights) { state_.weights = weights; }
+  void set_weights(const std::vector<float>& weights);
   int devices() const { return team_->size(); }
   std::string device_description() const { return team_->device(0).description(); }
   Device& adder() { return team_->device(0); }
@@ -84,6 +85,7 @@ class Replica {
  private:
   Replica(const Job& job, Graph training, Graph evaluation, Optimizer optimizer,
           std::unique_ptr<DeviceTeam> team);
+  Status allocate_state();
   PartitionGroup group_of(int64_t rows, PartitionRange range) const;
   std::vector<std::vector<float*>>& root_memory(int64_t step);
 
@@ -91,8 +93,9 @@ class Replica {
   const Graph training_;
   const Graph evaluation_;
   const Optimizer optimizer_;
-  TrainState state_;
   std::unique_ptr<DeviceTeam> team_;
+  std::vector<std::unique_ptr<Buffer>> state_buffers_;
+  TrainState state_;
   std::vector<std::unique_ptr<ProgramSet>> training_programs_;
   std::vector<std::unique_ptr<ProgramSet>> evaluation_programs_;
   // [step parity][device][root]

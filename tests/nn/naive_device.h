@@ -327,6 +327,7 @@ class NaiveDevice : public Device {
   bool shares_host_memory() const override { return true; }
   void attach_thread() override {}
 
+  int64_t buffer_bytes(int64_t bytes) const override { return bytes; }
   Result<std::unique_ptr<Buffer>> allocate(int64_t bytes) override {
     return std::unique_ptr<Buffer>(new HostBuffer(bytes));
   }
