@@ -49,7 +49,7 @@ TEST(CpuDevice, InputAndDownloadAreInverse) {
             .rows = rows, .features = features, .inputs = random_floats(1, rows * features)};
         auto buffer = device->allocate(device->value_bytes(rows, features)).value();
         EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer->data()) % 64, 0u);
-        const int64_t floats = buffer->bytes() / 4;
+        const int64_t floats = device->value_bytes(rows, features) / 4;
         for (int64_t i = 0; i < floats; ++i) buffer->data()[i] = __builtin_nanf("");
         OpDesc desc{.name = "input", .attributes = InputOp{features}, .outputs = {0}};
         auto op = device->prepare(desc, {.first = 0, .rows = {rows}}).value();
