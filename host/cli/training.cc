@@ -43,6 +43,7 @@ class Training {
   Status prepare();
   Status spawn_nodes();
   void say_plan();
+  int devices_of_node() const;
   void watch();
   void end_children();
   Status write_files(const Status& status, const std::string& weights);
@@ -90,26 +91,32 @@ void Training::say_plan() {
       "{} on {}: {} weights, {} rows, batch {}, {} steps an epoch, P = {} partitions, {}",
       job.model, job.data, resolved_.graph.parameter_count, job.train_rows, job.batch_size,
       job.steps_per_epoch(), job.partitions, job.numerics));
-  const int devices = request_.nodes * std::max(1, request_.devices);
+  const int of_node = devices_of_node();
+  const int devices = request_.nodes * of_node;
   if (devices > job.partitions) {
     progress_->line(fmt::format(
         "note: {} nodes of {} device{} are more devices than the {} partitions of a batch: {} will "
         "idle. Use fewer, or --partitions {} (other bits) where the batch is large enough",
-        request_.nodes, std::max(1, request_.devices), request_.devices > 1 ? "s" : "",
-        job.partitions, devices - job.partitions, job.partitions * 2));
+        request_.nodes, of_node, of_node > 1 ? "s" : "", job.partitions, devices - job.partitions,
+        job.partitions * 2));
   }
 }
 
+// A fair share of this machine where the request does not say; nodes elsewhere count as one.
+int Training::devices_of_node() const {
+  if (request_.devices > 0) return request_.devices;
+  return request_.spawn_nodes ? std::max(1, available_cpus() / request_.nodes) : 1;
+}
+
 Status Training::spawn_nodes() {
-  const int share = std::max(1, available_cpus() / request_.nodes);
-  const int devices = request_.devices > 0 ? request_.devices : share;
   for (int index = 0; request_.spawn_nodes && index < request_.nodes; ++index) {
-    LOCKSTEP_ASSIGN(auto child,
-                    ChildProcess::spawn_self(
-                        {"node", "--coordinator", fmt::format("127.0.0.1:{}", coordinator_.port()),
-                         "--listen", "127.0.0.1:0", "--name", fmt::format("node-{}", index),
-                         "--devices", std::to_string(devices), "--device", request_.device,
-                         "--data", request_.options.at("data").get<std::string>()}));
+    LOCKSTEP_ASSIGN(
+        auto child,
+        ChildProcess::spawn_self(
+            {"node", "--coordinator", fmt::format("127.0.0.1:{}", coordinator_.port()), "--listen",
+             "127.0.0.1:0", "--name", fmt::format("node-{}", index), "--devices",
+             std::to_string(devices_of_node()), "--device", request_.device, "--data",
+             request_.options.at("data").get<std::string>()}));
     children_.push_back(std::move(child));
   }
   return {};
