@@ -4,14 +4,15 @@
 //  - Chains. Every sum of products is one chain acc = fma(a_k, b_k, acc) in a fixed order that is
 //    a function of the op's shape alone. A chain starts from -0, the neutral element of IEEE
 //    addition: its first link is then exactly the product, and a chain without terms is -0.
-//      dense forward            k ascending, in blocks of kChainBlock terms, block sums added in
-//      order dense data gradient      n ascending, in the same blocks dense weight gradient    rows
-//      of the partition ascending conv forward             (kh, kw, ci) ascending; taps outside of
-//      the image are left out conv data gradient       (oy, ox, co) ascending; likewise conv weight
-//      gradient     per row (oy, ox) ascending; likewise. Then rows of the partition
-//                               are added in order, the first copied
-//      bias gradient            dense: rows added in order. conv: per row pixels (oy, ox) added in
-//                               order, then rows
+//      * dense forward: k ascending, in blocks of kChainBlock terms, block sums added in order.
+//      * dense data gradient: n ascending, in the same blocks.
+//      * dense weight gradient: rows of the partition ascending.
+//      * conv forward: (kh, kw, ci) ascending; taps outside of the image are left out.
+//      * conv data gradient: (oy, ox, co) ascending; likewise.
+//      * conv weight gradient: a row's (oy, ox) ascending; likewise. Then rows of the partition are
+//        added in order, the first copied.
+//      * bias gradient: dense: rows added in order. conv: a row's pixels (oy, ox) added in order,
+//        then rows.
 //    Partitions are combined in the order of the tree: left + right, an empty child passes the
 //    other through. Bias is added after the chain, then the activation.
 //  - relu(x) is 0 > x ? 0 : x (NaN passes). A relu mask keeps where y > 0, else +0.

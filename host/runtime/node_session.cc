@@ -64,7 +64,7 @@ Status NodeSession::run() {
 }
 
 Status NodeSession::connect() {
-  const int64_t deadline = now_ms() + options_.connect_timeout_ms;
+  int64_t deadline = now_ms() + options_.connect_timeout_ms;
   int pause_ms = 20;
   while (true) {
     auto client = network_.connect_control(options_.coordinator, kConnectMs);
@@ -76,6 +76,8 @@ Status NodeSession::connect() {
         return {};
       }
       if (welcome.error().kind == ErrorKind::refused) return welcome.error();
+      // It is there, and still prepares the job: that may take as long as its data is large.
+      deadline = now_ms() + options_.connect_timeout_ms;
     }
     {
       std::unique_lock lock(mutex_);
