@@ -106,6 +106,8 @@ class SharedStream final : public ByteStream {
     return write_part(body, body_bytes);
   }
 
+  bool in_memory() const override { return true; }
+
   void close() override {
     closed_ = true;
     socket_->close();

@@ -171,7 +171,8 @@ void PeerLinks::write_frames(const std::shared_ptr<Link>& link) {
     header.slice = frame.slice;
     header.first = frame.subtree.first;
     header.count = frame.count;
-    header.hash = bytes > 0 ? xxh3(frame.values, bytes) : 0;
+    const bool hashed = bytes > 0 && !link->stream->in_memory();
+    header.hash = hashed ? xxh3(frame.values, bytes) : 0;
     const Status written = link->stream->write(&header, sizeof(header), frame.values, bytes);
     if (!written.ok()) lost(*link, written.error().message);
     lock.lock();
@@ -208,7 +209,9 @@ Status PeerLinks::read_frame(Link& link) {
   if (space != nullptr) {
     const size_t bytes = static_cast<size_t>(frame.count) * sizeof(float);
     LOCKSTEP_RETURN_IF_ERROR(link.stream->read(space, bytes, 0));
-    if (xxh3(space, bytes) != header.hash) return Error{"a frame arrived with another hash"};
+    if (!link.stream->in_memory() && xxh3(space, bytes) != header.hash) {
+      return Error{"a frame arrived with another hash"};
+    }
   }
   exchange_->arrived(link.member, frame);
   return {};

@@ -20,6 +20,8 @@ class ByteStream {
   // Writes all of it, header and body in one system call where possible.
   virtual Status write(const void* header, size_t header_bytes, const void* body,
                        size_t body_bytes) = 0;
+  // Whether bytes go from memory to memory of one host: nothing on the way can change them.
+  virtual bool in_memory() const { return false; }
   // Wakes both threads: their calls fail. Any thread may call it.
   virtual void close() = 0;
 };
