@@ -4,10 +4,14 @@
 
 #include <algorithm>
 
-#include "host/reduce/layout.h"
+#include "host/core/check.h"
 
 namespace lockstep {
 namespace {
+
+constexpr int64_t kLoadingMs = 60'000;  // a node may take this long to load its data
+constexpr int64_t kReconnectMs = 150;   // a process that is alive polls again by then
+constexpr int64_t kComplaintsMs = 300;  // complaints are collected before one is expelled
 
 std::string both_values(const std::string& what, const std::string& node, const std::string& job,
                         const std::string& remedy) {
@@ -21,8 +25,35 @@ int64_t ClusterFacts::rows_of_step(int64_t step) const {
   return std::min(batch_size, train_rows - step % steps_per_epoch() * batch_size);
 }
 
-Coordinator::Coordinator(ClusterFacts facts, int64_t term)
-    : facts_(std::move(facts)), term_(term) {}
+Coordinator::Coordinator(ClusterFacts facts, int64_t term, const RecoveredJob& recovered,
+                         bool may_return, int64_t now_ms)
+    : facts_(std::move(facts)),
+      term_(term),
+      consumption_(facts_.partitions, [this](int64_t step) { return facts_.rows_of_step(step); }) {
+  epochs_ = recovered.epochs;
+  checkpoints_ = recovered.checkpoints;
+  if (!checkpoints_.empty()) {
+    consumption_.restore(checkpoints_.back().state.step, checkpoints_.back().samples_consumed);
+  }
+  if (!recovered.view) return;
+  view_ = *recovered.view;
+  started_ = may_return;  // else it starts again, from what is durable
+  resumed_ = true;
+  hold_ = view_.number;
+  steps_done_ = view_.first_step;
+  if (!may_return) return;
+  phase_ = Phase::changing;
+  for (const Member& former : view_.members) {
+    Node node;
+    node.hello.name = former.name;
+    node.join.session = former.session;
+    node.join.address = former.address;
+    node.joined = true;
+    node.attached = false;
+    node.lease_ends_ms = now_ms + facts_.lease_ms;
+    nodes_[former.session] = node;
+  }
+}
 
 Result<Welcome> Coordinator::hello(const Hello& hello, int64_t now_ms) {
   if (hello.wire_version != kWireVersion || hello.version != facts_.version) {
@@ -31,21 +62,22 @@ Result<Welcome> Coordinator::hello(const Hello& hello, int64_t now_ms) {
                                      fmt::format("{} (wire {})", facts_.version, kWireVersion),
                                      "run the same version of lockstep on all machines"));
   }
-  if (phase_ != Phase::gathering) {
+  if (ended()) return refused_error("refused to join: the job is over");
+  if (static_cast<int>(live_sessions().size()) >= facts_.max_nodes) {
     return refused_error("refused to join: the job is already running with all its nodes");
   }
-  const SessionId session = ++last_session_;
+  const SessionId session = term_ * kSessionsPerTerm + ++sessions_;
   Node node;
   node.hello = hello;
-  node.lease_ends_ms = now_ms + 60'000;  // it has yet to load its data
+  node.lease_ends_ms = now_ms + kLoadingMs;
   nodes_[session] = node;
   return Welcome{session, term_, facts_.job};
 }
 
 Status Coordinator::check_canary(const JoinRequest& request) const {
   for (const auto& [session, node] : nodes_) {
-    if (!node.joined || node.left) continue;
     const auto& expected = node.join.canary;
+    if (!node.live() || expected.empty()) continue;
     for (size_t i = 0; i < std::max(expected.size(), request.canary.size()); ++i) {
       const OpDigest mine = i < request.canary.size() ? request.canary[i] : OpDigest{"none", 0};
       const OpDigest theirs = i < expected.size() ? expected[i] : OpDigest{"none", 0};
@@ -79,41 +111,113 @@ Status Coordinator::check_join(const JoinRequest& request) const {
 
 Status Coordinator::join(const JoinRequest& request, int64_t now_ms, CoordinatorActions* actions) {
   const auto found = nodes_.find(request.session);
-  if (found == nodes_.end()) return refused_error("refused to join: unknown session");
+  if (found == nodes_.end() || found->second.left) {
+    return refused_error("refused to join: unknown session");
+  }
   Node& node = found->second;
   if (node.joined) return {};
-  if (phase_ != Phase::gathering || joined_count() >= facts_.nodes) {
+  if (ended()) return refused_error("refused to join: the job is over");
+  if (static_cast<int>(live_sessions().size()) >= facts_.max_nodes) {
     return refused_error("refused to join: the job has all its nodes");
   }
   LOCKSTEP_RETURN_IF_ERROR(check_join(request));
   node.join = request;
   node.joined = true;
   node.lease_ends_ms = now_ms + facts_.lease_ms;
-  actions->push_back(NodeJoined{
-      {request.session, node.hello.name, request.address, {}}, request.device, request.devices});
-  if (joined_count() == facts_.nodes) make_view(actions);
+  actions->push_back(NodeJoined{{request.session, node.hello.name, request.address, {}, {}, -1},
+                                request.device,
+                                request.devices});
+  change_view(actions);
   return {};
 }
 
-void Coordinator::make_view(CoordinatorActions* actions) {
-  View view;
-  view.number = view_.number + 1;
-  view.first_step = steps_done_;
+// Asks everyone to hold. One change at a time: who comes while one is under way is part of it.
+void Coordinator::change_view(CoordinatorActions* actions) {
+  if (ended()) return;
+  const int live = static_cast<int>(live_sessions().size());
+  if (!started_ && live < facts_.start_nodes) return;
+  if (hold_ <= view_.number) {
+    ++hold_;
+    for (auto& [session, node] : nodes_) {
+      node.held.reset();
+      node.asked_to_hold = false;
+    }
+  }
+  phase_ = Phase::changing;
+  for (auto& [session, node] : nodes_) {
+    if (!node.live() || !node.attached || node.asked_to_hold) continue;
+    node.asked_to_hold = true;
+    actions->push_back(SendEvent{session, HoldEvent{hold_}});
+  }
+  make_view_if_held(actions);
+}
+
+Status Coordinator::held(const HeldReport& report, int64_t now_ms, CoordinatorActions* actions) {
+  LOCKSTEP_ASSIGN(Node * node, member(report.session));
+  node->lease_ends_ms = std::max(node->lease_ends_ms, now_ms + facts_.lease_ms);
+  if (phase_ != Phase::changing || report.number != hold_) return {};  // of a change that is over
+  node->held = report.standing;
+  make_view_if_held(actions);
+  return {};
+}
+
+void Coordinator::make_view_if_held(CoordinatorActions* actions) {
+  if (phase_ != Phase::changing || hold_ <= view_.number) return;
+  ViewRequest request;
   for (const auto& [session, node] : nodes_) {
-    if (!node.joined || node.left) continue;
-    view.members.push_back({session, node.hello.name, node.join.address, {}});
+    if (!node.live()) continue;
+    if (!node.attached || !node.held) return;
+    request.candidates.push_back({session, node.hello.name, node.join.address, node.held->step,
+                                  node.held->begun, !node.leaving});
   }
-  std::vector<PartitionRange> ranges;
-  const int members = static_cast<int>(view.members.size());
-  for (int i = 0; i < members; ++i) {
-    view.members[i].partitions = range_of_part({0, facts_.partitions}, members, i);
-    ranges.push_back(view.members[i].partitions);
+  if (working_count() < std::max(1, facts_.min_nodes)) return;  // the job waits for nodes
+  request.number = hold_;
+  request.partitions = facts_.partitions;
+  request.slices = facts_.slices;
+  request.durable = newest_state();
+  request.restore = restore_wanted_;
+  request.decided_epochs = static_cast<int64_t>(epochs_.size());
+  const bool no_state = std::all_of(request.candidates.begin(), request.candidates.end(),
+                                    [](const Candidate& candidate) { return candidate.step < 0; });
+  if (no_state && !restore_wanted_) restore_why_ = "no node holds the state";
+  const View previous = view_;
+  if (restore_wanted_ || no_state) {
+    const auto decided = static_cast<size_t>(request.durable.step / facts_.steps_per_epoch());
+    if (epochs_.size() > decided) epochs_.resize(decided);
+    request.decided_epochs = static_cast<int64_t>(epochs_.size());
   }
-  view.slice_owners = assign_slice_owners(facts_.slices, ranges);
-  view_ = view;
+  view_ = make_view(previous, request);
+  announce(previous, actions);
+}
+
+void Coordinator::announce(const View& previous, CoordinatorActions* actions) {
   phase_ = Phase::training;
-  actions->push_back(ViewMade{view});
-  send_to_all(ViewEvent{view}, actions);
+  const bool first = !started_ && !resumed_;
+  started_ = true;
+  complaints_.clear();
+  for (Death& death : deaths_) {
+    if (previous.index_of(death.session) >= 0) death.partitions = partitions_dealt(previous, view_);
+  }
+  actions->push_back(AppendRecord{ViewRecord{view_}});
+  actions->push_back(ViewMade{view_});
+  if (view_.restores && !first) restored(actions);
+  for (const Member& member : view_.members) {
+    actions->push_back(SendEvent{member.session, ViewEvent{view_}});
+    // What it was told before the coordinator was away it may have missed.
+    const int64_t decided = nodes_.at(member.session).held->decided_epochs;
+    for (auto epoch = static_cast<size_t>(decided);
+         member.step >= 0 && epoch < epochs_.size() && !view_.restores; ++epoch) {
+      actions->push_back(SendEvent{
+          member.session, EpochDecision{static_cast<int64_t>(epoch), epochs_[epoch].go_on}});
+    }
+  }
+  count_applied(actions);
+  commit_snapshot_if_agreed(actions);
+  snapshot_asked_ms_ = -1;
+  planned_snapshot_ = 0;
+  if (!epochs_.empty() && !epochs_.back().go_on) phase_ = Phase::finishing;
+  plan_snapshot(actions);
+  complete_if_durable(actions);
 }
 
 Result<Coordinator::Node*> Coordinator::member(SessionId session) {
@@ -124,160 +228,129 @@ Result<Coordinator::Node*> Coordinator::member(SessionId session) {
   return &found->second;
 }
 
-Status Coordinator::renew(SessionId session, int64_t now_ms) {
+Result<bool> Coordinator::renew(SessionId session, int64_t now_ms) {
+  LOCKSTEP_ASSIGN(Node * node, member(session));
+  const int64_t lease = node->joined ? facts_.lease_ms : kLoadingMs;
+  node->lease_ends_ms = now_ms + lease;
+  return !node->attached;
+}
+
+Status Coordinator::attach(SessionId session, const Standing& standing, int64_t now_ms,
+                           CoordinatorActions* actions) {
   LOCKSTEP_ASSIGN(Node * node, member(session));
   node->lease_ends_ms = now_ms + facts_.lease_ms;
-  return {};
-}
-
-Status Coordinator::step_applied(const StepReport& report, CoordinatorActions* actions) {
-  LOCKSTEP_ASSIGN(Node * node, member(report.session));
-  if (phase_ != Phase::training || report.step != node->steps) {
-    if (report.step < node->steps) return {};  // said twice
-    return Error{
-        fmt::format("{} reports step {} out of order", node_text(report.session), report.step)};
+  if (node->attached) return {};
+  if (standing.view > view_.number) {
+    return refused_error(fmt::format(
+        "this node is in view {}, the coordinator's log ends at {}: it is not this job's log",
+        standing.view, view_.number));
   }
-  node->steps = report.step + 1;
-  actions->push_back(SamplesConsumed{report.step, report.partitions});
-  if (report.step != steps_done_) return {};
-  ++steps_done_;
-  actions->push_back(
-      StepDone{report.step, facts_.rows_of_step(report.step), report.loss_sum, report.correct});
-  return {};
-}
-
-Status Coordinator::add_validation(const EpochReport& report) {
-  for (const ValidationPart& part : report.validation) {
-    if (part.partition < 0 || part.partition >= facts_.partitions || part.batch < 0) {
-      return Error{fmt::format("{} reports validation of partition {}, which does not exist",
-                               node_text(report.session), part.partition)};
-    }
-    validation_[{part.batch, part.partition}] = part;
-  }
-  return {};
-}
-
-EpochDone Coordinator::summarize_epoch(const EpochReport& report) const {
-  EpochDone done;
-  done.epoch = report.epoch;
-  done.loss = report.loss_sum / static_cast<double>(report.rows);
-  done.accuracy = static_cast<double>(report.correct) / static_cast<double>(report.rows);
-  int64_t rows = 0;
-  int64_t correct = 0;
-  double loss_sum = 0;
-  for (auto part = validation_.begin(); part != validation_.end();) {
-    const int64_t batch = part->first.first;
-    std::vector<float> losses(static_cast<size_t>(facts_.partitions));
-    std::vector<bool> present(losses.size());
-    for (; part != validation_.end() && part->first.first == batch; ++part) {
-      losses[part->first.second] = part->second.loss_sum;
-      present[part->first.second] = part->second.rows > 0;
-      rows += part->second.rows;
-      correct += part->second.correct;
-    }
-    float batch_loss = 0;
-    if (tree_sum(losses, present, &batch_loss)) loss_sum += static_cast<double>(batch_loss);
-  }
-  done.has_validation = rows > 0;
-  if (rows > 0) {
-    done.validation_loss = loss_sum / static_cast<double>(rows);
-    done.validation_accuracy = static_cast<double>(correct) / static_cast<double>(rows);
-  }
-  return done;
-}
-
-Status Coordinator::epoch_measured(const EpochReport& report, CoordinatorActions* actions) {
-  LOCKSTEP_ASSIGN(Node * node, member(report.session));
-  if (phase_ != Phase::training || report.epoch != node->epochs || report.rows <= 0) {
-    if (report.epoch < node->epochs) return {};
-    return Error{
-        fmt::format("{} reports epoch {} out of order", node_text(report.session), report.epoch)};
-  }
-  LOCKSTEP_RETURN_IF_ERROR(add_validation(report));
-  ++node->epochs;
-  const bool all_measured = std::all_of(nodes_.begin(), nodes_.end(), [&](const auto& entry) {
-    return !entry.second.joined || entry.second.left || entry.second.epochs > report.epoch;
+  node->attached = true;
+  const bool last = std::all_of(nodes_.begin(), nodes_.end(), [](const auto& entry) {
+    return !entry.second.live() || entry.second.attached;
   });
-  if (!all_measured) return {};
-  actions->push_back(summarize_epoch(report));
-  validation_.clear();
-  ++epochs_done_;
-  const bool go_on = epochs_done_ < facts_.epochs;
-  if (!go_on) phase_ = Phase::finishing;
-  send_to_all(EpochDecision{report.epoch, go_on}, actions);
+  // One change for all that come back; tick() sees to those that do not.
+  if (last) change_view(actions);
   return {};
 }
 
-Status Coordinator::finished(const FinalReport& report, CoordinatorActions* actions) {
-  LOCKSTEP_ASSIGN(Node * node, member(report.session));
-  if (phase_ != Phase::finishing) return {};
-  node->weights_sha256 = report.weights_sha256;
-  SessionId first = 0;
-  for (const auto& [session, other] : nodes_) {
-    if (!other.joined || other.left) continue;
-    if (other.weights_sha256.empty()) return {};
-    if (first == 0) first = session;
-    if (other.weights_sha256 != nodes_.at(first).weights_sha256) {
-      fail(ErrorKind::halted,
-           fmt::format("the final weights of {} ({}) and {} ({}) differ: silent corruption",
-                       node_text(first), nodes_.at(first).weights_sha256, node_text(session),
-                       other.weights_sha256),
-           actions);
-      return {};
-    }
-  }
-  phase_ = Phase::uploading;
-  actions->push_back(SendEvent{first, UploadEvent{}});
-  return {};
-}
-
-Status Coordinator::uploaded(SessionId session, const std::string& sha256,
-                             CoordinatorActions* actions) {
-  LOCKSTEP_ASSIGN(Node * node, member(session));
-  if (phase_ != Phase::uploading) return {};
-  if (sha256 != node->weights_sha256) {
-    fail(ErrorKind::halted,
-         fmt::format("the weights that {} sent hash to {}, it computed {}", node_text(session),
-                     sha256, node->weights_sha256),
-         actions);
-    return {};
-  }
-  phase_ = Phase::completed;
-  actions->push_back(JobCompleted{});
-  send_to_all(StopEvent{ErrorKind::failed, true, "the job is done"}, actions);
-  return {};
-}
-
-Status Coordinator::fault(const FaultReport& report, CoordinatorActions* actions) {
-  LOCKSTEP_ASSIGN(Node * node, member(report.session));
+Status Coordinator::fault(const FaultReport& report, int64_t now_ms, CoordinatorActions* actions) {
+  LOCKSTEP_RETURN_IF_ERROR(member(report.session));
   if (ended()) return {};
-  if (report.accused != 0) {
-    // The lease or the connection of the accused says whether it is dead; both come soon.
-    const auto accused = nodes_.find(report.accused);
-    if (accused == nodes_.end() || accused->second.left) return {};
-    accused->second.lease_ends_ms = std::min(accused->second.lease_ends_ms, node->lease_ends_ms);
+  if (report.accused == 0) {
+    node_died(report.session, report.what, now_ms, actions);
     return {};
   }
-  node_died(report.session, report.what, actions);
+  const auto accused = nodes_.find(report.accused);
+  if (accused == nodes_.end() || !accused->second.live()) return {};
+  if (complaints_.empty()) verdict_ms_ = now_ms + kComplaintsMs;
+  complaints_.push_back({report.session, report.accused});
   return {};
 }
 
-Status Coordinator::leave(SessionId session, CoordinatorActions* actions) {
-  LOCKSTEP_ASSIGN(Node * node, member(session));
-  node->left = true;
-  actions->push_back(NodeLeft{session, node->steps, ended() ? "done" : "left"});
-  if (!ended() && node->joined) {
-    fail(ErrorKind::failed,
-         fmt::format("{} left the job at step {}", node_text(session), node->steps), actions);
+// Both ends of a broken link may be alive: the one with most complaints goes, then the later.
+void Coordinator::settle_complaints(int64_t now_ms, CoordinatorActions* actions) {
+  if (complaints_.empty() || now_ms < verdict_ms_) return;
+  std::map<SessionId, std::set<SessionId>> against;
+  for (const Complaint& complaint : complaints_) {
+    const auto from = nodes_.find(complaint.from);
+    const auto accused = nodes_.find(complaint.accused);
+    const bool both_live = from != nodes_.end() && from->second.live() && accused != nodes_.end() &&
+                           accused->second.live();
+    if (both_live) against[complaint.accused].insert(complaint.from);
   }
+  complaints_.clear();
+  SessionId expelled = 0;
+  size_t most = 0;
+  for (const auto& [session, from] : against) {
+    if (from.size() < most) continue;
+    most = from.size();
+    expelled = session;
+  }
+  if (expelled == 0) return;
+  expel(expelled, ErrorKind::failed,
+        fmt::format("{} other member{} cannot reach it", most, most == 1 ? "" : "s"), now_ms,
+        actions);
+}
+
+void Coordinator::expel(SessionId session, ErrorKind kind, const std::string& why, int64_t now_ms,
+                        CoordinatorActions* actions) {
+  actions->push_back(SendEvent{session, StopEvent{kind, false, "expelled from the job: " + why}});
+  node_died(session, why, now_ms, actions);
+}
+
+Status Coordinator::ask_to_leave(SessionId session, CoordinatorActions* actions) {
+  LOCKSTEP_ASSIGN(Node * node, member(session));
+  if (node->leaving || ended()) return {};
+  node->leaving = true;
+  if (!started_ || !node->joined) {
+    actions->push_back(SendEvent{session, StopEvent{ErrorKind::failed, true, "left"}});
+    return {};
+  }
+  if (working_count() < std::max(1, facts_.min_nodes)) {
+    // Nobody to hand over to: the state must be durable first.
+    ask_snapshot(0, actions);
+    return {};
+  }
+  change_view(actions);
   return {};
 }
 
-void Coordinator::connection_lost(SessionId session, CoordinatorActions* actions) {
-  node_died(session, "its connection broke: the process died", actions);
+// Leaving members have no partitions in this view. Once a step of it is applied, every member has
+// the state, and they may go.
+void Coordinator::finish_leaving(int64_t step, CoordinatorActions* actions) {
+  if (phase_ != Phase::training || step < view_.first_step) return;
+  bool any = false;
+  for (auto& [session, node] : nodes_) {
+    const int index = view_.index_of(session);
+    if (!node.live() || !node.leaving || index < 0) continue;
+    if (!view_.members[index].partitions.empty()) continue;
+    actions->push_back(SendEvent{session, StopEvent{ErrorKind::failed, true, "handed over"}});
+    node.left = true;
+    actions->push_back(NodeLeft{session, node.steps, "left"});
+    any = true;
+  }
+  if (any) change_view(actions);
 }
 
-void Coordinator::node_died(SessionId session, const std::string& how,
+Status Coordinator::leave(SessionId session, int64_t now_ms, CoordinatorActions* actions) {
+  LOCKSTEP_ASSIGN(Node * node, member(session));
+  if (!ended()) {
+    node_died(session, "it left", now_ms, actions);
+    return {};
+  }
+  node->left = true;
+  actions->push_back(NodeLeft{session, node->steps, "done"});
+  return {};
+}
+
+void Coordinator::connection_lost(SessionId session, int64_t now_ms) {
+  const auto found = nodes_.find(session);
+  if (found == nodes_.end() || found->second.left) return;
+  found->second.lease_ends_ms = std::min(found->second.lease_ends_ms, now_ms + kReconnectMs);
+}
+
+void Coordinator::node_died(SessionId session, const std::string& how, int64_t now_ms,
                             CoordinatorActions* actions) {
   const auto found = nodes_.find(session);
   if (found == nodes_.end() || found->second.left) return;
@@ -285,19 +358,15 @@ void Coordinator::node_died(SessionId session, const std::string& how,
   node.left = true;
   if (!node.joined) return;
   actions->push_back(NodeLeft{session, node.steps, how});
-  if (phase_ == Phase::gathering) {
-    node.joined = false;  // its place is free again
-    return;
-  }
-  if (ended()) return;
-  fail(ErrorKind::failed,
-       fmt::format("{} failed at step {}: {}", node_text(session), node.steps, how), actions);
+  if (ended() || !started_) return;
+  if (view_.index_of(session) >= 0) deaths_.push_back({session, node.hello.name, how, now_ms, 0});
+  for (auto& [step, digests] : digests_) digests.erase(session);
+  change_view(actions);
 }
 
 void Coordinator::fail(ErrorKind kind, const std::string& reason, CoordinatorActions* actions) {
   if (ended()) return;
   phase_ = Phase::failed;
-  failure_ = reason;
   actions->push_back(JobFailed{kind, reason});
   send_to_all(StopEvent{kind, false, reason}, actions);
 }
@@ -307,10 +376,20 @@ void Coordinator::stop(ErrorKind kind, const std::string& reason, CoordinatorAct
 }
 
 void Coordinator::tick(int64_t now_ms, CoordinatorActions* actions) {
-  for (const auto& [session, node] : std::map<SessionId, Node>(nodes_)) {
-    if (node.left || now_ms < node.lease_ends_ms) continue;
-    node_died(session, fmt::format("no sign of life for {} ms", facts_.lease_ms), actions);
+  std::vector<SessionId> dead;
+  for (const auto& [session, node] : nodes_) {
+    if (!node.left && now_ms >= node.lease_ends_ms) dead.push_back(session);
   }
+  for (const SessionId session : dead) {
+    node_died(session, "it gave no sign of life", now_ms, actions);
+  }
+  settle_complaints(now_ms, actions);
+  if (phase_ != Phase::training || facts_.checkpoint_every_ms <= 0) return;
+  if (checkpoint_ms_ < 0) checkpoint_ms_ = now_ms;
+  const int64_t since = std::max(checkpoint_ms_, snapshot_asked_ms_);
+  if (now_ms - since < facts_.checkpoint_every_ms) return;
+  snapshot_asked_ms_ = now_ms;
+  ask_snapshot(0, actions);
 }
 
 void Coordinator::send_to_all(const NodeEvent& event, CoordinatorActions* actions) {
@@ -319,9 +398,17 @@ void Coordinator::send_to_all(const NodeEvent& event, CoordinatorActions* action
   }
 }
 
-int Coordinator::joined_count() const {
+std::vector<SessionId> Coordinator::live_sessions() const {
+  std::vector<SessionId> live;
+  for (const auto& [session, node] : nodes_) {
+    if (node.live()) live.push_back(session);
+  }
+  return live;
+}
+
+int Coordinator::working_count() const {
   return static_cast<int>(std::count_if(nodes_.begin(), nodes_.end(), [](const auto& entry) {
-    return entry.second.joined && !entry.second.left;
+    return entry.second.live() && !entry.second.leaving;
   }));
 }
 

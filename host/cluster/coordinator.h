@@ -1,15 +1,22 @@
 // The coordinator as a state machine: (state, message, time) -> (state, actions). No sockets, no
 // threads, no clock. One owner, one thread at a time.
+//
+// A view changes in two moves. Every member is asked to hold: it says where it stands and applies
+// no step from then on. When all have said so, the view is made from exact knowledge, logged, and
+// sent. Deaths, joins, leaves, a rollback and the coordinator's own return all go this one way.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include "host/cluster/consumption.h"
 #include "host/cluster/messages.h"
+#include "host/cluster/records.h"
 #include "host/core/result.h"
 
 namespace lockstep {
@@ -17,7 +24,10 @@ namespace lockstep {
 // What the machine must know of the job.
 struct ClusterFacts {
   std::string job;  // JSON, handed to every node
-  int nodes = 1;    // the number to start with
+  std::string recipe_sha256;
+  int start_nodes = 1;  // to start with
+  int min_nodes = 1;    // to go on with; below it the job waits
+  int max_nodes = 1;
   int partitions = 1;
   int64_t batch_size = 1;
   int64_t train_rows = 0;
@@ -29,11 +39,18 @@ struct ClusterFacts {
   std::string validation_digest;
   std::string version;
   int lease_ms = 5000;
+  int64_t checkpoint_every_ms = 60'000;  // 0: not by time
+  int64_t checkpoint_every_steps = 0;    // 0: not by steps
+  int64_t verify_every = 1;              // steps between comparisons of state digests; 0: never
   int64_t steps_per_epoch() const { return (train_rows + batch_size - 1) / batch_size; }
   int64_t rows_of_step(int64_t step) const;
 };
 
-// What the runtime carries out.
+// What the runtime carries out, in order. Nothing behind an AppendRecord happens before the record
+// is durable.
+struct AppendRecord {
+  LogRecord record;
+};
 struct SendEvent {
   SessionId session = 0;
   NodeEvent event;
@@ -52,59 +69,90 @@ struct StepDone {
   int64_t rows = 0;
   double loss_sum = 0;
   int64_t correct = 0;
+  uint64_t digest = 0;  // of the state after it
 };
-// Samples counted by whoever contributed them.
+// Samples that are counted now, by whoever contributed them; each (step, partition) once.
 struct SamplesConsumed {
+  SessionId session = 0;  // 0: nobody lived to tell, but the step was applied
   int64_t step = 0;
   std::vector<PartitionSamples> partitions;
 };
-struct EpochDone {
-  int64_t epoch = 0;
-  double loss = 0;  // means over rows
-  double accuracy = 0;
-  bool has_validation = false;
-  double validation_loss = 0;
-  double validation_accuracy = 0;
+// Write the manifest that makes this state a checkpoint and log it, then call checkpoint_durable.
+struct CommitCheckpoint {
+  StateRef state;
+  int64_t samples_consumed = 0;
+  std::vector<EpochRecord> epochs;
+};
+struct CheckpointDone {
+  int64_t step = 0;
+};
+// The job goes on from an earlier state.
+struct Restored {
+  int64_t step = 0;
+  int64_t samples_consumed = 0;
+  std::string why;
 };
 struct NodeLeft {
   SessionId session = 0;
   int64_t step = 0;  // steps that it had applied
   std::string why;
 };
-struct JobCompleted {};
+// Steps go on after a member was lost.
+struct Recovered {
+  SessionId session = 0;
+  std::string name;
+  std::string why;
+  int64_t step = 0;    // the first that was applied without it
+  double seconds = 0;  // from its death, as seen here, to that step
+  int partitions = 0;  // partition-steps that others computed again
+};
+struct JobCompleted {
+  StateRef state;
+};
 struct JobFailed {
   ErrorKind kind = ErrorKind::failed;
   std::string reason;
 };
-using CoordinatorAction = std::variant<SendEvent, NodeJoined, ViewMade, StepDone, SamplesConsumed,
-                                       EpochDone, NodeLeft, JobCompleted, JobFailed>;
+using CoordinatorAction = std::variant<AppendRecord, SendEvent, NodeJoined, ViewMade, StepDone,
+                                       SamplesConsumed, EpochDone, CommitCheckpoint, CheckpointDone,
+                                       Restored, NodeLeft, Recovered, JobCompleted, JobFailed>;
 using CoordinatorActions = std::vector<CoordinatorAction>;
 
 class Coordinator {
  public:
-  enum class Phase { gathering, training, finishing, uploading, completed, failed };
+  // gathering: nodes come, the job has not begun or has too few. changing: members hold.
+  enum class Phase { gathering, changing, training, finishing, completed, failed };
 
-  Coordinator(ClusterFacts facts, int64_t term);
+  // `recovered` is what the log held; its members may come back for a lease where `may_return`.
+  Coordinator(ClusterFacts facts, int64_t term, const RecoveredJob& recovered, bool may_return,
+              int64_t now_ms);
 
   Phase phase() const { return phase_; }
   bool ended() const { return phase_ == Phase::completed || phase_ == Phase::failed; }
   int64_t term() const { return term_; }
   const View& view() const { return view_; }
-  const std::string& failure() const { return failure_; }
   int64_t steps_done() const { return steps_done_; }
+  const std::vector<CheckpointRecord>& checkpoints() const { return checkpoints_; }
 
   // Replies are values; what else must happen is appended to `actions`.
   Result<Welcome> hello(const Hello& hello, int64_t now_ms);
   Status join(const JoinRequest& request, int64_t now_ms, CoordinatorActions* actions);
-  Status renew(SessionId session, int64_t now_ms);  // a poll
-  Status step_applied(const StepReport& report, CoordinatorActions* actions);
+  // A sign of life. True: the node is known from before this term and shall attach.
+  Result<bool> renew(SessionId session, int64_t now_ms);
+  Status attach(SessionId session, const Standing& standing, int64_t now_ms,
+                CoordinatorActions* actions);
+  Status held(const HeldReport& report, int64_t now_ms, CoordinatorActions* actions);
+  Status step_applied(const StepReport& report, int64_t now_ms, CoordinatorActions* actions);
   Status epoch_measured(const EpochReport& report, CoordinatorActions* actions);
-  Status finished(const FinalReport& report, CoordinatorActions* actions);
-  // The final weights are here and whole: `sha256` over them.
-  Status uploaded(SessionId session, const std::string& sha256, CoordinatorActions* actions);
-  Status fault(const FaultReport& report, CoordinatorActions* actions);
-  Status leave(SessionId session, CoordinatorActions* actions);
-  void connection_lost(SessionId session, CoordinatorActions* actions);
+  // A copy of a state is durable in the object store; its digest was computed from what is there.
+  Status snapshot_stored(SessionId session, const StateRef& state, CoordinatorActions* actions);
+  void checkpoint_durable(const CheckpointRecord& record, CoordinatorActions* actions);
+  Status fault(const FaultReport& report, int64_t now_ms, CoordinatorActions* actions);
+  // A node wants to go; it hands over first and is told when it may.
+  Status ask_to_leave(SessionId session, CoordinatorActions* actions);
+  // A node has gone.
+  Status leave(SessionId session, int64_t now_ms, CoordinatorActions* actions);
+  void connection_lost(SessionId session, int64_t now_ms);
   // Ends the job from outside (a signal, a full disk).
   void stop(ErrorKind kind, const std::string& reason, CoordinatorActions* actions);
   void tick(int64_t now_ms, CoordinatorActions* actions);
@@ -113,38 +161,93 @@ class Coordinator {
   struct Node {
     Hello hello;
     JoinRequest join;
-    std::string address;
     bool joined = false;
+    bool attached = true;  // false: of an earlier term, and has not come back yet
     bool left = false;
+    bool leaving = false;
     int64_t lease_ends_ms = 0;
-    int64_t steps = 0;   // applied
-    int64_t epochs = 0;  // measured
-    std::string weights_sha256;
+    int64_t steps = 0;  // applied, as reported
+    bool asked_to_hold = false;
+    std::optional<Standing> held;
+    bool live() const { return joined && !left; }
+  };
+  struct Death {
+    SessionId session = 0;
+    std::string name;
+    std::string why;
+    int64_t at_ms = 0;
+    int partitions = 0;
+  };
+  struct Complaint {
+    SessionId from = 0;
+    SessionId accused = 0;
   };
 
+  // Membership and views: coordinator.cc.
   Result<Node*> member(SessionId session);
   Status check_canary(const JoinRequest& request) const;
   Status check_join(const JoinRequest& request) const;
-  void make_view(CoordinatorActions* actions);
-  void node_died(SessionId session, const std::string& how, CoordinatorActions* actions);
+  void change_view(CoordinatorActions* actions);
+  void make_view_if_held(CoordinatorActions* actions);
+  void announce(const View& previous, CoordinatorActions* actions);
+  void node_died(SessionId session, const std::string& how, int64_t now_ms,
+                 CoordinatorActions* actions);
+  void expel(SessionId session, ErrorKind kind, const std::string& why, int64_t now_ms,
+             CoordinatorActions* actions);
+  void settle_complaints(int64_t now_ms, CoordinatorActions* actions);
+  void finish_leaving(int64_t step, CoordinatorActions* actions);
   void fail(ErrorKind kind, const std::string& reason, CoordinatorActions* actions);
   void send_to_all(const NodeEvent& event, CoordinatorActions* actions);
-  Status add_validation(const EpochReport& report);
-  EpochDone summarize_epoch(const EpochReport& report) const;
-  int joined_count() const;
+  bool all_reported_digest(int64_t step) const;
+  std::vector<SessionId> live_sessions() const;
+  int working_count() const;
   std::string node_text(SessionId session) const;
+
+  // Steps, epochs, checkpoints: coordinator_reports.cc.
+  void count_samples(const StepReport& report, CoordinatorActions* actions);
+  void count_applied(CoordinatorActions* actions);
+  void compare_digests(int64_t step, int64_t now_ms, CoordinatorActions* actions);
+  void corrupted(int64_t step, int64_t now_ms, CoordinatorActions* actions);
+  void restored(CoordinatorActions* actions);
+  Status add_validation(const EpochReport& report);
+  bool validation_is_whole() const;
+  EpochDone summarize_epoch(const EpochReport& report) const;
+  void decide_epoch_if_whole(CoordinatorActions* actions);
+  void plan_snapshot(CoordinatorActions* actions);
+  void ask_snapshot(int64_t step, CoordinatorActions* actions);
+  void commit_snapshot_if_agreed(CoordinatorActions* actions);
+  void complete_if_durable(CoordinatorActions* actions);
+  StateRef newest_state() const;
 
   const ClusterFacts facts_;
   const int64_t term_;
   Phase phase_ = Phase::gathering;
-  std::string failure_;
-  SessionId last_session_ = 0;
+  int64_t sessions_ = 0;  // of this term
   std::map<SessionId, Node> nodes_;
   View view_;
+  bool started_ = false;  // nodes hold a state, or may
+  bool resumed_ = false;  // an earlier term began the job
+  int hold_ = 0;          // the number of the view that is being prepared, or was last
+  bool restore_wanted_ = false;
+  std::string restore_why_;
+  std::vector<Death> deaths_;  // since the last step
+  std::vector<Complaint> complaints_;
+  int64_t verdict_ms_ = 0;
+
   int64_t steps_done_ = 0;
-  int64_t epochs_done_ = 0;
+  std::vector<EpochRecord> epochs_;
+  std::optional<EpochReport> epoch_report_;  // of the epoch that is being measured: any member's
   // This epoch's validation, by (batch, partition).
   std::map<std::pair<int64_t, int>, ValidationPart> validation_;
+  Consumption consumption_;
+  std::map<int64_t, std::map<SessionId, uint64_t>> digests_;  // of state[step + 1], by step
+  int corruptions_ = 0;                                       // that no majority could settle
+  std::vector<CheckpointRecord> checkpoints_;
+  std::optional<StateRef> snapshot_;  // stored, waits for agreement
+  bool committing_ = false;
+  int64_t planned_snapshot_ = 0;    // asked for in this view
+  int64_t snapshot_asked_ms_ = -1;  // by time
+  int64_t checkpoint_ms_ = -1;      // the last, or when training began
 };
 
 }  // namespace lockstep

@@ -6,15 +6,14 @@
 #include <variant>
 #include <vector>
 
+#include "host/cluster/view.h"
 #include "host/core/partitions.h"
 #include "host/core/result.h"
 
 namespace lockstep {
 
 // Of control and tensor messages; both ends must have the same.
-inline constexpr int kWireVersion = 1;
-
-using SessionId = int64_t;
+inline constexpr int kWireVersion = 2;
 
 // A node's first words.
 struct Hello {
@@ -48,21 +47,27 @@ struct JoinRequest {
   std::vector<OpDigest> canary;
 };
 
-struct Member {
-  SessionId session = 0;
-  std::string name;
-  std::string address;
-  PartitionRange partitions;  // empty: a spare, which holds the state and owns nothing
-  bool operator==(const Member&) const = default;
+// Where a node stands: said when it is asked to hold, and to a coordinator that was away.
+struct Standing {
+  int view = 0;        // the last that it adopted; 0: none
+  int64_t step = -1;   // state[step] is here; -1: no state yet
+  bool begun = false;  // it has begun to compute `step`
+  int64_t decided_epochs = 0;
+  bool operator==(const Standing&) const = default;
 };
 
-// Who computes what from which step on, who owns which slice.
-struct View {
+// "I hold": until the view of this number comes I apply no step.
+struct HeldReport {
+  SessionId session = 0;
   int number = 0;
-  int64_t first_step = 0;
-  std::vector<Member> members;    // in the order of their sessions
-  std::vector<int> slice_owners;  // for each slice an index into members
-  bool operator==(const View&) const = default;
+  Standing standing;
+};
+
+// A node's sign of life, and what it has had of this term's events.
+struct PollRequest {
+  SessionId session = 0;
+  int64_t term = 0;
+  int64_t received = 0;
 };
 
 // The rows that a node contributed to a step, partition by partition: the ledger's entries.
@@ -75,10 +80,11 @@ struct PartitionSamples {
 // One small report a step, when the node has applied it.
 struct StepReport {
   SessionId session = 0;
-  int view = 0;
+  int era = 0;  // the view's: what was said before a restore does not count
   int64_t step = 0;
   double loss_sum = 0;  // over the global batch
   int64_t correct = 0;
+  uint64_t digest = 0;  // of state[step + 1]; 0: not computed
   std::vector<PartitionSamples> partitions;
 };
 
@@ -91,7 +97,7 @@ struct ValidationPart {
   int64_t correct = 0;
 };
 
-// When a node has applied an epoch's last step and measured its share of the validation rows.
+// When a node has applied an epoch's last step and measured partitions of the validation rows.
 struct EpochReport {
   SessionId session = 0;
   int64_t epoch = 0;
@@ -99,12 +105,6 @@ struct EpochReport {
   int64_t correct = 0;
   int64_t rows = 0;
   std::vector<ValidationPart> validation;
-};
-
-// When a node has finished the job.
-struct FinalReport {
-  SessionId session = 0;
-  std::string weights_sha256;
 };
 
 // A node's own failure, or what it sees of another's.
@@ -116,6 +116,10 @@ struct FaultReport {
 };
 
 // What the coordinator tells a node, in order.
+struct HoldEvent {  // a view is about to change: say where you stand and apply no step until it
+                    // comes
+  int number = 0;
+};
 struct ViewEvent {
   View view;
 };
@@ -123,12 +127,25 @@ struct EpochDecision {
   int64_t epoch = 0;
   bool go_on = true;
 };
-struct UploadEvent {};  // send me the final weights
-struct StopEvent {      // end now
+struct SnapshotEvent {  // send a copy of state[step] when it is here
+  int64_t step = 0;     // 0: of the next that is
+};
+struct CheckpointEvent {  // state[step] is durable
+  int64_t step = 0;
+};
+struct StopEvent {  // end now
   ErrorKind kind = ErrorKind::failed;
   bool completed = false;  // nothing went wrong
   std::string reason;
 };
-using NodeEvent = std::variant<ViewEvent, EpochDecision, UploadEvent, StopEvent>;
+using NodeEvent =
+    std::variant<HoldEvent, ViewEvent, EpochDecision, SnapshotEvent, CheckpointEvent, StopEvent>;
+
+struct PollReply {
+  int64_t term = 0;
+  // The coordinator was away and does not know where this node stands: it shall say so (attach).
+  bool attach = false;
+  std::vector<NodeEvent> events;
+};
 
 }  // namespace lockstep

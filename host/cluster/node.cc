@@ -1,48 +1,162 @@
 #include "host/cluster/node.h"
 
+#include <algorithm>
+
+#include "host/core/check.h"
+
 namespace lockstep {
 
-NodeAction NodeMachine::next() const {
+NodeAction NodeMachine::next(int64_t now_ms) const {
   if (stop_) return *stop_;
-  if (!view_) return AwaitEvent{};
-  if (!peers_connected_) return ConnectPeers{*view_};
-  if (upload_asked_) return UploadWeights{};
-  if (training_over_) {
-    if (!final_reported_) return ReportFinal{};
-    return AwaitEvent{};
+  if (coming_view_) return AdoptView{*coming_view_};
+  if (hold_ > held_) return ReportHeld{hold_, standing()};
+  const bool holds = view_ ? held_ > view_->number : true;
+  if (holds) return AwaitEvent{};
+  if (!has_state_) {
+    if (view_->restores) return RestoreState{view_->restore};
+    return AwaitState{view_->first_step};
   }
-  const int64_t trained_epochs = step_ / steps_per_epoch_;
-  if (trained_epochs > measured_epochs_) return MeasureEpoch{measured_epochs_};
-  if (measured_epochs_ > decided_epochs_) return AwaitEvent{};
-  return TrainStep{step_};
+  const bool planned = snapshot_step_ && step_ >= *snapshot_step_;
+  if (!begun_ && !sending_ && (planned || snapshot_now_)) return TakeSnapshot{step_};
+  if (!begun_ && planned) return AwaitEvent{};  // this very step is wanted, the last is on its way
+  if (training_over_) return AwaitEvent{};
+  if (const auto action = next_of_epoch_end()) return *action;
+  if (!begun_ && checkpoint_is_due(now_ms)) return AwaitEvent{};
+  return next_of_training();
 }
 
-void NodeMachine::event(const NodeEvent& event) {
-  if (const auto* made = std::get_if<ViewEvent>(&event)) {
-    if (view_ && made->view.number <= view_->number) return;
-    view_ = made->view;
-    peers_connected_ = false;
+std::optional<NodeAction> NodeMachine::next_of_epoch_end() const {
+  const bool epoch_trained = !begun_ && step_ / steps_per_epoch_ > decided_epochs_;
+  if (!epoch_trained) return std::nullopt;
+  const auto missing = without({partitions()}, measured_);
+  if (!reported_epoch_ || !missing.empty()) return MeasureEpoch{decided_epochs_, missing};
+  return AwaitEvent{};
+}
+
+NodeAction NodeMachine::next_of_training() const {
+  const int self = view_->index_of(session_);
+  const auto assigned = assigned_partitions(*view_, self, step_);
+  if (is_alone(step_)) return TrainAlone{step_, assigned};
+  const auto missing = without(assigned, computed_);
+  if (step_ >= view_->first_step && (!begun_ || !missing.empty())) {
+    return ComputeStep{step_, missing};
+  }
+  if (!complete_) return AwaitStep{step_};
+  return ApplyStep{step_};
+}
+
+// While the coordinator is away nothing becomes durable, so no more than one interval is trained.
+bool NodeMachine::checkpoint_is_due(int64_t now_ms) const {
+  if (!away_) return false;
+  if (rule_.every_ms > 0 && now_ms - durable_ms_ >= rule_.every_ms) return true;
+  return rule_.every_steps > 0 && step_ - durable_step_ >= rule_.every_steps;
+}
+
+bool NodeMachine::is_alone(int64_t step) const {
+  if (!view_ || view_->members.size() > 1 || begun_) return false;
+  return step > view_->first_step || (step == view_->first_step && !view_->carries);
+}
+
+void NodeMachine::event(const NodeEvent& event, int64_t now_ms) {
+  if (durable_ms_ < 0) durable_ms_ = now_ms;
+  if (const auto* hold = std::get_if<HoldEvent>(&event)) {
+    // Said again by a coordinator that was away: it wants to hear again, too.
+    if (hold->number < hold_ || (view_ && hold->number <= view_->number)) return;
+    hold_ = hold->number;
+    held_ = std::min(held_, hold->number - 1);
+  } else if (const auto* made = std::get_if<ViewEvent>(&event)) {
+    const int newest = coming_view_ ? coming_view_->number : view_ ? view_->number : 0;
+    if (made->view.number > newest && made->view.index_of(session_) >= 0) {
+      coming_view_ = made->view;
+      hold_ = std::max(hold_, made->view.number);
+    }
   } else if (const auto* decision = std::get_if<EpochDecision>(&event)) {
     if (decision->epoch != decided_epochs_) return;
     ++decided_epochs_;
-    if (!decision->go_on || decided_epochs_ == epochs_) training_over_ = true;
-  } else if (std::holds_alternative<UploadEvent>(event)) {
-    upload_asked_ = true;
+    measured_.clear();
+    reported_epoch_ = false;
+    training_over_ = !decision->go_on;
+  } else if (const auto* snapshot = std::get_if<SnapshotEvent>(&event)) {
+    if (snapshot->step == 0) snapshot_now_ = true;
+    if (snapshot->step > 0) snapshot_step_ = snapshot->step;
+  } else if (const auto* durable = std::get_if<CheckpointEvent>(&event)) {
+    durable_step_ = std::max(durable_step_, durable->step);
+    durable_ms_ = now_ms;
   } else if (const auto* stop = std::get_if<StopEvent>(&event)) {
     if (!stop_) stop_ = LeaveJob{stop->kind, stop->completed, stop->reason};
   }
+}
+
+void NodeMachine::view_adopted() {
+  view_ = std::move(*coming_view_);
+  coming_view_.reset();
+  held_ = std::max(held_, view_->number);
+  snapshot_step_.reset();
+  snapshot_now_ = false;
+  const Member& self = view_->members[view_->index_of(session_)];
+  if (view_->restores || self.step < 0) {
+    has_state_ = false;
+    step_ = -1;
+    begun_ = false;
+    complete_ = false;
+    computed_.clear();
+    measured_.clear();
+    reported_epoch_ = false;
+    training_over_ = false;
+    decided_epochs_ = view_->decided_epochs;
+  }
+  LOCKSTEP_CHECK(!has_state_ || step_ == self.step);
+}
+
+void NodeMachine::state_here(int64_t step) {
+  LOCKSTEP_CHECK(view_ && step == view_->first_step);
+  has_state_ = true;
+  step_ = step;
+}
+
+void NodeMachine::snapshot_taken() {
+  snapshot_now_ = false;
+  if (snapshot_step_ && step_ >= *snapshot_step_) snapshot_step_.reset();
+}
+
+void NodeMachine::computed(const std::vector<PartitionRange>& partitions) {
+  begun_ = true;
+  std::vector<PartitionRange> all = computed_;
+  all.insert(all.end(), partitions.begin(), partitions.end());
+  computed_ = merged(std::move(all));
+}
+
+void NodeMachine::applied() {
+  ++step_;
+  begun_ = false;
+  complete_ = false;
+  computed_.clear();
+}
+
+void NodeMachine::epoch_measured(int64_t epoch, const std::vector<PartitionRange>& partitions) {
+  if (epoch != decided_epochs_) return;
+  reported_epoch_ = true;
+  std::vector<PartitionRange> all = measured_;
+  all.insert(all.end(), partitions.begin(), partitions.end());
+  measured_ = merged(std::move(all));
 }
 
 void NodeMachine::fail(ErrorKind kind, const std::string& reason) {
   if (!stop_) stop_ = LeaveJob{kind, false, reason};
 }
 
+Standing NodeMachine::standing() const {
+  Standing standing;
+  standing.view = view_ ? view_->number : 0;
+  standing.step = has_state_ ? step_ : -1;
+  standing.begun = begun_;
+  standing.decided_epochs = decided_epochs_;
+  return standing;
+}
+
 PartitionRange NodeMachine::partitions() const {
-  if (!view_) return {};
-  for (const Member& member : view_->members) {
-    if (member.session == session_) return member.partitions;
-  }
-  return {};
+  const int self = view_ ? view_->index_of(session_) : -1;
+  return self < 0 ? PartitionRange{} : view_->members[self].partitions;
 }
 
 }  // namespace lockstep

@@ -3,73 +3,135 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <optional>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "host/cluster/messages.h"
 
 namespace lockstep {
 
 // What the runtime shall do next, one at a time; it answers with the matching call.
-struct AwaitEvent {};  // nothing to do before the coordinator speaks
-struct ConnectPeers {
+struct AwaitEvent {};  // nothing to do before something changes
+struct ReportHeld {
+  int number = 0;
+  Standing standing;
+};  // -> held_reported
+struct AdoptView {
   View view;
-};  // -> peers_connected
-struct TrainStep {
+};  // -> view_adopted
+struct RestoreState {
+  StateRef state;
+};  // -> state_here
+struct AwaitState {
   int64_t step = 0;
-};  // -> step_applied
+};  // from the donor -> state_here
+struct TakeSnapshot {
+  int64_t step = 0;
+};  // copy state[step] and send it -> snapshot_taken
+struct ComputeStep {
+  int64_t step = 0;
+  std::vector<PartitionRange> partitions;
+};  // begin if not begun, compute these -> computed
+struct TrainAlone {
+  int64_t step = 0;
+  std::vector<PartitionRange> partitions;
+};  // compute and apply -> applied
+struct AwaitStep {
+  int64_t step = 0;
+};  // until its reduced gradient is there -> step_complete
+struct ApplyStep {
+  int64_t step = 0;
+};  // -> applied
 struct MeasureEpoch {
   int64_t epoch = 0;
-};                        // validate and report -> epoch_measured
-struct ReportFinal {};    // -> final_reported
-struct UploadWeights {};  // -> uploaded
+  std::vector<PartitionRange> partitions;
+};  // validate and report -> epoch_measured
 struct LeaveJob {
   ErrorKind kind = ErrorKind::failed;
   bool completed = false;
   std::string reason;
 };
-using NodeAction = std::variant<AwaitEvent, ConnectPeers, TrainStep, MeasureEpoch, ReportFinal,
-                                UploadWeights, LeaveJob>;
+using NodeAction =
+    std::variant<AwaitEvent, ReportHeld, AdoptView, RestoreState, AwaitState, TakeSnapshot,
+                 ComputeStep, TrainAlone, AwaitStep, ApplyStep, MeasureEpoch, LeaveJob>;
+
+// How long a node trains on while its coordinator is away: until a checkpoint is due.
+struct CheckpointRule {
+  int64_t every_ms = 60'000;  // 0: not by time
+  int64_t every_steps = 0;    // 0: not by steps
+};
 
 class NodeMachine {
  public:
-  NodeMachine(SessionId session, int64_t steps_per_epoch, int64_t epochs)
-      : session_(session), steps_per_epoch_(steps_per_epoch), epochs_(epochs) {}
+  NodeMachine(SessionId session, int64_t steps_per_epoch, int partitions, CheckpointRule rule)
+      : session_(session),
+        steps_per_epoch_(steps_per_epoch),
+        partitions_(partitions),
+        rule_(rule) {}
 
-  // What to do now. Stays the same until one of the calls below changes it.
-  NodeAction next() const;
+  // What to do now. Stays the same until one of the calls below changes it, or time does.
+  NodeAction next(int64_t now_ms) const;
 
   // What the coordinator said.
-  void event(const NodeEvent& event);
+  void event(const NodeEvent& event, int64_t now_ms);
+  // The coordinator does not answer, or does again.
+  void coordinator_away(bool away) { away_ = away; }
   // The runtime has done what `next` asked for.
-  void peers_connected() { peers_connected_ = true; }
-  void step_applied() { ++step_; }
-  void epoch_measured() { ++measured_epochs_; }
-  void final_reported() { final_reported_ = true; }
-  void uploaded() { upload_asked_ = false; }
+  void held_reported(int number) { held_ = number; }
+  void view_adopted();
+  void state_here(int64_t step);
+  void snapshot_taken();
+  // The state that was copied is with the coordinator, or never will be; until then no other is
+  // taken.
+  void snapshot_under_way(bool under_way) { sending_ = under_way; }
+  void computed(const std::vector<PartitionRange>& partitions);
+  void step_complete() { complete_ = true; }
+  void applied();
+  void epoch_measured(int64_t epoch, const std::vector<PartitionRange>& partitions);
   // The node itself cannot go on.
   void fail(ErrorKind kind, const std::string& reason);
 
   int64_t step() const { return step_; }
+  Standing standing() const;
   const std::optional<View>& view() const { return view_; }
-  // This node's partitions under the view.
+  // This node's partitions from the view's first step on.
   PartitionRange partitions() const;
+  // Whether the step is computed without any other member.
+  bool is_alone(int64_t step) const;
   bool stopping() const { return stop_.has_value(); }
+  // The newest step that is durable, as far as this node was told.
+  int64_t durable_step() const { return durable_step_; }
 
  private:
+  std::optional<NodeAction> next_of_epoch_end() const;
+  NodeAction next_of_training() const;
+  bool checkpoint_is_due(int64_t now_ms) const;
+
   const SessionId session_;
   const int64_t steps_per_epoch_;
-  const int64_t epochs_;
-  std::optional<View> view_;
-  bool peers_connected_ = false;
-  int64_t step_ = 0;             // the next to be trained: state[step_] is here
-  int64_t measured_epochs_ = 0;  // reported to the coordinator
-  int64_t decided_epochs_ = 0;   // the coordinator said how to go on
+  const int partitions_;
+  const CheckpointRule rule_;
+  std::optional<View> view_;         // adopted
+  std::optional<View> coming_view_;  // told, not adopted yet
+  int hold_ = 0;                     // asked to hold for the view of this number
+  int held_ = 0;                     // said so
+  bool has_state_ = false;
+  int64_t step_ = -1;
+  bool begun_ = false;
+  bool complete_ = false;
+  std::vector<PartitionRange> computed_;  // of step_
+  int64_t decided_epochs_ = 0;
+  std::vector<PartitionRange> measured_;  // of the epoch that is not decided
+  bool reported_epoch_ = false;
   bool training_over_ = false;
-  bool final_reported_ = false;
-  bool upload_asked_ = false;
+  bool snapshot_now_ = false;             // asked for a copy as soon as may be
+  std::optional<int64_t> snapshot_step_;  // and for one of this step
+  bool sending_ = false;
+  bool away_ = false;
+  int64_t durable_step_ = 0;
+  int64_t durable_ms_ = -1;  // when a checkpoint was last known to be done
   std::optional<LeaveJob> stop_;
 };
 

@@ -1,5 +1,7 @@
 #include "host/core/partitions.h"
 
+#include <algorithm>
+
 #include "host/core/check.h"
 
 namespace lockstep {
@@ -35,6 +37,48 @@ PartitionRange range_of_part(PartitionRange partitions, int parts, int part) {
   const int larger = partitions.size() % parts;
   const int begin = partitions.begin + part * share + (part < larger ? part : larger);
   return {begin, begin + share + (part < larger ? 1 : 0)};
+}
+
+std::vector<PartitionRange> merged(std::vector<PartitionRange> ranges) {
+  std::sort(ranges.begin(), ranges.end(),
+            [](PartitionRange a, PartitionRange b) { return a.begin < b.begin; });
+  std::vector<PartitionRange> result;
+  for (const PartitionRange range : ranges) {
+    if (range.empty()) continue;
+    if (!result.empty() && range.begin <= result.back().end) {
+      result.back().end = std::max(result.back().end, range.end);
+    } else {
+      result.push_back(range);
+    }
+  }
+  return result;
+}
+
+std::vector<PartitionRange> without(const std::vector<PartitionRange>& ranges,
+                                    const std::vector<PartitionRange>& taken) {
+  std::vector<PartitionRange> result;
+  for (const PartitionRange range : ranges) {
+    int begin = range.begin;
+    for (const PartitionRange gone : taken) {
+      if (gone.end <= begin || gone.begin >= range.end) continue;
+      if (gone.begin > begin) result.push_back({begin, gone.begin});
+      begin = gone.end;
+    }
+    if (begin < range.end) result.push_back({begin, range.end});
+  }
+  return result;
+}
+
+int count_partitions(const std::vector<PartitionRange>& ranges) {
+  int count = 0;
+  for (const PartitionRange range : ranges) count += range.size();
+  return count;
+}
+
+Subtree root_subtree(int partitions) {
+  int level = 0;
+  while ((1 << level) < partitions) ++level;
+  return {0, level};
 }
 
 }  // namespace lockstep

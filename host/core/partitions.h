@@ -42,6 +42,16 @@ std::vector<Subtree> maximal_subtrees(PartitionRange range);
 // ranges are the larger. Parts beyond `partitions.size()` are empty.
 PartitionRange range_of_part(PartitionRange partitions, int parts, int part);
 
+// Ranges sorted and joined where they touch.
+std::vector<PartitionRange> merged(std::vector<PartitionRange> ranges);
+// What is in `ranges` and in none of `taken`; both sorted and disjoint.
+std::vector<PartitionRange> without(const std::vector<PartitionRange>& ranges,
+                                    const std::vector<PartitionRange>& taken);
+int count_partitions(const std::vector<PartitionRange>& ranges);
+
+// The root of the tree over `partitions`, a power of two.
+Subtree root_subtree(int partitions);
+
 // The tree's sum for scalars: `values[i]` belongs to partition range.begin + i of the subtree
 // and counts only where `present[i]`. Returns whether any was present.
 template <class T>

@@ -1,0 +1,323 @@
+// What the nodes report: steps, their digests, epochs, and the copies of states that become
+// checkpoints.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "host/cluster/coordinator.h"
+
+namespace lockstep {
+
+Status Coordinator::step_applied(const StepReport& report, int64_t now_ms,
+                                 CoordinatorActions* actions) {
+  LOCKSTEP_ASSIGN(Node * node, member(report.session));
+  if (ended() || report.era != view_.era) return {};
+  for (const PartitionSamples& part : report.partitions) {
+    if (part.partition >= 0 && part.partition < facts_.partitions) continue;
+    return Error{fmt::format("{} reports samples of partition {}, which does not exist",
+                             node_text(report.session), part.partition)};
+  }
+  node->steps = std::max(node->steps, report.step + 1);
+  count_samples(report, actions);
+  if (report.digest != 0) digests_[report.step][report.session] = report.digest;
+  if (report.step >= steps_done_) {
+    steps_done_ = report.step + 1;
+    actions->push_back(StepDone{report.step, facts_.rows_of_step(report.step), report.loss_sum,
+                                report.correct, report.digest});
+  }
+  const bool under_way = phase_ == Phase::training || phase_ == Phase::finishing;
+  if (under_way && report.step >= view_.first_step) {
+    for (const Death& death : deaths_) {
+      actions->push_back(Recovered{death.session, death.name, death.why, report.step,
+                                   static_cast<double>(now_ms - death.at_ms) / 1000,
+                                   death.partitions});
+    }
+    deaths_.clear();
+  }
+  compare_digests(report.step, now_ms, actions);
+  if (ended()) return {};
+  commit_snapshot_if_agreed(actions);
+  decide_epoch_if_whole(actions);
+  finish_leaving(report.step, actions);
+  return {};
+}
+
+void Coordinator::count_samples(const StepReport& report, CoordinatorActions* actions) {
+  SamplesConsumed consumed{report.session, report.step, {}};
+  for (const PartitionSamples& part : report.partitions) {
+    if (consumption_.add(report.step, part.partition)) consumed.partitions.push_back(part);
+  }
+  if (!consumed.partitions.empty()) actions->push_back(std::move(consumed));
+}
+
+void Coordinator::count_applied(CoordinatorActions* actions) {
+  for (const auto& [step, partition] : consumption_.applied_before(view_.first_step)) {
+    const int64_t rows = facts_.rows_of_step(step);
+    const int64_t count = partition_begin(rows, facts_.partitions, partition + 1) -
+                          partition_begin(rows, facts_.partitions, partition);
+    actions->push_back(SamplesConsumed{0, step, {{partition, static_cast<int>(count), {}}}});
+  }
+  steps_done_ = std::max(steps_done_, view_.first_step);
+}
+
+bool Coordinator::all_reported_digest(int64_t step) const {
+  const auto found = digests_.find(step);
+  if (found == digests_.end()) return false;
+  return std::all_of(view_.members.begin(), view_.members.end(), [&](const Member& member) {
+    const bool gone = nodes_.at(member.session).left || member.step > step;
+    return gone || found->second.contains(member.session);
+  });
+}
+
+void Coordinator::compare_digests(int64_t step, int64_t now_ms, CoordinatorActions* actions) {
+  const bool is_due = facts_.verify_every > 0 && ((step + 1) % facts_.verify_every == 0 ||
+                                                  (step + 1) % facts_.steps_per_epoch() == 0);
+  if (!is_due || restore_wanted_ || !all_reported_digest(step)) return;
+  const auto& digests = digests_.at(step);
+  const uint64_t first = digests.begin()->second;
+  const bool same = std::all_of(digests.begin(), digests.end(),
+                                [&](const auto& entry) { return entry.second == first; });
+  if (!same) corrupted(step, now_ms, actions);
+}
+
+// The states differ. The job goes back to the last state on which all agreed; the minority is
+// expelled, since its memory or its arithmetic lies.
+void Coordinator::corrupted(int64_t step, int64_t now_ms, CoordinatorActions* actions) {
+  std::map<uint64_t, std::vector<SessionId>> camps;
+  for (const auto& [session, digest] : digests_.at(step)) camps[digest].push_back(session);
+  size_t all = 0;
+  const auto* largest = &camps.begin()->second;
+  for (const auto& [digest, sessions] : camps) {
+    all += sessions.size();
+    if (sessions.size() > largest->size()) largest = &sessions;
+  }
+  const std::vector<SessionId> majority = *largest;
+  restore_wanted_ = true;
+  restore_why_ = fmt::format("the states differ after step {}: silent corruption", step);
+  if (majority.size() * 2 > all) {
+    std::vector<SessionId> liars;
+    for (const auto& [session, digest] : digests_.at(step)) {
+      const bool honest = std::find(majority.begin(), majority.end(), session) != majority.end();
+      if (!honest && !nodes_.at(session).left) liars.push_back(session);
+    }
+    for (const SessionId session : liars) {
+      expel(session, ErrorKind::halted,
+            fmt::format("its state after step {} differs from the other members': silent "
+                        "corruption; check this machine's memory",
+                        step),
+            now_ms, actions);
+    }
+  } else if (++corruptions_ > 1) {
+    std::string names;
+    for (const auto& [session, digest] : digests_.at(step)) {
+      names += (names.empty() ? "" : " and ") + node_text(session);
+    }
+    fail(ErrorKind::halted,
+         fmt::format("the states of {} differ after step {}, again, and no majority says whose is "
+                     "right: check the memory of these machines, and go on with --resume",
+                     names, step),
+         actions);
+    return;
+  }
+  change_view(actions);
+}
+
+void Coordinator::restored(CoordinatorActions* actions) {
+  int64_t rows = 0;
+  for (const CheckpointRecord& checkpoint : checkpoints_) {
+    if (checkpoint.state == view_.restore) rows = checkpoint.samples_consumed;
+  }
+  consumption_.restore(view_.first_step, rows);
+  steps_done_ = view_.first_step;
+  digests_.clear();
+  snapshot_.reset();
+  validation_.clear();
+  epoch_report_.reset();
+  restore_wanted_ = false;
+  actions->push_back(Restored{view_.first_step, rows, restore_why_});
+}
+
+Status Coordinator::add_validation(const EpochReport& report) {
+  for (const ValidationPart& part : report.validation) {
+    if (part.partition < 0 || part.partition >= facts_.partitions || part.batch < 0) {
+      return Error{fmt::format("{} reports validation of partition {}, which does not exist",
+                               node_text(report.session), part.partition)};
+    }
+    validation_.emplace(std::pair{part.batch, part.partition}, part);
+  }
+  return {};
+}
+
+bool Coordinator::validation_is_whole() const {
+  int64_t expected = 0;
+  for (int64_t begin = 0; begin < facts_.validation_rows; begin += facts_.batch_size) {
+    const int64_t rows = std::min(facts_.batch_size, facts_.validation_rows - begin);
+    expected += std::min<int64_t>(rows, facts_.partitions);
+  }
+  return static_cast<int64_t>(validation_.size()) == expected;
+}
+
+EpochDone Coordinator::summarize_epoch(const EpochReport& report) const {
+  EpochDone done;
+  done.epoch = report.epoch;
+  done.loss = report.loss_sum / static_cast<double>(report.rows);
+  done.accuracy = static_cast<double>(report.correct) / static_cast<double>(report.rows);
+  int64_t rows = 0;
+  int64_t correct = 0;
+  double loss_sum = 0;
+  for (auto part = validation_.begin(); part != validation_.end();) {
+    const int64_t batch = part->first.first;
+    std::vector<float> losses(static_cast<size_t>(facts_.partitions));
+    std::vector<bool> present(losses.size());
+    for (; part != validation_.end() && part->first.first == batch; ++part) {
+      losses[part->first.second] = part->second.loss_sum;
+      present[part->first.second] = part->second.rows > 0;
+      rows += part->second.rows;
+      correct += part->second.correct;
+    }
+    float batch_loss = 0;
+    if (tree_sum(losses, present, &batch_loss)) loss_sum += static_cast<double>(batch_loss);
+  }
+  done.has_validation = rows > 0;
+  if (rows > 0) {
+    done.validation_loss = loss_sum / static_cast<double>(rows);
+    done.validation_accuracy = static_cast<double>(correct) / static_cast<double>(rows);
+  }
+  return done;
+}
+
+Status Coordinator::epoch_measured(const EpochReport& report, CoordinatorActions* actions) {
+  LOCKSTEP_RETURN_IF_ERROR(member(report.session));
+  const auto epoch = static_cast<int64_t>(epochs_.size());
+  if (ended() || report.epoch < epoch) return {};
+  if (report.epoch > epoch || report.rows <= 0) {
+    return Error{
+        fmt::format("{} reports epoch {} out of order", node_text(report.session), report.epoch)};
+  }
+  LOCKSTEP_RETURN_IF_ERROR(add_validation(report));
+  epoch_report_ = report;
+  epoch_report_->validation.clear();
+  decide_epoch_if_whole(actions);
+  return {};
+}
+
+void Coordinator::decide_epoch_if_whole(CoordinatorActions* actions) {
+  if (!epoch_report_ || phase_ != Phase::training || restore_wanted_) return;
+  const int64_t last_step = (epoch_report_->epoch + 1) * facts_.steps_per_epoch() - 1;
+  // A view that began after this step had all its members agree on it, or restored it.
+  const bool agreed =
+      facts_.verify_every == 0 || last_step < view_.first_step || all_reported_digest(last_step);
+  if (!agreed || !validation_is_whole()) return;
+  EpochRecord record{summarize_epoch(*epoch_report_), true};
+  record.go_on = static_cast<int64_t>(epochs_.size()) + 1 < facts_.epochs;
+  epoch_report_.reset();
+  validation_.clear();
+  epochs_.push_back(record);
+  actions->push_back(AppendRecord{record});
+  actions->push_back(record.done);
+  send_to_all(EpochDecision{record.done.epoch, record.go_on}, actions);
+  if (!record.go_on) phase_ = Phase::finishing;
+  plan_snapshot(actions);
+  complete_if_durable(actions);
+}
+
+StateRef Coordinator::newest_state() const {
+  return checkpoints_.empty() ? StateRef{} : checkpoints_.back().state;
+}
+
+// The next state that is to be kept: an epoch's end, or a multiple of the interval in steps.
+void Coordinator::plan_snapshot(CoordinatorActions* actions) {
+  const int64_t per_epoch = facts_.steps_per_epoch();
+  const auto decided = static_cast<int64_t>(epochs_.size());
+  int64_t step = (phase_ == Phase::finishing ? decided : decided + 1) * per_epoch;
+  const int64_t newest = newest_state().step;
+  const int64_t interval = facts_.checkpoint_every_steps;
+  if (interval > 0) {
+    step = std::min(step, (std::max(newest, view_.first_step - 1) / interval + 1) * interval);
+  }
+  // The epoch that is being measured has an end that may not be kept yet.
+  if (decided > 0 && newest < decided * per_epoch && view_.first_step <= decided * per_epoch &&
+      steps_done_ <= decided * per_epoch) {
+    step = decided * per_epoch;
+  }
+  if (step == planned_snapshot_ || step <= newest) return;
+  planned_snapshot_ = step;
+  ask_snapshot(step, actions);
+}
+
+void Coordinator::ask_snapshot(int64_t step, CoordinatorActions* actions) {
+  for (const Member& member : view_.members) {
+    const Node& node = nodes_.at(member.session);
+    const bool last_one = node.leaving && working_count() == 0;
+    if (node.left || (node.leaving && !last_one)) continue;
+    actions->push_back(SendEvent{member.session, SnapshotEvent{step}});
+    return;
+  }
+}
+
+Status Coordinator::snapshot_stored(SessionId session, const StateRef& state,
+                                    CoordinatorActions* actions) {
+  LOCKSTEP_RETURN_IF_ERROR(member(session));
+  if (ended() || state.step <= newest_state().step) return {};
+  snapshot_ = state;
+  commit_snapshot_if_agreed(actions);
+  return {};
+}
+
+// A copy becomes a checkpoint once two members have reported its digest, where there are two.
+void Coordinator::commit_snapshot_if_agreed(CoordinatorActions* actions) {
+  if (!snapshot_ || committing_ || restore_wanted_) return;
+  const StateRef state = *snapshot_;
+  if (facts_.verify_every > 0) {
+    const auto found = digests_.find(state.step - 1);
+    const size_t witnesses = std::min<size_t>(2, view_.members.size());
+    if (found == digests_.end() || found->second.size() < witnesses) return;
+    const bool agreed =
+        std::all_of(found->second.begin(), found->second.end(),
+                    [&](const auto& entry) { return entry.second == state.digest; });
+    if (!agreed) {  // a copy of another state: the members' own comparison says whose is wrong
+      snapshot_.reset();
+      planned_snapshot_ = 0;
+      ask_snapshot(0, actions);
+      return;
+    }
+  }
+  const int64_t rows = consumption_.rows_before(state.step);
+  if (rows < 0) return;  // reports are under way
+  committing_ = true;
+  actions->push_back(CommitCheckpoint{state, rows, epochs_});
+}
+
+void Coordinator::checkpoint_durable(const CheckpointRecord& record, CoordinatorActions* actions) {
+  committing_ = false;
+  if (ended()) return;
+  const int64_t step = record.state.step;
+  checkpoints_.push_back(record);
+  snapshot_.reset();
+  consumption_.durable_before(step);
+  digests_.erase(digests_.begin(), digests_.lower_bound(step - 1));
+  checkpoint_ms_ = -1;  // the clock starts again at the next tick
+  actions->push_back(CheckpointDone{step});
+  send_to_all(CheckpointEvent{step}, actions);
+  if (working_count() < std::max(1, facts_.min_nodes)) {
+    for (auto& [session, node] : nodes_) {
+      if (!node.live() || !node.leaving) continue;
+      actions->push_back(SendEvent{session, StopEvent{ErrorKind::failed, true, "handed over"}});
+      actions->push_back(NodeLeft{session, node.steps, "left"});
+      node.left = true;
+    }
+  }
+  if (started_) plan_snapshot(actions);
+  complete_if_durable(actions);
+}
+
+void Coordinator::complete_if_durable(CoordinatorActions* actions) {
+  const auto last = static_cast<int64_t>(epochs_.size()) * facts_.steps_per_epoch();
+  if (phase_ != Phase::finishing || newest_state().step != last) return;
+  phase_ = Phase::completed;
+  actions->push_back(AppendRecord{EndRecord{}});
+  actions->push_back(JobCompleted{newest_state()});
+  send_to_all(StopEvent{ErrorKind::failed, true, "the job is done"}, actions);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,199 @@
+#include "host/cluster/records.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "host/core/digest.h"
+
+namespace lockstep {
+namespace {
+
+using Json = nlohmann::json;
+
+Json ranges_json(const std::vector<PartitionRange>& ranges) {
+  Json json = Json::array();
+  for (const PartitionRange range : ranges) json.push_back({range.begin, range.end});
+  return json;
+}
+
+PartitionRange range_from(const Json& json) {
+  return {json.at(0).get<int>(), json.at(1).get<int>()};
+}
+
+// As text: JSON has no infinity and no NaN.
+Json number_json(double value) { return fmt::format("{}", value); }
+double number_from(const Json& json) {
+  return std::strtod(json.get<std::string>().c_str(), nullptr);
+}
+
+Json state_json(const StateRef& state) {
+  return {{"step", state.step},
+          {"object", state.object},
+          {"digest", hex64(state.digest)},
+          {"bytes", state.bytes}};
+}
+
+StateRef state_from(const Json& json) {
+  return {json.at("step").get<int64_t>(), json.at("object").get<std::string>(),
+          std::stoull(json.at("digest").get<std::string>(), nullptr, 16),
+          json.at("bytes").get<int64_t>()};
+}
+
+Json view_json(const View& view) {
+  Json members = Json::array();
+  for (const Member& member : view.members) {
+    members.push_back({{"session", member.session},
+                       {"name", member.name},
+                       {"address", member.address},
+                       {"partitions", {member.partitions.begin, member.partitions.end}},
+                       {"carried", ranges_json(member.carried)},
+                       {"step", member.step}});
+  }
+  return {{"number", view.number},
+          {"first_step", view.first_step},
+          {"carries", view.carries},
+          {"restores", view.restores},
+          {"restore", state_json(view.restore)},
+          {"donor", view.donor},
+          {"era", view.era},
+          {"decided_epochs", view.decided_epochs},
+          {"members", members},
+          {"slice_owners", view.slice_owners}};
+}
+
+View view_from(const Json& json) {
+  View view;
+  view.number = json.at("number");
+  view.first_step = json.at("first_step");
+  view.carries = json.at("carries");
+  view.restores = json.at("restores");
+  view.restore = state_from(json.at("restore"));
+  view.donor = json.at("donor");
+  view.era = json.at("era");
+  view.decided_epochs = json.at("decided_epochs");
+  for (const Json& member : json.at("members")) {
+    std::vector<PartitionRange> carried;
+    for (const Json& range : member.at("carried")) carried.push_back(range_from(range));
+    view.members.push_back({member.at("session"), member.at("name"), member.at("address"),
+                            range_from(member.at("partitions")), carried, member.at("step")});
+  }
+  view.slice_owners = json.at("slice_owners").get<std::vector<int>>();
+  return view;
+}
+
+Json to_json(const RunRecord& record) {
+  return {{"record", "RUN"}, {"recipe_sha256", record.recipe_sha256}};
+}
+Json to_json(const TermRecord&) { return {{"record", "TERM"}}; }
+Json to_json(const ViewRecord& record) {
+  return {{"record", "VIEW"}, {"view", view_json(record.view)}};
+}
+Json to_json(const EpochRecord& record) {
+  const EpochDone& done = record.done;
+  return {{"record", "EPOCH"},
+          {"epoch", done.epoch},
+          {"loss", number_json(done.loss)},
+          {"accuracy", number_json(done.accuracy)},
+          {"has_validation", done.has_validation},
+          {"validation_loss", number_json(done.validation_loss)},
+          {"validation_accuracy", number_json(done.validation_accuracy)},
+          {"go_on", record.go_on}};
+}
+Json to_json(const CheckpointRecord& record) {
+  return {{"record", "CHECKPOINT"},
+          {"state", state_json(record.state)},
+          {"manifest", record.manifest},
+          {"samples_consumed", record.samples_consumed}};
+}
+Json to_json(const EndRecord&) { return {{"record", "END"}}; }
+
+LogRecord record_from(const Json& json) {
+  const std::string kind = json.at("record");
+  if (kind == "RUN") return RunRecord{json.at("recipe_sha256")};
+  if (kind == "TERM") return TermRecord{};
+  if (kind == "VIEW") return ViewRecord{view_from(json.at("view"))};
+  if (kind == "EPOCH") {
+    return EpochRecord{
+        {json.at("epoch"), number_from(json.at("loss")), number_from(json.at("accuracy")),
+         json.at("has_validation"), number_from(json.at("validation_loss")),
+         number_from(json.at("validation_accuracy"))},
+        json.at("go_on")};
+  }
+  if (kind == "CHECKPOINT") {
+    return CheckpointRecord{state_from(json.at("state")), json.at("manifest"),
+                            json.at("samples_consumed")};
+  }
+  if (kind == "END") return EndRecord{};
+  throw std::invalid_argument(fmt::format("a record of the unknown kind '{}'", kind));
+}
+
+}  // namespace
+
+std::string encode_record(const LogRecord& record) {
+  return std::visit([](const auto& one) { return to_json(one).dump(); }, record);
+}
+
+Result<LogRecord> decode_record(const std::string& body) {
+  try {
+    return record_from(Json::parse(body));
+  } catch (const std::exception& error) {
+    return Error{fmt::format("a record of the log cannot be read: {}", error.what())};
+  }
+}
+
+std::string describe_record(const LogRecord& record) {
+  if (const auto* run = std::get_if<RunRecord>(&record)) {
+    return fmt::format("RUN recipe {}", run->recipe_sha256.substr(0, 12));
+  }
+  if (const auto* made = std::get_if<ViewRecord>(&record)) {
+    const View& view = made->view;
+    return fmt::format("VIEW {} from step {}{}: {} member{}", view.number, view.first_step,
+                       view.restores ? " (restored)" : "", view.members.size(),
+                       view.members.size() == 1 ? "" : "s");
+  }
+  if (const auto* epoch = std::get_if<EpochRecord>(&record)) {
+    return fmt::format("EPOCH {} loss {:.4f}", epoch->done.epoch + 1, epoch->done.loss);
+  }
+  if (const auto* checkpoint = std::get_if<CheckpointRecord>(&record)) {
+    return fmt::format("CHECKPOINT step {} {}", checkpoint->state.step,
+                       checkpoint->manifest.substr(0, 12));
+  }
+  return std::holds_alternative<TermRecord>(record) ? "TERM" : "END";
+}
+
+RecoveredJob recover_job(const std::vector<LogRecord>& records, int64_t steps_per_epoch) {
+  RecoveredJob job;
+  for (const LogRecord& record : records) {
+    if (const auto* run = std::get_if<RunRecord>(&record)) job.recipe_sha256 = run->recipe_sha256;
+    if (const auto* made = std::get_if<ViewRecord>(&record)) {
+      job.view = made->view;
+      const auto decided = static_cast<size_t>(made->view.first_step / steps_per_epoch);
+      if (made->view.restores && job.epochs.size() > decided) job.epochs.resize(decided);
+    }
+    if (const auto* epoch = std::get_if<EpochRecord>(&record)) {
+      job.epochs.resize(static_cast<size_t>(epoch->done.epoch));
+      job.epochs.push_back(*epoch);
+    }
+    if (const auto* checkpoint = std::get_if<CheckpointRecord>(&record)) {
+      std::erase_if(job.checkpoints, [&](const CheckpointRecord& other) {
+        return other.state.step >= checkpoint->state.step;
+      });
+      job.checkpoints.push_back(*checkpoint);
+    }
+    job.ended = std::holds_alternative<EndRecord>(record);
+  }
+  return job;
+}
+
+std::vector<LogRecord> compacted(const RecoveredJob& job) {
+  std::vector<LogRecord> records{RunRecord{job.recipe_sha256}};
+  if (job.view) records.push_back(ViewRecord{*job.view});
+  for (const EpochRecord& epoch : job.epochs) records.push_back(epoch);
+  for (const CheckpointRecord& checkpoint : job.checkpoints) records.push_back(checkpoint);
+  if (job.ended) records.push_back(EndRecord{});
+  return records;
+}
+
+}  // namespace lockstep

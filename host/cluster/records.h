@@ -1,0 +1,72 @@
+// What the coordinator must not forget: the records of its log, and what follows from them.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "host/cluster/view.h"
+#include "host/core/result.h"
+
+namespace lockstep {
+
+// The end of an epoch: its metrics, means over rows.
+struct EpochDone {
+  int64_t epoch = 0;
+  double loss = 0;
+  double accuracy = 0;
+  bool has_validation = false;
+  double validation_loss = 0;
+  double validation_accuracy = 0;
+  bool operator==(const EpochDone&) const = default;
+};
+
+struct RunRecord {
+  std::string recipe_sha256;
+  bool operator==(const RunRecord&) const = default;
+};
+struct TermRecord {  // its term is the log's
+  bool operator==(const TermRecord&) const = default;
+};
+struct ViewRecord {
+  View view;
+  bool operator==(const ViewRecord&) const = default;
+};
+struct EpochRecord {
+  EpochDone done;
+  bool go_on = true;
+  bool operator==(const EpochRecord&) const = default;
+};
+struct CheckpointRecord {
+  StateRef state;
+  std::string manifest;  // object id
+  int64_t samples_consumed = 0;
+  bool operator==(const CheckpointRecord&) const = default;
+};
+struct EndRecord {
+  bool operator==(const EndRecord&) const = default;
+};
+using LogRecord =
+    std::variant<RunRecord, TermRecord, ViewRecord, EpochRecord, CheckpointRecord, EndRecord>;
+
+// JSON, one line.
+std::string encode_record(const LogRecord& record);
+Result<LogRecord> decode_record(const std::string& body);
+// For people: "VIEW 3 from step 120: 2 members".
+std::string describe_record(const LogRecord& record);
+
+// What a coordinator knows when it comes back.
+struct RecoveredJob {
+  std::string recipe_sha256;  // "": a new log
+  std::optional<View> view;
+  std::vector<EpochRecord> epochs;
+  std::vector<CheckpointRecord> checkpoints;  // oldest first
+  bool ended = false;
+};
+RecoveredJob recover_job(const std::vector<LogRecord>& records, int64_t steps_per_epoch);
+
+// The fewest records from which the same job recovers.
+std::vector<LogRecord> compacted(const RecoveredJob& job);
+
+}  // namespace lockstep
