@@ -2,6 +2,8 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "host/core/check.h"
@@ -89,17 +91,28 @@ class CpuDevice : public Device {
   }
 
   void update(const UpdateDesc& desc, const float* gradient, float* weights,
-              std::span<float* const> slots, int64_t count) override {
+              std::span<float* const> slots, int64_t count, DigestLanes* lanes) override {
+    StateArgs state{.weights = weights, .count = count};
+    if (lanes != nullptr) state.lanes = lanes->values;
+    LOCKSTEP_CHECK(slots.size() <= std::size(state.slots));
+    std::copy(slots.begin(), slots.end(), state.slots);
     if (const AdamUpdate* adam = std::get_if<AdamUpdate>(&desc)) {
-      LOCKSTEP_CHECK(slots.size() >= 2);
-      kernels_.adam({gradient, weights, slots[0], slots[1], count, adam->one_minus_beta_1,
-                     adam->one_minus_beta_2, adam->alpha, adam->epsilon});
+      LOCKSTEP_CHECK(slots.size() == 2);
+      kernels_.adam({state, gradient, adam->one_minus_beta_1, adam->one_minus_beta_2, adam->alpha,
+                     adam->epsilon});
       return;
     }
     const SgdUpdate& sgd = std::get<SgdUpdate>(desc);
-    LOCKSTEP_CHECK(sgd.momentum == 0 || !slots.empty());
-    kernels_.sgd({gradient, weights, sgd.momentum == 0 ? nullptr : slots[0], count,
-                  sgd.learning_rate, sgd.momentum, sgd.nesterov});
+    LOCKSTEP_CHECK(slots.size() == (sgd.momentum == 0 ? 0 : 1));
+    kernels_.sgd({state, gradient, sgd.learning_rate, sgd.momentum, sgd.nesterov});
+  }
+
+  void digest(const float* weights, std::span<const float* const> slots, int64_t count,
+              DigestLanes* lanes) override {
+    DigestArgs args{.weights = weights, .count = count, .lanes = lanes->values};
+    LOCKSTEP_CHECK(slots.size() <= std::size(args.slots));
+    std::copy(slots.begin(), slots.end(), args.slots);
+    kernels_.digest(args);
   }
 
  private:

@@ -181,22 +181,32 @@ struct CrossEntropyArgs {
   float scale = 0;
 };
 
-struct AdamArgs {
-  const float* gradient = nullptr;
+// A piece of the state. `lanes`: of its digest (host/device/state_digest.h), or none.
+struct StateArgs {
   float* weights = nullptr;
-  float* m = nullptr;
-  float* v = nullptr;
+  float* slots[2] = {};
   int64_t count = 0;
+  uint32_t* lanes = nullptr;
+};
+
+struct AdamArgs {
+  StateArgs state;  // slots: m, v
+  const float* gradient = nullptr;
   float one_minus_beta_1 = 0, one_minus_beta_2 = 0, alpha = 0, epsilon = 0;
 };
 
 struct SgdArgs {
+  StateArgs state;  // slots: m, or none: no momentum
   const float* gradient = nullptr;
-  float* weights = nullptr;
-  float* m = nullptr;  // or none: no momentum
-  int64_t count = 0;
   float learning_rate = 0, momentum = 0;
   bool nesterov = false;
+};
+
+struct DigestArgs {
+  const float* weights = nullptr;
+  const float* slots[2] = {};  // those that there are come first
+  int64_t count = 0;
+  uint32_t* lanes = nullptr;
 };
 
 struct KernelTable {
@@ -224,6 +234,7 @@ struct KernelTable {
   void (*add)(const float* a, const float* b, float* out, int64_t count);
   void (*adam)(const AdamArgs& args);
   void (*sgd)(const SgdArgs& args);
+  void (*digest)(const DigestArgs& args);
   void (*exp)(const float* x, float* out, int64_t count);
   void (*log)(const float* x, float* out, int64_t count);
   // Runs independent FMAs; returns the floating-point operations done.

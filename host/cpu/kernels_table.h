@@ -34,6 +34,7 @@ inline constexpr KernelTable kKernels = {
     .add = add_flat,
     .adam = adam,
     .sgd = sgd,
+    .digest = digest,
     .exp = exp_flat,
     .log = log_flat,
     .fma_loop = fma_loop,

@@ -4,6 +4,7 @@
 
 #include "host/cpu/kernels.h"
 #include "host/cpu/kernels_elementwise.h"
+#include "host/device/state_digest.h"
 
 namespace lockstep::cpu::LOCKSTEP_ISA {
 
@@ -27,64 +28,137 @@ inline void add_flat(const float* a, const float* b, float* out, int64_t count) 
   store_tail(out + i, count - i, add(load_tail(a + i, count - i), load_tail(b + i, count - i)));
 }
 
-LOCKSTEP_SIMD void adam_step(const AdamArgs& args, Vec g, Vec* w, Vec* m, Vec* v) {
-  *m = fma(sub(g, *m), set(args.one_minus_beta_1), *m);
-  *v = fma(sub(mul(g, g), *v), set(args.one_minus_beta_2), *v);
-  const Vec denominator = add(sqrt(*v), set(args.epsilon));
-  *w = sub(*w, div(mul(*m, set(args.alpha)), denominator));
+// The digest of host/device/state_digest.h, its 16 lanes in registers.
+inline constexpr int kDigestVectors = 16 / kLanes;
+
+LOCKSTEP_SIMD IVec digest_mix(IVec a, uint32_t factor) {
+  return mul_int(swap_halves(a), set_int(static_cast<int32_t>(factor)));
 }
 
-inline void adam(const AdamArgs& args) {
-  int64_t i = 0;
-  for (; i + kLanes <= args.count; i += kLanes) {
-    Vec w = load(args.weights + i), m = load(args.m + i), v = load(args.v + i);
-    adam_step(args, load(args.gradient + i), &w, &m, &v);
-    store(args.weights + i, w);
-    store(args.m + i, m);
-    store(args.v + i, v);
+// Lanes after one more vector of the state. words: weights, then slots.
+template <int kWords>
+LOCKSTEP_SIMD IVec digest_step(IVec lanes, const Vec* words) {
+  IVec x = bits(words[kWords - 1]);
+#pragma GCC unroll 4
+  for (int k = kWords - 2; k >= 0; --k) {
+    x = add_int(digest_mix(x, kDigestWordFactor), bits(words[k]));
   }
-  const int64_t rest = args.count - i;
-  if (rest == 0) return;
-  Vec w = load_tail(args.weights + i, rest), m = load_tail(args.m + i, rest);
-  Vec v = load_tail(args.v + i, rest);
-  adam_step(args, load_tail(args.gradient + i, rest), &w, &m, &v);
-  store_tail(args.weights + i, rest, w);
-  store_tail(args.m + i, rest, m);
-  store_tail(args.v + i, rest, v);
+  return add_int(digest_mix(lanes, kDigestLaneFactor), x);
 }
 
-LOCKSTEP_SIMD void sgd_step(const SgdArgs& args, Vec g, Vec* w, Vec* m) {
+// The same for the first `count` lanes only.
+template <int kWords>
+LOCKSTEP_SIMD IVec digest_tail(IVec lanes, const Vec* words, int64_t count) {
+  alignas(64) float ones[kLanes] = {};
+  for (int64_t i = 0; i < count; ++i) ones[i] = 1;
+  const Mask taken = greater(load(ones), set(0.0f));
+  return bits(select(taken, from_bits(digest_step<kWords>(lanes, words)), from_bits(lanes)));
+}
+
+// state_step: the optimizer's formula on a vector.
+LOCKSTEP_SIMD void state_step(const AdamArgs& args, Vec g, Vec (&words)[3]) {
+  Vec &w = words[0], &m = words[1], &v = words[2];
+  m = fma(sub(g, m), set(args.one_minus_beta_1), m);
+  v = fma(sub(mul(g, g), v), set(args.one_minus_beta_2), v);
+  const Vec denominator = add(sqrt(v), set(args.epsilon));
+  w = sub(w, div(mul(m, set(args.alpha)), denominator));
+}
+
+LOCKSTEP_SIMD void state_step(const SgdArgs& args, Vec g, Vec (&words)[2]) {
+  Vec &w = words[0], &m = words[1];
   const Vec step = mul(g, set(args.learning_rate));
   const Vec momentum = set(args.momentum);
-  *m = sub(mul(momentum, *m), step);
-  *w = add(*w, args.nesterov ? sub(mul(momentum, *m), step) : *m);
+  m = sub(mul(momentum, m), step);
+  w = add(w, args.nesterov ? sub(mul(momentum, m), step) : m);
 }
 
-inline void sgd(const SgdArgs& args) {
+LOCKSTEP_SIMD void state_step(const SgdArgs& args, Vec g, Vec (&words)[1]) {
+  words[0] = sub(words[0], mul(g, set(args.learning_rate)));
+}
+
+template <int kWords, bool kDigest, class Args>
+inline void update_state(const Args& args) {
+  const StateArgs& state = args.state;
+  float* const memory[] = {state.weights, state.slots[0], state.slots[1]};
+  IVec lanes[kDigestVectors];
+  for (IVec& vector : lanes) vector = set_int(0);
+  Vec words[kWords];
   int64_t i = 0;
-  for (; i + kLanes <= args.count; i += kLanes) {
-    Vec w = load(args.weights + i);
-    if (args.m == nullptr) {
-      w = sub(w, mul(load(args.gradient + i), set(args.learning_rate)));
-    } else {
-      Vec m = load(args.m + i);
-      sgd_step(args, load(args.gradient + i), &w, &m);
-      store(args.m + i, m);
+  for (; i + kDigestVectors * kLanes <= state.count; i += kDigestVectors * kLanes) {
+#pragma GCC unroll 2
+    for (int j = 0; j < kDigestVectors; ++j) {
+      const int64_t at = i + j * kLanes;
+#pragma GCC unroll 4
+      for (int k = 0; k < kWords; ++k) words[k] = load(memory[k] + at);
+      state_step(args, load(args.gradient + at), words);
+#pragma GCC unroll 4
+      for (int k = 0; k < kWords; ++k) store(memory[k] + at, words[k]);
+      if constexpr (kDigest) lanes[j] = digest_step<kWords>(lanes[j], words);
     }
-    store(args.weights + i, w);
   }
-  const int64_t rest = args.count - i;
-  if (rest == 0) return;
-  Vec w = load_tail(args.weights + i, rest);
-  const Vec g = load_tail(args.gradient + i, rest);
-  if (args.m == nullptr) {
-    w = sub(w, mul(g, set(args.learning_rate)));
+#pragma GCC unroll 2
+  for (int j = 0; j < kDigestVectors; ++j) {
+    const int64_t at = i + j * kLanes;
+    if (at >= state.count) break;
+    const int64_t rest = state.count - at < kLanes ? state.count - at : kLanes;
+    for (int k = 0; k < kWords; ++k) words[k] = load_tail(memory[k] + at, rest);
+    state_step(args, load_tail(args.gradient + at, rest), words);
+    for (int k = 0; k < kWords; ++k) store_tail(memory[k] + at, rest, words[k]);
+    if constexpr (kDigest) lanes[j] = digest_tail<kWords>(lanes[j], words, rest);
+  }
+  if constexpr (kDigest) {
+    for (int j = 0; j < kDigestVectors; ++j) store_int(state.lanes + j * kLanes, lanes[j]);
+  }
+}
+
+template <int kWords, class Args>
+inline void update_state(const Args& args) {
+  if (args.state.lanes == nullptr) {
+    update_state<kWords, false>(args);
   } else {
-    Vec m = load_tail(args.m + i, rest);
-    sgd_step(args, g, &w, &m);
-    store_tail(args.m + i, rest, m);
+    update_state<kWords, true>(args);
   }
-  store_tail(args.weights + i, rest, w);
+}
+
+inline void adam(const AdamArgs& args) { update_state<3>(args); }
+
+inline void sgd(const SgdArgs& args) {
+  if (args.state.slots[0] == nullptr) {
+    update_state<1>(args);
+  } else {
+    update_state<2>(args);
+  }
+}
+
+template <int kWords>
+inline void digest_state(const DigestArgs& args) {
+  const float* const memory[] = {args.weights, args.slots[0], args.slots[1]};
+  IVec lanes[kDigestVectors];
+  for (IVec& vector : lanes) vector = set_int(0);
+  Vec words[kWords];
+  int64_t i = 0;
+  for (; i + kDigestVectors * kLanes <= args.count; i += kDigestVectors * kLanes) {
+#pragma GCC unroll 2
+    for (int j = 0; j < kDigestVectors; ++j) {
+      for (int k = 0; k < kWords; ++k) words[k] = load(memory[k] + i + j * kLanes);
+      lanes[j] = digest_step<kWords>(lanes[j], words);
+    }
+  }
+#pragma GCC unroll 2
+  for (int j = 0; j < kDigestVectors; ++j) {
+    const int64_t at = i + j * kLanes;
+    if (at >= args.count) break;
+    const int64_t rest = args.count - at < kLanes ? args.count - at : kLanes;
+    for (int k = 0; k < kWords; ++k) words[k] = load_tail(memory[k] + at, rest);
+    lanes[j] = digest_tail<kWords>(lanes[j], words, rest);
+  }
+  for (int j = 0; j < kDigestVectors; ++j) store_int(args.lanes + j * kLanes, lanes[j]);
+}
+
+inline void digest(const DigestArgs& args) {
+  if (args.slots[0] == nullptr) return digest_state<1>(args);
+  if (args.slots[1] == nullptr) return digest_state<2>(args);
+  digest_state<3>(args);
 }
 
 inline void exp_flat(const float* x, float* out, int64_t count) {

@@ -55,9 +55,13 @@ LOCKSTEP_SIMD Vec keep(Mask m, Vec a) { return {_mm256_and_ps(a.v, m.v)}; }
 LOCKSTEP_SIMD IVec load_int(const void* p) {
   return {_mm256_loadu_si256(static_cast<const __m256i*>(p))};
 }
+LOCKSTEP_SIMD void store_int(void* p, IVec a) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p), a.v);
+}
 LOCKSTEP_SIMD IVec set_int(int32_t x) { return {_mm256_set1_epi32(x)}; }
 LOCKSTEP_SIMD IVec add_int(IVec a, IVec b) { return {_mm256_add_epi32(a.v, b.v)}; }
 LOCKSTEP_SIMD IVec sub_int(IVec a, IVec b) { return {_mm256_sub_epi32(a.v, b.v)}; }
+LOCKSTEP_SIMD IVec mul_int(IVec a, IVec b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
 LOCKSTEP_SIMD IVec exclusive_or(IVec a, IVec b) { return {_mm256_xor_si256(a.v, b.v)}; }
 LOCKSTEP_SIMD Mask equal_int(IVec a, IVec b) {
   return {_mm256_castsi256_ps(_mm256_cmpeq_epi32(a.v, b.v))};
@@ -73,6 +77,12 @@ LOCKSTEP_SIMD IVec shift_right(IVec a) {  // keeps the sign
 template <int kBits>
 LOCKSTEP_SIMD IVec shift_right_unsigned(IVec a) {
   return {_mm256_srli_epi32(a.v, kBits)};
+}
+// Swaps the halves of each lane.
+LOCKSTEP_SIMD IVec swap_halves(IVec a) {
+  const __m256i order = _mm256_set_epi64x(0x0d0c0f0e09080b0a, 0x0504070601000302,
+                                          0x0d0c0f0e09080b0a, 0x0504070601000302);
+  return {_mm256_shuffle_epi8(a.v, order)};
 }
 LOCKSTEP_SIMD Vec to_float(IVec a) { return {_mm256_cvtepi32_ps(a.v)}; }
 LOCKSTEP_SIMD IVec bits(Vec a) { return {_mm256_castps_si256(a.v)}; }

@@ -53,9 +53,11 @@ LOCKSTEP_SIMD Vec select(Mask m, Vec a, Vec b) { return {_mm512_mask_blend_ps(m.
 LOCKSTEP_SIMD Vec keep(Mask m, Vec a) { return {_mm512_maskz_mov_ps(m.v, a.v)}; }
 
 LOCKSTEP_SIMD IVec load_int(const void* p) { return {_mm512_loadu_si512(p)}; }
+LOCKSTEP_SIMD void store_int(void* p, IVec a) { _mm512_storeu_si512(p, a.v); }
 LOCKSTEP_SIMD IVec set_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
 LOCKSTEP_SIMD IVec add_int(IVec a, IVec b) { return {_mm512_add_epi32(a.v, b.v)}; }
 LOCKSTEP_SIMD IVec sub_int(IVec a, IVec b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+LOCKSTEP_SIMD IVec mul_int(IVec a, IVec b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 LOCKSTEP_SIMD IVec exclusive_or(IVec a, IVec b) { return {_mm512_xor_si512(a.v, b.v)}; }
 LOCKSTEP_SIMD Mask equal_int(IVec a, IVec b) { return {_mm512_cmpeq_epi32_mask(a.v, b.v)}; }
 template <int kBits>
@@ -70,6 +72,7 @@ template <int kBits>
 LOCKSTEP_SIMD IVec shift_right_unsigned(IVec a) {
   return {_mm512_maskz_srli_epi32(0xffff, a.v, kBits)};
 }
+LOCKSTEP_SIMD IVec swap_halves(IVec a) { return {_mm512_maskz_rol_epi32(0xffff, a.v, 16)}; }
 LOCKSTEP_SIMD Vec to_float(IVec a) { return {_mm512_maskz_cvtepi32_ps(0xffff, a.v)}; }
 LOCKSTEP_SIMD IVec bits(Vec a) { return {_mm512_castps_si512(a.v)}; }
 LOCKSTEP_SIMD Vec from_bits(IVec a) { return {_mm512_castsi512_ps(a.v)}; }

@@ -9,6 +9,7 @@
 #include "host/core/result.h"
 #include "host/device/batch.h"
 #include "host/device/ops.h"
+#include "host/device/state_digest.h"
 
 namespace lockstep {
 
@@ -64,9 +65,13 @@ class Device {
 
   // out[i] = a[i] + b[i]; out may be a. Any thread may call it.
   virtual void add(const float* a, const float* b, float* out, int64_t count) = 0;
-  // One optimizer step over `count` parameters; `slots[k]` is the k-th state vector.
+  // One optimizer step over `count` parameters; `slots[k]` is the k-th state vector. `lanes`, where
+  // not nullptr, gets those of the new state: the parameters are then one block of the digest.
   virtual void update(const UpdateDesc& desc, const float* gradient, float* weights,
-                      std::span<float* const> slots, int64_t count) = 0;
+                      std::span<float* const> slots, int64_t count, DigestLanes* lanes) = 0;
+  // The same lanes of one block of a state as it lies in memory.
+  virtual void digest(const float* weights, std::span<const float* const> slots, int64_t count,
+                      DigestLanes* lanes) = 0;
 };
 
 }  // namespace lockstep

@@ -22,7 +22,7 @@ struct TreePiece {
 // the address of elements [begin, begin + count): a piece's own memory where it is the whole sum,
 // else `out`; nullptr where no piece is there. count is at most kTreeSumBlock. `out` is scratch
 // until the call returns.
-inline constexpr int64_t kTreeSumBlock = 4096;
+inline constexpr int64_t kTreeSumBlock = kDigestBlock;  // one pass sums, updates and digests
 const float* tree_sum_block(Device& device, const std::vector<TreePiece>& pieces,
                             const Subtree& target, int64_t begin, int64_t count, float* out);
 

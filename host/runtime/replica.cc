@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <array>
+#include <numeric>
 
 #include "host/core/check.h"
 
 namespace lockstep {
 namespace {
+
+constexpr size_t kMaxSlots = 4;
 
 Subtree root_of(int partitions) {
   int level = 0;
@@ -196,30 +199,54 @@ Status Replica::compute(int64_t step, const std::vector<PartitionRange>& ranges,
   return first_error(statuses);
 }
 
-StepMetrics Replica::update(const float* reduced, const std::vector<LocalRoot>& local) {
+// Every block of the flat state once, each device a share: task(its device, block), summed.
+uint64_t Replica::sum_over_blocks(const std::function<uint64_t(Device&, int64_t block)>& task) {
+  const int64_t blocks = (training_.parameter_count + kDigestBlock - 1) / kDigestBlock;
+  std::vector<uint64_t> sums(static_cast<size_t>(team_->size()));
+  team_->run([&](int index) {
+    uint64_t sum = 0;
+    for (int64_t block = blocks * index / team_->size();
+         block < blocks * (index + 1) / team_->size(); ++block) {
+      sum += task(team_->device(index), block);
+    }
+    sums[static_cast<size_t>(index)] = sum;
+  });
+  return std::accumulate(sums.begin(), sums.end(), uint64_t{0});
+}
+
+uint64_t Replica::state_digest() {
+  return sum_over_blocks([&](Device& device, int64_t block) {
+    const int64_t begin = block * kDigestBlock;
+    const int64_t size = std::min(kDigestBlock, training_.parameter_count - begin);
+    std::array<const float*, kMaxSlots> slots{};
+    for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i].data() + begin;
+    DigestLanes lanes;
+    device.digest(state_.weights.data() + begin, std::span(slots.data(), state_.slots.size()), size,
+                  &lanes);
+    return block_digest(lanes, block);
+  });
+}
+
+StepMetrics Replica::update(const float* reduced, const std::vector<LocalRoot>& local,
+                            bool digests) {
   std::vector<TreePiece> pieces;
   for (const LocalRoot& root : local) pieces.push_back({root.subtree, root.values});
   const Subtree root = root_of(job_.partitions);
   const UpdateDesc desc = optimizer_.update_at(state_.step + 1);
   const int64_t count = training_.parameter_count;
-  const int64_t blocks = (count + kTreeSumBlock - 1) / kTreeSumBlock;
-  team_->run([&](int index) {
+  state_.digest = sum_over_blocks([&](Device& device, int64_t block) {
     std::array<float, kTreeSumBlock> scratch;
-    for (int64_t block = blocks * index / team_->size();
-         block < blocks * (index + 1) / team_->size(); ++block) {
-      const int64_t begin = block * kTreeSumBlock;
-      const int64_t size = std::min(kTreeSumBlock, count - begin);
-      const float* gradient =
-          reduced != nullptr
-              ? reduced + begin
-              : tree_sum_block(team_->device(index), pieces, root, begin, size, scratch.data());
-      std::array<float*, 4> slots{};
-      for (size_t slot = 0; slot < state_.slots.size(); ++slot) {
-        slots[slot] = state_.slots[slot].data() + begin;
-      }
-      team_->device(index).update(desc, gradient, state_.weights.data() + begin,
-                                  std::span(slots.data(), state_.slots.size()), size);
-    }
+    const int64_t begin = block * kTreeSumBlock;
+    const int64_t size = std::min(kTreeSumBlock, count - begin);
+    const float* gradient = reduced != nullptr
+                                ? reduced + begin
+                                : tree_sum_block(device, pieces, root, begin, size, scratch.data());
+    std::array<float*, kMaxSlots> slots{};
+    for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i].data() + begin;
+    DigestLanes lanes;
+    device.update(desc, gradient, state_.weights.data() + begin,
+                  std::span(slots.data(), state_.slots.size()), size, digests ? &lanes : nullptr);
+    return digests ? block_digest(lanes, block) : 0;
   });
   std::array<float, kTreeSumBlock> scratch;
   const float* metrics = reduced != nullptr ? reduced + count

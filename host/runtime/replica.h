@@ -1,6 +1,7 @@
 // A node's copy of the state, and the devices that compute on it.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -23,6 +24,7 @@ struct TrainState {
   int64_t step = 0;
   std::span<float> weights;             // flat; the Replica's memory
   std::vector<std::span<float>> slots;  // the optimizer's, flat each
+  uint64_t digest = 0;                  // of weights and slots; 0 where the last update made none
   // This epoch's metric accumulators.
   double loss_sum = 0;
   int64_t correct = 0;
@@ -75,7 +77,11 @@ class Replica {
   Status compute(int64_t step, const std::vector<PartitionRange>& ranges,
                  const std::vector<HostBatch>& batches, const Program::ReadyCallback& ready);
   // state[t] -> state[t+1] by the reduced gradient; nullptr: by the tree over the local roots.
-  StepMetrics update(const float* reduced, const std::vector<LocalRoot>& local);
+  // Leaves the new state's digest in state(), but for `digests` false.
+  StepMetrics update(const float* reduced, const std::vector<LocalRoot>& local,
+                     bool digests = true);
+  // The digest of the state as it lies in memory (host/device/state_digest.h).
+  uint64_t state_digest();
   void begin_epoch();
 
   // The metrics of this node's partitions of one validation batch.
@@ -86,6 +92,7 @@ class Replica {
   Replica(const Job& job, Graph training, Graph evaluation, Optimizer optimizer,
           std::unique_ptr<DeviceTeam> team);
   Status allocate_state();
+  uint64_t sum_over_blocks(const std::function<uint64_t(Device&, int64_t block)>& task);
   PartitionGroup group_of(int64_t rows, PartitionRange range) const;
   std::vector<std::vector<float*>>& root_memory(int64_t step);
 

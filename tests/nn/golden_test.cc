@@ -111,7 +111,7 @@ class GoldenTest : public testing::TestWithParam<GoldenCase> {
       EXPECT_NEAR(mean_loss(flat), expected, kTolerance * expected) << "step " << t;
       std::copy(flat.begin(), flat.end(), gradient->data());
       device_->update(optimizer.update_at(t), gradient->data(), step.weights(), slot_data,
-                      graph_.parameter_count);
+                      graph_.parameter_count, nullptr);
     }
     compare_tensors(golden_, graph_, step.copy_weights(), key);
   }

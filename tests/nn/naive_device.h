@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -345,7 +346,30 @@ class NaiveDevice : public Device {
     for (int64_t i = 0; i < count; ++i) out[i] = a[i] + b[i];
   }
   void update(const UpdateDesc& desc, const float* gradient, float* weights,
-              std::span<float* const> slots, int64_t count) override {
+              std::span<float* const> slots, int64_t count, DigestLanes* lanes) override {
+    update(desc, gradient, weights, slots, count);
+    if (lanes != nullptr) {
+      digest(weights, std::vector<const float*>(slots.begin(), slots.end()), count, lanes);
+    }
+  }
+  void digest(const float* weights, std::span<const float* const> slots, int64_t count,
+              DigestLanes* lanes) override {
+    *lanes = {};
+    for (int64_t i = 0; i < count; ++i) {
+      uint32_t x = 0;  // mix(0) is 0
+      for (size_t k = slots.size(); k > 0; --k) {
+        x = mix(x, kDigestWordFactor) + std::bit_cast<uint32_t>(slots[k - 1][i]);
+      }
+      x = mix(x, kDigestWordFactor) + std::bit_cast<uint32_t>(weights[i]);
+      uint32_t& lane = lanes->values[i % DigestLanes::kCount];
+      lane = mix(lane, kDigestLaneFactor) + x;
+    }
+  }
+
+ private:
+  static uint32_t mix(uint32_t a, uint32_t factor) { return std::rotl(a, 16) * factor; }
+  void update(const UpdateDesc& desc, const float* gradient, float* weights,
+              std::span<float* const> slots, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
       if (const auto* adam = std::get_if<AdamUpdate>(&desc)) {
         float& m = slots[0][i];

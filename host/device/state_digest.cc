@@ -1,0 +1,16 @@
+#include "host/device/state_digest.h"
+
+#include <cstring>
+
+#include "host/core/digest.h"
+
+namespace lockstep {
+
+uint64_t block_digest(const DigestLanes& lanes, int64_t block) {
+  unsigned char bytes[sizeof(lanes.values) + sizeof(block)];
+  std::memcpy(bytes, lanes.values, sizeof(lanes.values));
+  std::memcpy(bytes + sizeof(lanes.values), &block, sizeof(block));
+  return xxh3(bytes, sizeof(bytes));
+}
+
+}  // namespace lockstep

@@ -1,0 +1,34 @@
+// A 64-bit digest of a training state (flat weights and optimizer slots), made where the optimizer
+// has the state in registers. It finds silent corruption; it is no defence against an attacker.
+//
+//  - The flat vectors are cut in blocks of kDigestBlock parameters. In a block, lane l of 16 takes
+//    the parameters i with i % 16 == l in order; all is mod 2^32:
+//      mix(a, factor) = (a << 16 | a >> 16) * factor
+//      x = the bits of the parameter's words, last slot first and the weight last:
+//          x = mix(x, kDigestWordFactor) + bits(word), the first word just copied
+//      lane = mix(lane, kDigestLaneFactor) + x, from 0
+//    A lane without parameters (of a short last block) stays 0.
+//  - A block's digest is XXH3 of its 16 lanes and its index in 64 bits, little-endian.
+//  - The state's digest is the sum of its blocks' digests mod 2^64: whoever computed them.
+//
+// Each step of a lane is a bijection of the lane and of each word that goes in: a single wrong word
+// always changes it. The halves change places because a product keeps a top bit where it is: two
+// wrong signs in a lane would cancel. The weight comes last since the optimizer has it last.
+#pragma once
+
+#include <cstdint>
+
+namespace lockstep {
+
+inline constexpr int64_t kDigestBlock = 4096;
+inline constexpr uint32_t kDigestWordFactor = 0x85ebca77u;  // primes of xxHash
+inline constexpr uint32_t kDigestLaneFactor = 0x9e3779b1u;
+
+struct DigestLanes {
+  static constexpr int kCount = 16;
+  uint32_t values[kCount] = {};
+};
+
+uint64_t block_digest(const DigestLanes& lanes, int64_t block);
+
+}  // namespace lockstep
