@@ -4,9 +4,27 @@
 #include <openssl/evp.h>
 #include <xxh_x86dispatch.h>  // the widest vectors of this CPU; the hash is the same
 
+#include <array>
+
 #include "host/core/check.h"
 
 namespace lockstep {
+
+namespace {
+
+constexpr std::array<uint32_t, 256> make_crc32c_table() {
+  std::array<uint32_t, 256> table{};
+  for (uint32_t i = 0; i < 256; ++i) {
+    uint32_t value = i;
+    for (int bit = 0; bit < 8; ++bit) value = (value >> 1) ^ (value & 1 ? 0x82f63b78u : 0);
+    table[i] = value;
+  }
+  return table;
+}
+
+constexpr std::array<uint32_t, 256> kCrc32cTable = make_crc32c_table();
+
+}  // namespace
 
 struct Sha256::State {
   EVP_MD_CTX* context = EVP_MD_CTX_new();
@@ -35,6 +53,14 @@ std::string sha256_hex(std::string_view bytes) {
   Sha256 hash;
   hash.update(bytes);
   return hash.hex();
+}
+
+uint32_t crc32c(const void* data, size_t bytes, uint32_t before) {
+  uint32_t value = ~before;
+  for (const auto* at = static_cast<const uint8_t*>(data); bytes > 0; --bytes, ++at) {
+    value = (value >> 8) ^ kCrc32cTable[(value ^ *at) & 0xff];
+  }
+  return ~value;
 }
 
 uint64_t xxh3(const void* data, size_t bytes) { return XXH3_64bits(data, bytes); }

@@ -1,4 +1,5 @@
-// Hashes: SHA-256 for what people see and compare, XXH3 for states and chunks on the wire.
+// Hashes: SHA-256 for what people see and compare, XXH3 for states and chunks on the wire, CRC-32C
+// for records of a log.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +26,8 @@ class Sha256 {
 };
 
 std::string sha256_hex(std::string_view bytes);
+// CRC-32C (Castagnoli; RFC 3720, B.4), of `data` after what gave `before`.
+uint32_t crc32c(const void* data, size_t bytes, uint32_t before = 0);
 uint64_t xxh3(const void* data, size_t bytes);
 // 16 lower-case hex digits.
 std::string hex64(uint64_t value);

@@ -29,6 +29,23 @@ TEST(Sha256, PiecesEqualTheWhole) {
   }
 }
 
+// RFC 3720, B.4.
+TEST(Crc32c, KnownAnswers) {
+  std::string rising;
+  for (int i = 0; i < 32; ++i) rising += static_cast<char>(i);
+  const std::string falling(rising.rbegin(), rising.rend());
+  EXPECT_EQ(0x8a9136aau, crc32c(std::string(32, '\0').data(), 32));
+  EXPECT_EQ(0x62a8ab43u, crc32c(std::string(32, '\xff').data(), 32));
+  EXPECT_EQ(0x46dd794eu, crc32c(rising.data(), 32));
+  EXPECT_EQ(0x113fdb5cu, crc32c(falling.data(), 32));
+  EXPECT_EQ(0xe3069283u, crc32c("123456789", 9));
+  EXPECT_EQ(0u, crc32c("", 0));
+}
+
+TEST(Crc32c, PiecesEqualTheWhole) {
+  EXPECT_EQ(crc32c("123456789", 9), crc32c("56789", 5, crc32c("1234", 4)));
+}
+
 TEST(Xxh3, KnownAnswers) {
   EXPECT_EQ(0x2d06800538d394c2u, xxh3("", 0));
   EXPECT_NE(xxh3("abc", 3), xxh3("abd", 3));
