@@ -49,7 +49,7 @@ struct ClusterFacts {
 // What the runtime carries out, in order. Nothing behind an AppendRecord happens before the record
 // is durable.
 struct AppendRecord {
-  LogRecord record;
+  JobRecord record;
 };
 struct SendEvent {
   SessionId session = 0;

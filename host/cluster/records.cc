@@ -109,7 +109,7 @@ Json to_json(const CheckpointRecord& record) {
 }
 Json to_json(const EndRecord&) { return {{"record", "END"}}; }
 
-LogRecord record_from(const Json& json) {
+JobRecord record_from(const Json& json) {
   const std::string kind = json.at("record");
   if (kind == "RUN") return RunRecord{json.at("recipe_sha256")};
   if (kind == "TERM") return TermRecord{};
@@ -131,11 +131,11 @@ LogRecord record_from(const Json& json) {
 
 }  // namespace
 
-std::string encode_record(const LogRecord& record) {
+std::string encode_record(const JobRecord& record) {
   return std::visit([](const auto& one) { return to_json(one).dump(); }, record);
 }
 
-Result<LogRecord> decode_record(const std::string& body) {
+Result<JobRecord> decode_record(const std::string& body) {
   try {
     return record_from(Json::parse(body));
   } catch (const std::exception& error) {
@@ -143,7 +143,7 @@ Result<LogRecord> decode_record(const std::string& body) {
   }
 }
 
-std::string describe_record(const LogRecord& record) {
+std::string describe_record(const JobRecord& record) {
   if (const auto* run = std::get_if<RunRecord>(&record)) {
     return fmt::format("RUN recipe {}", run->recipe_sha256.substr(0, 12));
   }
@@ -163,9 +163,9 @@ std::string describe_record(const LogRecord& record) {
   return std::holds_alternative<TermRecord>(record) ? "TERM" : "END";
 }
 
-RecoveredJob recover_job(const std::vector<LogRecord>& records, int64_t steps_per_epoch) {
+RecoveredJob recover_job(const std::vector<JobRecord>& records, int64_t steps_per_epoch) {
   RecoveredJob job;
-  for (const LogRecord& record : records) {
+  for (const JobRecord& record : records) {
     if (const auto* run = std::get_if<RunRecord>(&record)) job.recipe_sha256 = run->recipe_sha256;
     if (const auto* made = std::get_if<ViewRecord>(&record)) {
       job.view = made->view;
@@ -187,8 +187,8 @@ RecoveredJob recover_job(const std::vector<LogRecord>& records, int64_t steps_pe
   return job;
 }
 
-std::vector<LogRecord> compacted(const RecoveredJob& job) {
-  std::vector<LogRecord> records{RunRecord{job.recipe_sha256}};
+std::vector<JobRecord> compacted(const RecoveredJob& job) {
+  std::vector<JobRecord> records{RunRecord{job.recipe_sha256}};
   if (job.view) records.push_back(ViewRecord{*job.view});
   for (const EpochRecord& epoch : job.epochs) records.push_back(epoch);
   for (const CheckpointRecord& checkpoint : job.checkpoints) records.push_back(checkpoint);

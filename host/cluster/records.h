@@ -47,14 +47,14 @@ struct CheckpointRecord {
 struct EndRecord {
   bool operator==(const EndRecord&) const = default;
 };
-using LogRecord =
+using JobRecord =
     std::variant<RunRecord, TermRecord, ViewRecord, EpochRecord, CheckpointRecord, EndRecord>;
 
 // JSON, one line.
-std::string encode_record(const LogRecord& record);
-Result<LogRecord> decode_record(const std::string& body);
+std::string encode_record(const JobRecord& record);
+Result<JobRecord> decode_record(const std::string& body);
 // For people: "VIEW 3 from step 120: 2 members".
-std::string describe_record(const LogRecord& record);
+std::string describe_record(const JobRecord& record);
 
 // What a coordinator knows when it comes back.
 struct RecoveredJob {
@@ -64,9 +64,9 @@ struct RecoveredJob {
   std::vector<CheckpointRecord> checkpoints;  // oldest first
   bool ended = false;
 };
-RecoveredJob recover_job(const std::vector<LogRecord>& records, int64_t steps_per_epoch);
+RecoveredJob recover_job(const std::vector<JobRecord>& records, int64_t steps_per_epoch);
 
 // The fewest records from which the same job recovers.
-std::vector<LogRecord> compacted(const RecoveredJob& job);
+std::vector<JobRecord> compacted(const RecoveredJob& job);
 
 }  // namespace lockstep

@@ -12,8 +12,17 @@
 
 namespace lockstep {
 
+// A part of a copy of state[step], in order.
+struct StatePart {
+  SessionId session = 0;
+  int64_t step = 0;
+  int64_t offset = 0;
+  int64_t total = 0;  // bytes of the whole
+  std::string bytes;
+};
+
 // What the coordinator offers to nodes. Called from many threads at once; every call returns within
-// kLongPollMs and a little.
+// kLongPollMs and a little, or as long as the disk takes.
 class ControlService {
  public:
   virtual ~ControlService() = default;
@@ -22,19 +31,27 @@ class ControlService {
   virtual Status join(const JoinRequest& request, const std::string& peer_host) = 0;
   // The events that the session has not had yet; waits up to kLongPollMs for one. Each call renews
   // the session's lease.
-  virtual Result<std::vector<NodeEvent>> poll(SessionId session) = 0;
+  virtual Result<PollReply> poll(const PollRequest& request) = 0;
+  // To a coordinator that was away: where this node stands.
+  virtual Status attach(SessionId session, const Standing& standing) = 0;
+  virtual Status report_held(const HeldReport& report) = 0;
   virtual Status report_step(const StepReport& report) = 0;
   virtual Status report_epoch(const EpochReport& report) = 0;
-  virtual Status report_final(const FinalReport& report) = 0;
   virtual Status report_fault(const FaultReport& report) = 0;
-  // Bytes of the final weights from `offset` on, in order.
-  virtual Status upload(SessionId session, int64_t offset, const std::string& bytes) = 0;
+  // The last part returns once the state is durable.
+  virtual Status upload(const StatePart& part) = 0;
+  // Bytes of a durable state from `offset` on, at most kFetchBytes; none at its end.
+  virtual Result<std::string> fetch(SessionId session, const std::string& object,
+                                    int64_t offset) = 0;
+  // The node wants to go, and goes on until it is told that it may.
+  virtual Status ask_to_leave(SessionId session) = 0;
   virtual Status leave(SessionId session) = 0;
   // The running job, JSON, for people.
   virtual std::string status() = 0;
   // The connection on which the session polls broke: seen at once when a process dies.
   virtual void connection_lost(SessionId session) = 0;
 };
+inline constexpr int64_t kFetchBytes = 4 << 20;
 inline constexpr int kLongPollMs = 200;
 
 // Serves a ControlService until destroyed.
@@ -51,12 +68,16 @@ class ControlClient {
   virtual ~ControlClient() = default;
   virtual Result<Welcome> hello(const Hello& hello) = 0;
   virtual Status join(const JoinRequest& request) = 0;
-  virtual Result<std::vector<NodeEvent>> poll(SessionId session) = 0;
+  virtual Result<PollReply> poll(const PollRequest& request) = 0;
+  virtual Status attach(SessionId session, const Standing& standing) = 0;
+  virtual Status report_held(const HeldReport& report) = 0;
   virtual Status report_step(const StepReport& report) = 0;
   virtual Status report_epoch(const EpochReport& report) = 0;
-  virtual Status report_final(const FinalReport& report) = 0;
   virtual Status report_fault(const FaultReport& report) = 0;
-  virtual Status upload(SessionId session, int64_t offset, const std::string& bytes) = 0;
+  virtual Status upload(const StatePart& part) = 0;
+  virtual Result<std::string> fetch(SessionId session, const std::string& object,
+                                    int64_t offset) = 0;
+  virtual Status ask_to_leave(SessionId session) = 0;
   virtual Status leave(SessionId session) = 0;
   virtual Result<std::string> status() = 0;
 };

@@ -1,5 +1,5 @@
 // The coordinator at work: the state machine behind a lock, events waiting for each session, a
-// clock. Serves ControlService on any number of threads.
+// clock, and the journal. Serves ControlService on any number of threads.
 #pragma once
 
 #include <condition_variable>
@@ -12,27 +12,31 @@
 #include <thread>
 
 #include "host/cluster/coordinator.h"
+#include "host/runtime/journal.h"
 #include "host/runtime/stream.h"
 
 namespace lockstep {
 
 struct CoordinatorResult {
-  Status status;        // the job's
-  std::string weights;  // the final ones: flat float32, little-endian, in get_weights() order
+  Status status;      // the job's
+  std::string state;  // the final one, as the nodes send it (host/runtime/state_file.h)
 };
 
 class CoordinatorRuntime final : public ControlService {
  public:
-  // `observer` gets every action but SendEvent, in order, under the runtime's lock: it must be
-  // quick and must not call back.
+  // `observer` gets every action but SendEvent and AppendRecord, in order, under the runtime's
+  // lock: it must be quick and must not call back. What stands behind a record comes once the
+  // record is durable.
   explicit CoordinatorRuntime(std::function<void(const CoordinatorAction&)> observer);
   ~CoordinatorRuntime() override;
 
   // Serves. Nodes that come before start() are asked to try again.
   Status listen(Network& network, const Address& address);
   int port() const { return server_->port(); }
-  // Takes up the job; `weight_bytes` is the size of its final weights.
-  void start(ClusterFacts facts, int64_t weight_bytes);
+  // Takes up the job, or goes on with what the journal holds; `journal` outlives the runtime.
+  // `state_bytes` is the size of a state as nodes send it. `may_return`: nodes of an earlier term
+  // may still be alive.
+  void start(ClusterFacts facts, Journal& journal, int64_t state_bytes, bool may_return);
   // Waits at most `timeout_ms` for the job's end: whether it has ended.
   bool wait_for_end(int timeout_ms);
   // After the end: waits until the nodes have gone, at most `linger_ms`; then the observer is not
@@ -42,33 +46,63 @@ class CoordinatorRuntime final : public ControlService {
 
   Result<Welcome> hello(const Hello& hello) override;
   Status join(const JoinRequest& request, const std::string& peer_host) override;
-  Result<std::vector<NodeEvent>> poll(SessionId session) override;
+  Result<PollReply> poll(const PollRequest& request) override;
+  Status attach(SessionId session, const Standing& standing) override;
+  Status report_held(const HeldReport& report) override;
   Status report_step(const StepReport& report) override;
   Status report_epoch(const EpochReport& report) override;
-  Status report_final(const FinalReport& report) override;
   Status report_fault(const FaultReport& report) override;
-  Status upload(SessionId session, int64_t offset, const std::string& bytes) override;
+  Status upload(const StatePart& part) override;
+  Result<std::string> fetch(SessionId session, const std::string& object,
+                            int64_t offset) override;
+  Status ask_to_leave(SessionId session) override;
   Status leave(SessionId session) override;
   std::string status() override;
   void connection_lost(SessionId session) override;
 
  private:
-  void carry_out(const CoordinatorActions& actions);
+  // Events of a session that it has not said it has: the first has number `first`.
+  struct Mailbox {
+    int64_t first = 0;
+    std::deque<NodeEvent> events;
+  };
+  struct Upload {
+    int64_t step = 0;
+    std::optional<ObjectWriter> writer;
+    std::string bytes;
+    int64_t received = 0;
+  };
+
+  // Calls the machine and takes its actions up; the lock is held.
+  template <class Call>
+  auto with_machine(const Call& call);
+  void take_up(CoordinatorActions actions);
+  void carry_out(const CoordinatorAction& action);
+  void journal_loop();
   void keep_time();
+  Status store_upload(std::unique_ptr<Upload> upload, SessionId session);
 
   std::mutex mutex_;
   std::condition_variable changed_;
+  std::condition_variable to_write_;
   std::optional<Coordinator> machine_;  // from start() on
-  int64_t weight_bytes_ = 0;
+  Journal* journal_ = nullptr;
+  int64_t state_bytes_ = 0;
   const std::function<void(const CoordinatorAction&)> observer_;
-  std::map<SessionId, std::deque<NodeEvent>> events_;
+  std::map<SessionId, Mailbox> mailboxes_;
   std::map<SessionId, bool> present_;  // joined and not gone
-  std::string weights_;
+  std::map<SessionId, std::unique_ptr<Upload>> uploads_;
+  // Actions that wait behind a record or a checkpoint that is being written.
+  std::deque<CoordinatorAction> waiting_;
+  std::optional<StateRef> final_state_;
+  std::pair<std::string, std::shared_ptr<const std::string>> fetched_;  // the object last read
   Status outcome_;
+  bool ended_ = false;
   bool closing_ = false;
   bool observed_to_the_end_ = false;
   std::unique_ptr<ControlServer> server_;
   std::thread timer_;
+  std::thread writer_;
 };
 
 }  // namespace lockstep

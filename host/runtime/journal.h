@@ -1,0 +1,63 @@
+// What the coordinator keeps on disk: its log, the states, and the checkpoints made of them.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "host/checkpoint/lineage.h"
+#include "host/checkpoint/object_store.h"
+#include "host/checkpoint/record_log.h"
+#include "host/cluster/coordinator.h"
+#include "host/cluster/records.h"
+#include "host/core/file_system.h"
+
+namespace lockstep {
+
+struct JournalOptions {
+  std::string state;        // folder of the log
+  std::string checkpoints;  // folder of the objects; "": `state`
+  int keep_checkpoints = 3;
+  std::string recipe_sha256;
+  int64_t steps_per_epoch = 1;
+};
+
+// Thread-safe; one process at a time, which holds the folder's lock.
+class Journal {
+ public:
+  // Makes or reads the folder and begins a new term. Fails where the log is of another recipe, or
+  // damaged in a way that no crash explains. `files` outlives the journal.
+  static Result<std::unique_ptr<Journal>> open(FileSystem& files, const JournalOptions& options);
+
+  int64_t term() const { return term_; }
+  // What the log held, with checkpoints that are whole, the newest verified.
+  const RecoveredJob& recovered() const { return recovered_; }
+  // What was cut or left out, for people.
+  const std::vector<std::string>& notes() const { return notes_; }
+
+  // Durable when it returns. Never tried again after a failure.
+  Status append(const JobRecord& record);
+  // Writes the manifest and its record; then removes the checkpoints that are not kept.
+  Result<CheckpointRecord> commit(const CommitCheckpoint& checkpoint);
+
+  Result<ObjectWriter> new_object() { return objects_.create(); }
+  Result<std::string> read_object(const std::string& id) const { return objects_.read(id); }
+
+ private:
+  Journal(JournalOptions options, RecordLog log, ObjectStore objects, Lineage lineage);
+  Status recover(const std::vector<LogRecord>& records);
+  Status compact_if_long();
+
+  const JournalOptions options_;
+  mutable std::mutex mutex_;
+  RecordLog log_;
+  ObjectStore objects_;
+  Lineage lineage_;
+  int64_t term_ = 1;
+  RecoveredJob recovered_;
+  std::vector<JobRecord> records_;  // since the last compaction
+  std::vector<std::string> notes_;
+};
+
+}  // namespace lockstep
