@@ -68,6 +68,8 @@ void NodeMachine::event(const NodeEvent& event, int64_t now_ms) {
     const int newest = coming_view_ ? coming_view_->number : view_ ? view_->number : 0;
     if (made->view.number > newest && made->view.index_of(session_) >= 0) {
       coming_view_ = made->view;
+      snapshot_step_.reset();
+      snapshot_now_ = false;
       hold_ = std::max(hold_, made->view.number);
     }
   } else if (const auto* decision = std::get_if<EpochDecision>(&event)) {
@@ -91,8 +93,6 @@ void NodeMachine::view_adopted() {
   view_ = std::move(*coming_view_);
   coming_view_.reset();
   held_ = std::max(held_, view_->number);
-  snapshot_step_.reset();
-  snapshot_now_ = false;
   const Member& self = view_->members[view_->index_of(session_)];
   if (view_->restores || self.step < 0) {
     has_state_ = false;
