@@ -11,6 +11,7 @@ constexpr std::string_view kTemporaryPrefix = "lockstep-";
 constexpr std::string_view kTemporarySuffix = ".tmp";
 
 std::string join(const std::string& folder, std::string_view name) {
+  if (folder == ".") return std::string(name);
   return fmt::format("{}{}{}", folder, folder.ends_with('/') ? "" : "/", name);
 }
 
@@ -61,6 +62,11 @@ Status FileSystem::sync_folder(const std::string& folder) {
     failed_folders_.emplace(folder, status.error());
   }
   return status;
+}
+
+void FileSystem::forget_failures() {
+  const std::lock_guard lock(mutex_);
+  failed_folders_.clear();
 }
 
 Status FileSystem::make_folders(const std::string& folder) {

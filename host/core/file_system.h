@@ -93,6 +93,10 @@ class FileSystem {
   // What create() left behind in a process that died. Only for the one that owns the folder.
   Status remove_temporaries(const std::string& folder);
 
+ protected:
+  // For a test's file system, where a new process begins.
+  void forget_failures();
+
  private:
   // One level; fine where it is there.
   virtual Status make_folder(const std::string& folder) = 0;
