@@ -264,6 +264,19 @@ TEST_F(Log, AFailedFsyncEndsTheLog) {
   EXPECT_EQ(syncs, files_.syncs());
 }
 
+// Which of the two logs is on the disk is not known, so neither is appended to.
+TEST_F(Log, AFailedCompactionEndsTheLog) {
+  const std::string whole = make_three();
+  RecordLog log = open();
+  files_.fail_sync_after(1);  // the folder's, after the file's
+  EXPECT_EQ("cannot sync the folder '.': Input/output error",
+            log.compact(2, {"sum"}).error().message);
+  const uint64_t operations = files_.operations();
+  EXPECT_FALSE(log.append(2, "four").ok());
+  EXPECT_FALSE(log.compact(2, {"sum"}).ok());
+  EXPECT_EQ(operations, files_.operations());
+}
+
 // The record of the failed fsync can be read, but is not on the disk, and nothing would put it
 // there but writing it anew.
 TEST_F(Log, AfterAFailedFsyncTheNextProcessLosesNothingThatItSaw) {
