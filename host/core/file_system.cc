@@ -74,7 +74,7 @@ Status FileSystem::make_folders(const std::string& folder) {
   for (const auto& part : std::filesystem::path(folder)) {
     if (part.empty()) continue;
     path /= part;
-    LOCKSTEP_RETURN_IF_ERROR(make_folder(path.string()));
+    LOCKSTEP_RETURN_IF_ERROR(make_folder(path.string(), folder));
     // A process may have died between making it and this.
     LOCKSTEP_RETURN_IF_ERROR(sync_folder(folder_of(path.string())));
   }

@@ -148,12 +148,12 @@ Status CrashingFileSystem::remove(const std::string& path) {
   return {};
 }
 
-Status CrashingFileSystem::make_folder(const std::string& folder) {
-  LOCKSTEP_RETURN_IF_ERROR(fail_where_stopped("make the folder", folder));
+Status CrashingFileSystem::make_folder(const std::string& folder, const std::string& called) {
+  LOCKSTEP_RETURN_IF_ERROR(fail_where_stopped("make the folder", called));
   if (has_folder(folder)) return {};
-  LOCKSTEP_RETURN_IF_ERROR(begin("make the folder", folder));
+  LOCKSTEP_RETURN_IF_ERROR(begin("make the folder", called));
   if (now_.contains(folder) || !has_folder(folder_of(folder))) {
-    return broken("make the folder", folder, "Not a directory");
+    return broken("make the folder", called, "Not a directory");
   }
   changes_.push_back({folder_of(folder), "", folder, nullptr});
   apply(changes_.back(), now_);

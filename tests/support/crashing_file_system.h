@@ -79,7 +79,7 @@ class CrashingFileSystem : public FileSystem {
     std::shared_ptr<Inode> inode;
   };
 
-  Status make_folder(const std::string& folder) override;
+  Status make_folder(const std::string& folder, const std::string& called) override;
   Status do_sync_folder(const std::string& folder) override;
   std::string unique_name() override { return std::to_string(++names_); }
 
