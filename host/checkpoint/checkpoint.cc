@@ -21,9 +21,8 @@ constexpr size_t kSha256Digits = 64;
 std::string to_bits(double value) { return hex64(std::bit_cast<uint64_t>(value)); }
 
 bool is_hex(std::string_view text) {
-  return std::all_of(text.begin(), text.end(), [](char c) {
-    return ('0' <= c && c <= '9') || ('a' <= c && c <= 'f');
-  });
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return ('0' <= c && c <= '9') || ('a' <= c && c <= 'f'); });
 }
 
 std::optional<double> from_bits(const Json& json) {
@@ -115,9 +114,10 @@ class Fields {
 
   void fail(const std::string& key, const std::string& expected) {
     if (error_) return;
-    error_ = Error{fmt::format("the checkpoint '{}' cannot be used: '{}{}' must be {}; go on from "
-                               "another checkpoint",
-                               path_, prefix_, key, expected)};
+    error_ =
+        Error{fmt::format("the checkpoint '{}' cannot be used: '{}{}' must be {}; go on from "
+                          "another checkpoint",
+                          path_, prefix_, key, expected)};
   }
 
   const Json& json_;
@@ -168,9 +168,10 @@ Result<Checkpoint> from_manifest(std::string_view text, const std::string& path)
   Fields fields(json, path);
   const int64_t format = fields.count("format");
   if (json.contains("format") && json["format"].is_number_integer() && format != kFormat) {
-    return Error{fmt::format("the checkpoint '{}' has the format {}, this version reads {}; use "
-                             "the version of Lockstep that wrote it",
-                             path, json["format"].dump(), kFormat)};
+    return Error{
+        fmt::format("the checkpoint '{}' has the format {}, this version reads {}; use "
+                    "the version of Lockstep that wrote it",
+                    path, json["format"].dump(), kFormat)};
   }
   Checkpoint checkpoint;
   checkpoint.recipe_sha256 = fields.sha256("recipe_sha256");

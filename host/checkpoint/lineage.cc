@@ -63,10 +63,10 @@ Result<std::string> Lineage::commit(const Checkpoint& checkpoint) {
                              checkpoint.step, checkpoint.parent)};
   }
   if (!has_state(checkpoint)) {
-    return Error{fmt::format("the checkpoint of step {} cannot be committed: '{}' with {} bytes is "
-                             "not there; write the state first",
-                             checkpoint.step, objects_.path(checkpoint.state),
-                             checkpoint.state_bytes)};
+    return Error{
+        fmt::format("the checkpoint of step {} cannot be committed: '{}' with {} bytes is "
+                    "not there; write the state first",
+                    checkpoint.step, objects_.path(checkpoint.state), checkpoint.state_bytes)};
   }
   LOCKSTEP_ASSIGN(std::string id, objects_.put(manifest));
   std::erase(ids_, id);  // derived again after a fall-back: it is the newest once more

@@ -45,14 +45,16 @@ class Lineage {
   Result<std::vector<std::string>> prune(size_t keep, const std::vector<std::string>& pinned);
 
   // Removes every object that no known checkpoint and no pin refers to: what a crash between state
-  // and manifest left. Only while nobody writes into the store.
+  // and manifest left. Only while nobody writes into the store. Nothing is removed where a manifest
+  // that is known or pinned cannot be read.
   Status sweep(const std::vector<std::string>& pinned);
 
   const std::vector<std::string>& ids() const { return ids_; }
 
  private:
   bool has_state(const Checkpoint& checkpoint) const;
-  Status add_references(const std::vector<std::string>& ids, std::vector<std::string>& needed) const;
+  Status add_references(const std::vector<std::string>& ids,
+                        std::vector<std::string>& needed) const;
 
   ObjectStore objects_;
   std::vector<std::string> ids_;

@@ -58,9 +58,10 @@ Status ObjectStore::read(const std::string& id, const FileSystem::Sink& sink) co
   }));
   const std::string found = hash.hex();
   if (found == id) return {};
-  return Error{fmt::format("the object '{}' is damaged: its contents have the SHA-256 {}; restore "
-                           "it from a copy, or go on from an older checkpoint",
-                           path(id), found)};
+  return Error{
+      fmt::format("the object '{}' is damaged: its contents have the SHA-256 {}; restore "
+                  "it from a copy, or go on from an older checkpoint",
+                  path(id), found)};
 }
 
 Result<std::string> ObjectStore::read(const std::string& id) const {

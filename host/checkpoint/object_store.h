@@ -22,8 +22,7 @@ bool is_object_id(std::string_view text);
 // Hashes while it writes. Without finish() nothing is left behind.
 class ObjectWriter {
  public:
-  explicit ObjectWriter(NewFile file)
-      : file_(std::move(file)), hash_(std::make_unique<Sha256>()) {}
+  explicit ObjectWriter(NewFile file) : file_(std::move(file)), hash_(std::make_unique<Sha256>()) {}
   Status append(std::string_view bytes);
   // The object's id, once it is durable. An object that is there already is written again, which
   // heals a damaged one. Call once.
@@ -41,8 +40,7 @@ class ObjectStore {
   // For the one process that owns the folder: makes it, and removes what dead writers left.
   static Result<ObjectStore> open(FileSystem& files, const std::string& folder);
   // For readers, and for writers beside the owner.
-  ObjectStore(FileSystem& files, std::string folder)
-      : files_(&files), folder_(std::move(folder)) {}
+  ObjectStore(FileSystem& files, std::string folder) : files_(&files), folder_(std::move(folder)) {}
 
   Result<ObjectWriter> create() const;
   Result<std::string> put(std::string_view bytes) const;

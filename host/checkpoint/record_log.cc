@@ -21,7 +21,7 @@ struct FileHeader {
   uint32_t format;
   uint32_t crc;  // of all of the header but this
   uint64_t first_index;
-  uint64_t term;  // no record has an earlier one
+  uint64_t first_term;  // no record has an earlier one
 };
 static_assert(sizeof(FileHeader) == 32);
 
@@ -49,8 +49,9 @@ uint32_t crc_of(const Header& header, std::string_view body = {}) {
   return crc32c(body.data(), body.size(), middle);
 }
 
-std::string file_header(uint64_t first_index, uint64_t term) {
-  FileHeader header{.format = kFormat, .crc = 0, .first_index = first_index, .term = term};
+std::string file_header(uint64_t first_index, uint64_t first_term) {
+  FileHeader header{
+      .format = kFormat, .crc = 0, .first_index = first_index, .first_term = first_term};
   std::memcpy(header.magic, kMagic, sizeof(kMagic));
   header.crc = crc_of(header);
   return std::string(bytes_of(header));
@@ -67,8 +68,8 @@ uint64_t hash_of(std::string_view bytes) { return xxh3(bytes.data(), bytes.size(
 
 Status check_size(std::string_view body) {
   if (body.size() <= kMaxBodyBytes) return {};
-  return Error{fmt::format("a log record of {} bytes is too long: at most {}", body.size(),
-                           kMaxBodyBytes)};
+  return Error{
+      fmt::format("a log record of {} bytes is too long: at most {}", body.size(), kMaxBodyBytes)};
 }
 
 // Walks over the bytes of a log.
@@ -92,9 +93,10 @@ class Reader {
 
  private:
   Error damaged(const std::string& what) const {
-    return {fmt::format("the log '{}' is damaged at offset {}: {}; restore it from a copy, or move "
-                        "it away to go on from the newest checkpoint",
-                        path_, offset_, what)};
+    return {
+        fmt::format("the log '{}' is damaged at offset {}: {}; restore it from a copy, or move "
+                    "it away to go on from the newest checkpoint",
+                    path_, offset_, what)};
   }
 
   Status read_header() {
@@ -106,12 +108,14 @@ class Reader {
     }
     if (header.crc != crc_of(header)) return damaged("its header's checksum is wrong");
     if (header.format != kFormat) {
-      return Error{fmt::format("the log '{}' has the format {} (offset {}), this version reads {}; "
-                               "use the version of Lockstep that wrote it",
-                               path_, header.format, offsetof(FileHeader, format), kFormat)};
+      return Error{
+          fmt::format("the log '{}' has the format {} (offset {}), this version reads {}; "
+                      "use the version of Lockstep that wrote it",
+                      path_, header.format, offsetof(FileHeader, format), kFormat)};
     }
     contents_.first_index = header.first_index;
-    contents_.last_term = header.term;
+    contents_.first_term = header.first_term;
+    contents_.last_term = header.first_term;
     contents_.last_hash = hash_of(bytes_.substr(0, sizeof(header)));
     offset_ = sizeof(header);
     return {};
@@ -148,8 +152,7 @@ class Reader {
       return damaged(fmt::format("record {} has the term {} after the term {}", header.index,
                                  header.term, contents_.last_term));
     }
-    contents_.records.push_back(
-        {header.term, header.index, std::string(body_at(offset_, header))});
+    contents_.records.push_back({header.term, header.index, std::string(body_at(offset_, header))});
     contents_.last_term = header.term;
     const uint64_t size = sizeof(header) + header.length;
     contents_.last_hash = hash_of(bytes_.substr(offset_, size));
@@ -195,13 +198,14 @@ Result<RecordLog::Opened> RecordLog::open(FileSystem& files, const std::string& 
     LOCKSTEP_ASSIGN(contents, read_log(files, path));
   }
   Opened opened{RecordLog(files, path), std::move(contents.records), std::move(contents.notes)};
-  opened.log.term_ = contents.last_term;
-  LOCKSTEP_RETURN_IF_ERROR(opened.log.replace(contents.first_index, opened.records));
+  LOCKSTEP_RETURN_IF_ERROR(
+      opened.log.replace(contents.first_index, contents.first_term, opened.records));
   return opened;
 }
 
-Status RecordLog::replace(uint64_t first_index, const std::vector<LogRecord>& records) {
-  std::string bytes = file_header(first_index, records.empty() ? term_ : records.front().term);
+Status RecordLog::replace(uint64_t first_index, uint64_t first_term,
+                          const std::vector<LogRecord>& records) {
+  std::string bytes = file_header(first_index, first_term);
   uint64_t hash = hash_of(bytes);
   for (const LogRecord& record : records) {
     const std::string one = record_bytes(record.term, record.index, hash, record.body);
@@ -218,7 +222,7 @@ Status RecordLog::replace(uint64_t first_index, const std::vector<LogRecord>& re
     return replaced;
   }
   next_index_ = first_index + records.size();
-  term_ = records.empty() ? term_ : records.back().term;
+  term_ = records.empty() ? first_term : records.back().term;
   last_hash_ = hash;
   bytes_ = bytes.size();
   return {};
@@ -254,7 +258,7 @@ Status RecordLog::compact(uint64_t term, const std::vector<std::string>& bodies)
     LOCKSTEP_RETURN_IF_ERROR(check_size(body));
     records.push_back({term, next_index_ + records.size(), body});
   }
-  return replace(next_index_, records);
+  return replace(next_index_, term, records);
 }
 
 }  // namespace lockstep

@@ -27,7 +27,8 @@ struct LogContents {
   std::vector<Note> notes;  // the tail that was left out, if there is one
 
   uint64_t first_index = 0;
-  uint64_t last_term = 0;    // of the last record; kept where there is none
+  uint64_t first_term = 0;   // no record has an earlier one
+  uint64_t last_term = 0;    // of the last record, or first_term
   uint64_t last_hash = 0;    // of the last record, or of the header
   uint64_t whole_bytes = 0;  // of the file: the rest is the tail
   uint64_t next_index() const { return first_index + records.size(); }
@@ -58,7 +59,7 @@ class RecordLog {
 
  private:
   RecordLog(FileSystem& files, std::string path) : files_(&files), path_(std::move(path)) {}
-  Status replace(uint64_t first_index, const std::vector<LogRecord>& records);
+  Status replace(uint64_t first_index, uint64_t first_term, const std::vector<LogRecord>& records);
   Status check_term(uint64_t term) const;
 
   FileSystem* files_;

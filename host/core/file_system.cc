@@ -11,6 +11,7 @@ constexpr std::string_view kTemporaryPrefix = "lockstep-";
 constexpr std::string_view kTemporarySuffix = ".tmp";
 
 std::string join(const std::string& folder, std::string_view name) {
+  if (folder == ".") return std::string(name);
   return fmt::format("{}{}{}", folder, folder.ends_with('/') ? "" : "/", name);
 }
 
@@ -63,12 +64,17 @@ Status FileSystem::sync_folder(const std::string& folder) {
   return status;
 }
 
+void FileSystem::forget_failures() {
+  const std::lock_guard lock(mutex_);
+  failed_folders_.clear();
+}
+
 Status FileSystem::make_folders(const std::string& folder) {
   std::filesystem::path path;
   for (const auto& part : std::filesystem::path(folder)) {
     if (part.empty()) continue;
     path /= part;
-    LOCKSTEP_RETURN_IF_ERROR(make_folder(path.string()));
+    LOCKSTEP_RETURN_IF_ERROR(make_folder(path.string(), folder));
     // A process may have died between making it and this.
     LOCKSTEP_RETURN_IF_ERROR(sync_folder(folder_of(path.string())));
   }

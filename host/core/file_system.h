@@ -93,9 +93,13 @@ class FileSystem {
   // What create() left behind in a process that died. Only for the one that owns the folder.
   Status remove_temporaries(const std::string& folder);
 
+ protected:
+  // For a test's file system, where a new process begins.
+  void forget_failures();
+
  private:
-  // One level; fine where it is there.
-  virtual Status make_folder(const std::string& folder) = 0;
+  // One level; fine where it is there. Errors speak of `called`.
+  virtual Status make_folder(const std::string& folder, const std::string& called) = 0;
   virtual Status do_sync_folder(const std::string& folder) = 0;
   // Never the same twice, in any process on any machine.
   virtual std::string unique_name() = 0;
@@ -116,7 +120,7 @@ class PosixFileSystem : public FileSystem {
   Status remove(const std::string& path) override;
 
  private:
-  Status make_folder(const std::string& folder) override;
+  Status make_folder(const std::string& folder, const std::string& called) override;
   Status do_sync_folder(const std::string& folder) override;
   std::string unique_name() override;
 };

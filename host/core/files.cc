@@ -21,7 +21,8 @@ Error file_error(const std::string& action, const std::string& path, const std::
 }
 
 std::string write_remedy() {
-  if (errno == ENOSPC || errno == EDQUOT) return "free some space on that disk, or choose another folder";
+  if (errno == ENOSPC || errno == EDQUOT)
+    return "free some space on that disk, or choose another folder";
   if (errno == EACCES || errno == EROFS) return "choose a folder that this user may write";
   return "";
 }

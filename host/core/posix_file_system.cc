@@ -116,12 +116,12 @@ Status PosixFileSystem::remove(const std::string& path) {
   return {};
 }
 
-Status PosixFileSystem::make_folder(const std::string& folder) {
+Status PosixFileSystem::make_folder(const std::string& folder, const std::string& called) {
   if (::mkdir(folder.c_str(), 0755) == 0) return {};
   const int mkdir_errno = errno;
   if (folder_exists(folder)) return {};
   errno = mkdir_errno == EEXIST ? ENOTDIR : mkdir_errno;
-  return file_error("make the folder", folder, "choose a folder that this user may write");
+  return file_error("make the folder", called, "choose a folder that this user may write");
 }
 
 Status PosixFileSystem::do_sync_folder(const std::string& folder) {
