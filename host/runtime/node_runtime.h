@@ -23,6 +23,7 @@ struct NodeOptions {
   std::string validation_data;
   int devices = 0;  // 0: as many as there are
   int connect_timeout_ms = 10'000;
+  int coordinator_away_ms = 1'800'000;  // how long it waits for a coordinator that is away
   // A device for the job's numerics.
   std::function<Result<std::unique_ptr<Device>>(const std::string& numerics, int index)>
       make_device;

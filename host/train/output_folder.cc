@@ -30,26 +30,12 @@ bool is_completed(const std::string& path, const Job& job) {
          report->value("status", "") == "completed";
 }
 
-Status check_recipe(const std::string& path, const Job& job, bool resume) {
-  if (!file_exists(path + "/job.json")) return {};
-  LOCKSTEP_ASSIGN(const auto theirs, read_json(path + "/job.json"));
-  const auto differences = recipe_differences(theirs, recipe(job));
-  if (differences.empty()) return {};
-  const bool only_epochs = differences.size() == 1 && differences[0].key == "epochs";
-  const int64_t epochs = theirs.value("epochs", int64_t{0});
-  if (only_epochs && resume && epochs < job.epochs) return {};
-  std::string remedy = "choose another --output";
-  if (only_epochs && epochs < job.epochs) remedy += ", or go on to more epochs with --resume";
-  return Error{fmt::format("the output folder '{}' belongs to another recipe ({}); {}", path,
-                           there_and_here(differences), remedy)};
-}
-
 Status check_contents(const std::string& path, const Job& job, bool resume) {
   const bool has_weights = file_exists(path + "/weights.safetensors");
   if (is_completed(path, job) || (has_weights && !resume)) {
     return Error{fmt::format(
         "the output folder '{}' holds the weights of a completed run; choose another --output, or "
-        "go on to more epochs with --resume --epochs N",
+        "more --epochs (and --resume) to go on from it",
         path)};
   }
   if (!resume && file_exists(OutputFolder::state_path(path) + "/log")) {
@@ -63,6 +49,25 @@ Status check_contents(const std::string& path, const Job& job, bool resume) {
 
 }  // namespace
 
+Status check_recipe(const std::string& path, const std::string& what, const std::string& flag,
+                    const Job& job, bool resume) {
+  if (!file_exists(path + "/job.json")) return {};
+  LOCKSTEP_ASSIGN(const auto theirs, read_json(path + "/job.json"));
+  const auto differences = recipe_differences(theirs, recipe(job));
+  if (differences.empty()) return {};
+  const bool only_epochs = differences.size() == 1 && differences[0].key == "epochs";
+  const int64_t epochs = theirs.value("epochs", int64_t{0});
+  if (only_epochs && resume && epochs < job.epochs) return {};
+  std::string remedy = "choose another " + flag;
+  if (only_epochs && epochs < job.epochs) remedy += ", or go on to more epochs with --resume";
+  return Error{fmt::format("{} '{}' belongs to another recipe ({}); {}", what, path,
+                           there_and_here(differences), remedy)};
+}
+
+Status write_job(const std::string& path, const Job& job) {
+  return write_file_atomically(path + "/job.json", to_json(job).dump(2) + "\n");
+}
+
 std::string OutputFolder::default_path(const Job& job) {
   const std::time_t now = std::time(nullptr);
   return fmt::format("lockstep-runs/{:%Y%m%d-%H%M%S}-{}", fmt::localtime(now), job.model);
@@ -72,9 +77,9 @@ Result<OutputFolder> OutputFolder::open(const std::string& path, const Job& job,
   LOCKSTEP_RETURN_IF_ERROR(make_writable_folder(path));
   LOCKSTEP_ASSIGN(auto lock,
                   FileLock::acquire(path + "/.lock", fmt::format("the output folder '{}'", path)));
-  LOCKSTEP_RETURN_IF_ERROR(check_recipe(path, job, resume));
+  LOCKSTEP_RETURN_IF_ERROR(check_recipe(path, "the output folder", "--output", job, resume));
   LOCKSTEP_RETURN_IF_ERROR(check_contents(path, job, resume));
-  LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(path + "/job.json", to_json(job).dump(2) + "\n"));
+  LOCKSTEP_RETURN_IF_ERROR(write_job(path, job));
   return OutputFolder(path, std::move(lock));
 }
 

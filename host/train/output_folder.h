@@ -38,6 +38,12 @@ class OutputFolder {
   FileLock lock_;
 };
 
+// Whether the folder's job.json, if there is one, is of this job; with `resume` a job of fewer
+// epochs will do. Errors name all that differs; `what` and `flag` are the folder in their words.
+Status check_recipe(const std::string& path, const std::string& what, const std::string& flag,
+                    const Job& job, bool resume);
+Status write_job(const std::string& path, const Job& job);
+
 // The job of a folder that a run left behind: its job.json, and what that says.
 Result<nlohmann::json> read_job_json(const std::string& folder);
 Result<Job> read_job(const std::string& folder);
