@@ -36,6 +36,8 @@ class LineageText {
     return text + tree + rest();
   }
 
+  bool is_damaged() const { return !errors_.empty() || whole_ < checkpoints_.size(); }
+
  private:
   Status read_objects() {
     LOCKSTEP_ASSIGN(const auto ids, objects_.list());
@@ -134,14 +136,23 @@ std::string log_text(const LogContents& contents, const std::string& path,
 }  // namespace
 
 Result<std::string> inspect_lineage(FileSystem& files, const std::string& folder,
-                                    const DescribeRecord& describe) {
-  LOCKSTEP_ASSIGN(std::string text, LineageText(ObjectStore(files, folder + "/objects")).run());
+                                    const DescribeRecord& describe, bool* damaged) {
+  LineageText lineage(ObjectStore(files, folder + "/objects"));
+  LOCKSTEP_ASSIGN(std::string text, lineage.run());
+  bool is_damaged = lineage.is_damaged();
   const std::string path = folder + "/log";
   LOCKSTEP_ASSIGN(const auto size, files.size_of(path));
-  if (!size) return text + fmt::format("no log at '{}'\n", path);
-  const auto contents = read_log(files, path);
-  if (!contents.ok()) return text + "damaged: " + contents.error().message + "\n";
-  return text + log_text(*contents, path, describe);
+  const auto contents = size ? read_log(files, path) : LogContents{};
+  if (!size) {
+    text += fmt::format("no log at '{}'\n", path);
+  } else if (contents.ok()) {
+    text += log_text(*contents, path, describe);
+  } else {
+    is_damaged = true;
+    text += "damaged: " + contents.error().message + "\n";
+  }
+  if (damaged != nullptr) *damaged = is_damaged;
+  return text;
 }
 
 }  // namespace lockstep

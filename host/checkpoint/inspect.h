@@ -14,8 +14,9 @@ namespace lockstep {
 using DescribeRecord = std::function<std::string(const LogRecord&)>;
 
 // The checkpoints as a tree, what is damaged or named by nobody, and the log. Damage is part of the
-// text; an error where the folder cannot be read at all.
+// text, and is said in `damaged` too where that is given; an error where the folder cannot be read
+// at all.
 Result<std::string> inspect_lineage(FileSystem& files, const std::string& folder,
-                                    const DescribeRecord& describe);
+                                    const DescribeRecord& describe, bool* damaged = nullptr);
 
 }  // namespace lockstep

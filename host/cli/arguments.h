@@ -12,9 +12,10 @@ namespace lockstep {
 
 // The values of all options by key; absent ones hold their defaults. Knows --key value, --key=value
 // and, for booleans, --key and --no-key. With an option "job", that file's keys come in between;
-// it may only hold job options.
+// it may only hold job options. `base` wins over the defaults.
 Result<nlohmann::json> parse_arguments(const std::vector<OptionSpec>& options,
-                                       const std::vector<std::string>& arguments);
+                                       const std::vector<std::string>& arguments,
+                                       const nlohmann::json& base = nlohmann::json::object());
 
 // One line an option.
 std::string options_help(const std::vector<OptionSpec>& options);

@@ -133,14 +133,16 @@ Result<nlohmann::json> bench_cluster(const nlohmann::json& values, Context& cont
   LOCKSTEP_ASSIGN(auto options, job_options_for(values, fmt::format("digits:{}", rows), epochs));
   TrainingRequest request;
   request.options = options;
-  request.nodes = values.at("nodes");
+  const int nodes = values.at("nodes");
+  request.run.nodes = {nodes, 1, nodes};
+  request.run.checkpoint_every = {0, 0};
   request.devices = values.at("devices");
   request.keep_files = false;
   LOCKSTEP_ASSIGN(const TrainingOutcome outcome, run_training(request, context));
   const int64_t measured = outcome.job.total_steps() - 1;  // between the first and the last
   auto result = step_result(outcome.job, request.devices, measured,
                             outcome.seconds / static_cast<double>(measured));
-  result["nodes"] = request.nodes;
+  result["nodes"] = nodes;
   return result;
 }
 

@@ -22,6 +22,7 @@ int run_coordinator(const Arguments& arguments, Context& context);
 int run_node(const Arguments& arguments, Context& context);
 int run_evaluate(const Arguments& arguments, Context& context);
 int run_inspect(const Arguments& arguments, Context& context);
+int run_diff(const Arguments& arguments, Context& context);
 int run_status(const Arguments& arguments, Context& context);
 int run_demo(const Arguments& arguments, Context& context);
 int run_bench(const Arguments& arguments, Context& context);

@@ -1,7 +1,9 @@
 #include <fmt/format.h>
 
+#include "host/checkpoint/inspect.h"
 #include "host/cli/arguments.h"
 #include "host/cli/commands.h"
+#include "host/cluster/records.h"
 #include "host/core/digest.h"
 #include "host/core/files.h"
 #include "host/keras/safetensors.h"
@@ -11,7 +13,7 @@
 namespace lockstep {
 namespace {
 
-Status inspect_folder(const std::string& folder) {
+Status inspect_run(const std::string& folder) {
   LOCKSTEP_ASSIGN(const Job job, read_job(folder));
   fmt::print("{} on {}: {} epochs of {} rows, batch {}, P = {}, {}\nrecipe sha256: {}\n", job.model,
              job.data, job.epochs, job.train_rows, job.batch_size, job.partitions, job.numerics,
@@ -33,11 +35,46 @@ Status inspect_folder(const std::string& folder) {
   return {};
 }
 
+bool is_state_folder(const std::string& folder) {
+  return file_exists(folder + "/log") || folder_exists(folder + "/objects");
+}
+
+// The lineage, every hash verified.
+Status inspect_state(const std::string& folder) {
+  if (!folder_exists(folder + "/objects")) {
+    fmt::print("no states in '{}': they are where --checkpoints said\n", folder);
+    return {};
+  }
+  PosixFileSystem files;
+  bool damaged = false;
+  bool unreadable = false;
+  const auto describe = [&](const LogRecord& record) {
+    const auto decoded = decode_record(record.body);
+    unreadable = unreadable || !decoded.ok();
+    return decoded.ok() ? describe_record(*decoded) : "damaged: " + decoded.error().message;
+  };
+  LOCKSTEP_ASSIGN(const std::string text, inspect_lineage(files, folder, describe, &damaged));
+  fmt::print("{}", text);
+  if (!damaged && !unreadable) return {};
+  return Error{fmt::format("'{}' is damaged: what is whole and what is not stands above", folder)};
+}
+
+Status inspect_folder(const std::string& folder) {
+  const bool is_run = file_exists(folder + "/job.json") && !file_exists(folder + "/log");
+  if (!is_run && is_state_folder(folder)) return inspect_state(folder);
+  LOCKSTEP_RETURN_IF_ERROR(inspect_run(folder));
+  const std::string state = OutputFolder::state_path(folder);
+  return is_state_folder(state) ? inspect_state(state) : Status{};
+}
+
 }  // namespace
 
 int run_inspect(const Arguments& arguments, Context&) {
   if (arguments.size() != 1 || arguments[0] == "--help") {
-    fmt::print("lockstep inspect DIR: the job, the parameters and the weights of a run\n");
+    fmt::print(
+        "lockstep inspect DIR: the job, the parameters and the weights of a run, and its "
+        "checkpoints as a tree;\nor those of a state folder. Every hash is verified: exit code 1 "
+        "where something is damaged.\n");
     return arguments.size() == 1 ? 0 : 2;
   }
   const Status status = inspect_folder(arguments[0]);

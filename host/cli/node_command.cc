@@ -9,6 +9,8 @@
 namespace lockstep {
 namespace {
 
+constexpr int64_t kMaxSeconds = 604'800;
+
 std::vector<OptionSpec> node_options() {
   using enum OptionType;
   return {
@@ -18,7 +20,16 @@ std::vector<OptionSpec> node_options() {
       {"name", text, "node", "NAME", "a label, for messages and the report"},
       {"data", text, "", "PATH|NAME", "where the data is on this machine [as in the job]"},
       {"validation_data", text, "", "PATH|NAME", "the same for the validation data"},
-      {"connect_timeout", integer, 10, "S", "seconds to go on trying to reach the coordinator"}};
+      {"connect_timeout", integer, 10, "S", "seconds to go on trying to reach the coordinator"},
+      {"coordinator_timeout", integer, 1800, "S",
+       "seconds to wait for a coordinator that was there and is away"}};
+}
+
+Result<int> milliseconds(const nlohmann::json& values, const std::string& key) {
+  const int64_t seconds = values.at(key);
+  if (seconds >= 0 && seconds <= kMaxSeconds) return static_cast<int>(seconds * 1000);
+  const std::string flag = flag_name({key, OptionType::integer, {}, "", ""});
+  return usage_error(fmt::format("{} {}: must be between 0 and {}", flag, seconds, kMaxSeconds));
 }
 
 Result<NodeOptions> options_from(const nlohmann::json& values) {
@@ -35,11 +46,8 @@ Result<NodeOptions> options_from(const nlohmann::json& values) {
   options.data = values.at("data");
   options.validation_data = values.at("validation_data");
   LOCKSTEP_ASSIGN(options.devices, parse_devices(values.at("devices")));
-  const int64_t seconds = values.at("connect_timeout");
-  if (seconds < 0 || seconds > 86'400) {
-    return usage_error(fmt::format("--connect-timeout {}: must be between 0 and 86400", seconds));
-  }
-  options.connect_timeout_ms = static_cast<int>(seconds * 1000);
+  LOCKSTEP_ASSIGN(options.connect_timeout_ms, milliseconds(values, "connect_timeout"));
+  LOCKSTEP_ASSIGN(options.coordinator_away_ms, milliseconds(values, "coordinator_timeout"));
   const std::string kind = values.at("device");
   options.make_device = [kind](const std::string& numerics, int index) {
     return make_device(kind, numerics, index);
@@ -56,8 +64,12 @@ Result<NodeOptions> options_from(const nlohmann::json& values) {
 int run_node(const Arguments& arguments, Context& context) {
   const auto known = node_options() + device_options();
   if (arguments == Arguments{"--help"}) {
-    fmt::print("lockstep node: trains partitions of a job for its coordinator\n\n{}",
-               options_help(known));
+    fmt::print(
+        "lockstep node: trains partitions of a job for its coordinator\n\n{}\n"
+        "While the coordinator is away the node goes on as far as it can, then waits. SIGTERM "
+        "makes "
+        "it hand over its\npartitions and leave with exit code 143.\n",
+        options_help(known));
     return 0;
   }
   const auto values = parse_arguments(known, arguments);

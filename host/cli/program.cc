@@ -17,9 +17,10 @@ constexpr Command kCommands[] = {
     {"coordinator", "lead a job whose nodes are started elsewhere", run_coordinator},
     {"node", "train partitions of a job for its coordinator", run_node},
     {"evaluate", "loss and accuracy of trained weights", run_evaluate},
-    {"inspect", "what is in the folder of a run", run_inspect},
+    {"inspect", "what is in the folder of a run, every hash verified", run_inspect},
+    {"diff", "where the bits of two runs part", run_diff},
     {"status", "what a running coordinator is doing", run_status},
-    {"demo", "one, two and three nodes train to the same bits", run_demo},
+    {"demo", "one, two and three nodes train to the same bits, one is killed", run_demo},
     {"bench", "measure this build; prints one line of JSON", run_bench},
 };
 

@@ -4,29 +4,90 @@
 #include "host/cli/commands.h"
 #include "host/cli/factories.h"
 #include "host/cli/training.h"
+#include "host/train/output_folder.h"
 
 namespace lockstep {
 namespace {
 
-constexpr int64_t kMaxNodes = 1024;
+constexpr const char* kTrainHelp =
+    "lockstep train: trains a model on this machine\n\n{}\n"
+    "The coordinator is part of this process and the nodes are its children: a node that dies is "
+    "started again, and\nwhen this process dies its nodes die with it. The same command with "
+    "--resume then goes on from the newest\ncheckpoint, to the same bits: 'lockstep train --resume "
+    "--output DIR' takes the job from the folder, and a higher\n--epochs makes it longer.\n";
+constexpr const char* kCoordinatorHelp =
+    "lockstep coordinator: leads a job whose nodes are started elsewhere\n\n{}\n"
+    "When it dies the nodes wait for it. The same command with the same --state or --output goes "
+    "on, with the nodes\nthat are still there or with others, to the same bits.\n";
 
 std::vector<OptionSpec> shared_options() {
-  return {{"job", OptionType::text, "", "FILE", "JSON file with job options; flags win over it"},
-          {"nodes", OptionType::integer, 1, "N", "nodes that train"},
-          {"output", OptionType::text, "", "DIR", "folder for the results [lockstep-runs/…]"},
-          {"ledger", OptionType::text, "", "FILE", "write which samples each step consumed"}};
+  using enum OptionType;
+  return {{"job", text, "", "FILE", "JSON file with job options; flags win over it"},
+          {"output", text, "", "DIR", "folder for the results [lockstep-runs/…]"},
+          {"checkpoints", text, "", "DIR", "where states are kept [beside the log of the run]"},
+          {"ledger", text, "", "FILE", "write which samples each step consumed"}};
+}
+
+std::vector<OptionSpec> train_options() {
+  return job_options() + run_options() + shared_options() +
+         std::vector<OptionSpec>{{"resume", OptionType::boolean, false, "",
+                                  "go on from the newest checkpoint of the run in --output"}} +
+         device_options();
+}
+
+std::vector<OptionSpec> coordinator_options() {
+  using enum OptionType;
+  return job_options() + run_options() + shared_options() +
+         std::vector<OptionSpec>{
+             {"state", text, "", "DIR", "where the log of the run is kept [OUTPUT/checkpoints]"},
+             {"listen", text, "127.0.0.1:7070", "HOST:PORT", "where nodes find the coordinator"}};
+}
+
+// With --resume the job is the one in the folder, as far as nothing else is said.
+Result<nlohmann::json> parse_train(const Arguments& arguments) {
+  const auto options = train_options();
+  LOCKSTEP_ASSIGN(auto values, parse_arguments(options, arguments));
+  if (values.at("resume") == false) return values;
+  const std::string output = values.at("output");
+  if (output.empty()) {
+    return usage_error("--resume: say with --output in which folder the run is to go on");
+  }
+  LOCKSTEP_ASSIGN(const auto job, read_job_json(output));
+  nlohmann::json base = nlohmann::json::object();
+  for (const OptionSpec& option : job_options()) {
+    if (job.contains(option.key)) base[option.key] = job.at(option.key);
+  }
+  return parse_arguments(options, arguments, base);
 }
 
 Result<TrainingRequest> request_from(const nlohmann::json& values) {
   TrainingRequest request;
   request.options = values;
-  const int64_t nodes = values.at("nodes");
-  if (nodes < 1 || nodes > kMaxNodes) {
-    return usage_error(fmt::format("--nodes {}: must be between 1 and {}", nodes, kMaxNodes));
-  }
-  request.nodes = static_cast<int>(nodes);
+  LOCKSTEP_ASSIGN(request.run, run_options_from(values));
   request.output = values.at("output");
+  request.checkpoints = values.at("checkpoints");
   request.ledger = values.at("ledger");
+  request.run.keep_ledger = !request.ledger.empty();
+  return request;
+}
+
+Result<TrainingRequest> train_request(const nlohmann::json& values) {
+  LOCKSTEP_ASSIGN(TrainingRequest request, request_from(values));
+  request.resume = values.at("resume");
+  LOCKSTEP_ASSIGN(request.devices, parse_devices(values.at("devices")));
+  request.device = values.at("device");
+  // Nothing is started for a job that cannot be.
+  LOCKSTEP_RETURN_IF_ERROR(job_from_options(values));
+  LOCKSTEP_RETURN_IF_ERROR(make_device(request.device, values.at("numerics"), 0));
+  return request;
+}
+
+Result<TrainingRequest> coordinator_request(const nlohmann::json& values) {
+  LOCKSTEP_ASSIGN(TrainingRequest request, request_from(values));
+  LOCKSTEP_ASSIGN(request.listen, parse_address(values.at("listen"), "--listen"));
+  request.state = values.at("state");
+  request.spawn_nodes = false;
+  request.resume = true;
   return request;
 }
 
@@ -46,47 +107,23 @@ int train(const Result<TrainingRequest>& request, Context& context) {
 }  // namespace
 
 int run_train(const Arguments& arguments, Context& context) {
-  const auto options = job_options() + shared_options() + device_options();
   if (arguments == Arguments{"--help"}) {
-    fmt::print("lockstep train: trains a model on this machine\n\n{}", options_help(options));
+    fmt::print(kTrainHelp, options_help(train_options()));
     return 0;
   }
-  const auto values = parse_arguments(options, arguments);
+  const auto values = parse_train(arguments);
   if (!values.ok()) return report_error(values.error());
-  auto request = request_from(*values);
-  if (request.ok()) {
-    const auto devices = parse_devices(values->at("devices"));
-    if (!devices.ok()) return report_error(devices.error());
-    request->devices = *devices;
-    request->device = values->at("device");
-    // Nothing is started for a job that cannot be.
-    const auto checked = job_from_options(*values);
-    if (!checked.ok()) return report_error(checked.error());
-    const auto probe = make_device(request->device, values->at("numerics"), 0);
-    if (!probe.ok()) return report_error(probe.error());
-  }
-  return train(request, context);
+  return train(train_request(*values), context);
 }
 
 int run_coordinator(const Arguments& arguments, Context& context) {
-  const auto options = job_options() + shared_options() +
-                       std::vector<OptionSpec>{{"listen", OptionType::text, "127.0.0.1:7070",
-                                                "HOST:PORT", "where nodes find the coordinator"}};
   if (arguments == Arguments{"--help"}) {
-    fmt::print("lockstep coordinator: leads a job whose nodes are started elsewhere\n\n{}",
-               options_help(options));
+    fmt::print(kCoordinatorHelp, options_help(coordinator_options()));
     return 0;
   }
-  const auto values = parse_arguments(options, arguments);
+  const auto values = parse_arguments(coordinator_options(), arguments);
   if (!values.ok()) return report_error(values.error());
-  auto request = request_from(*values);
-  if (request.ok()) {
-    const auto listen = parse_address(values->at("listen"), "--listen");
-    if (!listen.ok()) return report_error(listen.error());
-    request->listen = *listen;
-    request->spawn_nodes = false;
-  }
-  return train(request, context);
+  return train(coordinator_request(*values), context);
 }
 
 }  // namespace lockstep

@@ -3,15 +3,21 @@
 #include <fmt/format.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <mutex>
+#include <set>
 
+#include "host/cli/local_nodes.h"
+#include "host/cli/run_store.h"
 #include "host/core/digest.h"
+#include "host/core/files.h"
 #include "host/observe/progress.h"
-#include "host/runtime/child_process.h"
+#include "host/optim/optimizer.h"
 #include "host/runtime/coordinator_runtime.h"
 #include "host/runtime/device_team.h"
-#include "host/train/output_folder.h"
+#include "host/runtime/state_file.h"
 #include "host/train/resolve.h"
 #include "models/models.h"
 
@@ -21,14 +27,13 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kLingerMs = 1000;
-constexpr int kChildPollMs = 20;
-constexpr int kChildGraceMs = 600;  // between a child's end and the coordinator's own view of it
+constexpr int kPollMs = 20;
 
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-// One run: what the observer fills and the main thread reads after the end.
+// One run: the observer fills it under the coordinator's lock, the main thread watches over it.
 class Training {
  public:
   Training(const TrainingRequest& request, Context& context)
@@ -40,48 +45,71 @@ class Training {
 
  private:
   void observe(const CoordinatorAction& action);
+  void say(const std::string& line);
   Status prepare();
-  Status spawn_nodes();
   void say_plan();
   int devices_of_node() const;
+  Status start_nodes();
+  Status start_coordinator();
   void watch();
-  void end_children();
+  std::optional<Error> look_around();
+  Result<std::string> weights_of(const CoordinatorResult& result) const;
   Status write_files(const Status& status, const std::string& weights);
   Result<TrainingOutcome> outcome(const std::string& weights);
 
   const TrainingRequest& request_;
   Context& context_;
   const Clock::time_point begin_ = Clock::now();
-  std::vector<ChildProcess> children_;
   ResolvedJob resolved_;
-  std::optional<OutputFolder> folder_;
+  RunStore store_;
+  std::optional<LocalNodes> nodes_;
+  std::string faults_;
+  std::string sha256_;
+
+  std::mutex mutex_;  // of what follows; taken inside the coordinator's lock, never around it
   std::optional<JobReport> report_;
   std::optional<Progress> progress_;
+  std::map<SessionId, std::string> names_;
+  std::set<std::string> worked_;  // nodes that did some work since the main thread looked
+  bool begun_ = false;            // a view was made
   double first_step_ = 0;
   double last_step_ = 0;
-  std::string sha256_;
-  CoordinatorRuntime coordinator_;
+
+  CoordinatorRuntime coordinator_;  // the last: its threads call observe()
 };
 
 void Training::observe(const CoordinatorAction& action) {
+  const std::lock_guard lock(mutex_);
   const double now = seconds_since(begin_);
   if (std::holds_alternative<StepDone>(action) && first_step_ == 0) first_step_ = now;
   if (std::holds_alternative<EpochDone>(action)) last_step_ = now;
+  if (const auto* joined = std::get_if<NodeJoined>(&action)) {
+    names_[joined->member.session] = joined->member.name;
+  } else if (const auto* samples = std::get_if<SamplesConsumed>(&action)) {
+    worked_.insert(names_[samples->session]);
+  }
+  begun_ = begun_ || std::holds_alternative<ViewMade>(action);
   report_->observe(action);
+  store_.files().observe(action);
   progress_->observe(action);
+}
+
+void Training::say(const std::string& line) {
+  const std::lock_guard lock(mutex_);
+  progress_->line(line);
 }
 
 Status Training::prepare() {
   LOCKSTEP_ASSIGN(resolved_, resolve_job(request_.options, build_model));
   const Job& job = resolved_.job;
-  if (request_.keep_files) {
-    const std::string path =
-        request_.output.empty() ? OutputFolder::default_path(job) : request_.output;
-    LOCKSTEP_ASSIGN(folder_, OutputFolder::open(path, job));
-  }
-  report_.emplace(job, !request_.ledger.empty());
+  LOCKSTEP_RETURN_IF_ERROR(store_.open(request_, job));
+  report_.emplace(job, request_.run.keep_ledger);
+  report_->resume(store_.journal().recovered());
+  LOCKSTEP_RETURN_IF_ERROR(store_.open_files(request_, *report_));
   progress_.emplace(job, stderr, begin_);
+  if (store_.resumes()) progress_->resumed(store_.journal().term());
   say_plan();
+  for (const std::string& note : store_.journal().notes()) progress_->line("note: " + note);
   return {};
 }
 
@@ -91,13 +119,14 @@ void Training::say_plan() {
       "{} on {}: {} weights, {} rows, batch {}, {} steps an epoch, P = {} partitions, {}",
       job.model, job.data, resolved_.graph.parameter_count, job.train_rows, job.batch_size,
       job.steps_per_epoch(), job.partitions, job.numerics));
+  const int nodes = request_.run.nodes.most;
   const int of_node = devices_of_node();
-  const int devices = request_.nodes * of_node;
+  const int devices = nodes * of_node;
   if (devices > job.partitions) {
     progress_->line(fmt::format(
         "note: {} nodes of {} device{} are more devices than the {} partitions of a batch: {} will "
         "idle. Use fewer, or --partitions {} (other bits) where the batch is large enough",
-        request_.nodes, of_node, of_node > 1 ? "s" : "", job.partitions, devices - job.partitions,
+        nodes, of_node, of_node > 1 ? "s" : "", job.partitions, devices - job.partitions,
         job.partitions * 2));
   }
 }
@@ -105,66 +134,98 @@ void Training::say_plan() {
 // A fair share of this machine where the request does not say; nodes elsewhere count as one.
 int Training::devices_of_node() const {
   if (request_.devices > 0) return request_.devices;
-  return request_.spawn_nodes ? std::max(1, available_cpus() / request_.nodes) : 1;
+  return request_.spawn_nodes ? std::max(1, available_cpus() / request_.run.nodes.most) : 1;
 }
 
-Status Training::spawn_nodes() {
-  for (int index = 0; request_.spawn_nodes && index < request_.nodes; ++index) {
-    LOCKSTEP_ASSIGN(
-        auto child,
-        ChildProcess::spawn_self(
+Status Training::start_nodes() {
+  if (!request_.spawn_nodes) return {};
+  nodes_.emplace(
+      request_.run.nodes,
+      [this](const std::string& name) {
+        return ChildProcess::spawn_self(
             {"node", "--coordinator", fmt::format("127.0.0.1:{}", coordinator_.port()), "--listen",
-             "127.0.0.1:0", "--name", fmt::format("node-{}", index), "--devices",
-             std::to_string(devices_of_node()), "--device", request_.device, "--data",
-             request_.options.at("data").get<std::string>()}));
-    children_.push_back(std::move(child));
+             "127.0.0.1:0", "--name", name, "--devices", std::to_string(devices_of_node()),
+             "--device", request_.device, "--data",
+             request_.options.at("data").get<std::string>()});
+      },
+      [this](const std::string& line) { say(line); });
+  return nodes_->start();
+}
+
+Status Training::start_coordinator() {
+  LOCKSTEP_ASSIGN(const auto optimizer, Optimizer::create(resolved_.job.optimizer));
+  const auto vectors = static_cast<int64_t>(1 + optimizer.slots().size());
+  if (!request_.spawn_nodes) {
+    const int nodes = request_.run.nodes.start;
+    progress_->line(fmt::format("coordinator at {}:{}, waiting for {} node{}", request_.listen.host,
+                                coordinator_.port(), nodes, nodes == 1 ? "" : "s"));
   }
+  coordinator_.start(cluster_facts(resolved_, request_.run), store_.journal(),
+                     state_bytes(resolved_.graph.parameter_count, vectors), !request_.spawn_nodes);
   return {};
 }
 
 Result<TrainingOutcome> Training::run() {
   LOCKSTEP_RETURN_IF_ERROR(coordinator_.listen(context_.network, request_.listen));
   // The nodes read their data while this process reads its own.
-  LOCKSTEP_RETURN_IF_ERROR(spawn_nodes());
+  LOCKSTEP_RETURN_IF_ERROR(start_nodes());
   LOCKSTEP_RETURN_IF_ERROR(prepare());
-  const std::string recipe = recipe_sha256(resolved_.job);
-  coordinator_.start(cluster_facts(resolved_, request_.nodes, !request_.ledger.empty()),
-                     resolved_.graph.parameter_count * 4);
-  if (!request_.spawn_nodes) {
-    progress_->line(fmt::format("coordinator at {}:{}, waiting for {} node{}", request_.listen.host,
-                                coordinator_.port(), request_.nodes,
-                                request_.nodes == 1 ? "" : "s"));
-  }
+  LOCKSTEP_RETURN_IF_ERROR(start_coordinator());
   context_.signals.on_signal([this](int number) {
     coordinator_.stop(ErrorKind::failed,
                       fmt::format("ended by {}", number == SIGINT ? "Ctrl-C" : "SIGTERM"));
   });
   watch();
   context_.signals.forget_callback();
-  CoordinatorResult result = coordinator_.finish(kLingerMs);
-  end_children();
-  LOCKSTEP_RETURN_IF_ERROR(write_files(result.status, result.weights));
-  if (!result.status.ok()) return result.status.error();
-  return outcome(result.weights);
+  const CoordinatorResult result = coordinator_.finish(kLingerMs);
+  if (nodes_) nodes_->end();
+  const auto weights = weights_of(result);
+  const Status status = weights.ok() ? Status{} : Status{weights.error()};
+  LOCKSTEP_RETURN_IF_ERROR(write_files(status, weights.ok() ? *weights : ""));
+  if (!status.ok()) return status.error();
+  return outcome(*weights);
 }
 
 void Training::watch() {
-  std::optional<Clock::time_point> child_ended;
-  while (!coordinator_.wait_for_end(kChildPollMs)) {
-    for (size_t index = 0; index < children_.size() && !child_ended; ++index) {
-      if (children_[index].poll()) child_ended = Clock::now();
-    }
-    if (!child_ended || seconds_since(*child_ended) * 1000 < kChildGraceMs) continue;
-    coordinator_.stop(ErrorKind::failed,
-                      "a node process ended before the job was done; its message stands above");
+  bool stopped = false;
+  while (!coordinator_.wait_for_end(kPollMs)) {
+    if (stopped) continue;
+    const auto error = look_around();
+    if (!error) continue;
+    coordinator_.stop(error->kind, error->message);
+    stopped = true;
   }
 }
 
-void Training::end_children() {
-  for (ChildProcess& child : children_) {
-    if (!child.wait(200)) child.signal(SIGKILL);
+// Why the job must end, if it must.
+std::optional<Error> Training::look_around() {
+  std::set<std::string> worked;
+  bool begun = false;
+  int64_t steps = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    if (const auto& failure = store_.files().failure()) return failure;
+    worked.swap(worked_);
+    begun = begun_;
+    steps = report_->steps();
   }
-  children_.clear();
+  if (!nodes_) return std::nullopt;
+  if (request_.kill_node_at_step && faults_.empty() && steps >= *request_.kill_node_at_step) {
+    const auto killed = nodes_->kill_one();
+    if (killed) faults_ = fmt::format("{} killed at step {}", *killed, steps);
+  }
+  const auto failure = nodes_->tend(begun, worked);
+  return failure ? std::optional(Error{*failure}) : std::nullopt;
+}
+
+// The final weights: the first vector of the final state.
+Result<std::string> Training::weights_of(const CoordinatorResult& result) const {
+  LOCKSTEP_RETURN_IF_ERROR(result.status);
+  LOCKSTEP_ASSIGN(const StateView state, decode_state(result.state));
+  if (state.vectors.empty() || state.header.parameters != resolved_.graph.parameter_count) {
+    return Error{"the final state is not one of this model"};
+  }
+  return std::string(state.vectors[0]);
 }
 
 Status Training::write_files(const Status& status, const std::string& weights) {
@@ -174,17 +235,25 @@ Status Training::write_files(const Status& status, const std::string& weights) {
                   : halted    ? "halted"
                               : "failed",
                   status.ok() ? "all epochs done" : status.error().message, sha256_,
-                  last_step_ - first_step_);
-  if (status.ok() && !request_.ledger.empty()) {
-    LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(request_.ledger, report_->ledger()));
+                  std::max(0.0, last_step_ - first_step_));
+  store_.files().flush();
+  if (status.ok() && report_->ledger() != nullptr) {
+    LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(request_.ledger, report_->ledger()->text()));
   }
-  if (!folder_) return {};
+  const auto& folder = store_.folder();
+  if (!folder) return {};
   if (status.ok()) {
     LOCKSTEP_RETURN_IF_ERROR(
-        folder_->write_weights(resolved_.graph, weights, recipe_sha256(resolved_.job)));
-    progress_->line(fmt::format("results in {}", folder_->path()));
+        folder->write_weights(resolved_.graph, weights, recipe_sha256(resolved_.job)));
+    progress_->line(fmt::format("results in {}", folder->path()));
+  } else {
+    progress_->line(fmt::format("the state is kept in {}: {} goes on from it", store_.state_path(),
+                                request_.spawn_nodes ? fmt::format("'lockstep train --resume "
+                                                                   "--output {}'",
+                                                                   folder->path())
+                                                     : "the same command"));
   }
-  const Status written = folder_->write_report(*report_);
+  const Status written = folder->write_report(*report_);
   return status.ok() ? written : Status{};  // the job's own failure is the one to tell
 }
 
@@ -194,8 +263,9 @@ Result<TrainingOutcome> Training::outcome(const std::string& weights) {
   result.weights.resize(weights.size() / sizeof(float));
   std::memcpy(result.weights.data(), weights.data(), weights.size());
   result.job = resolved_.job;
-  result.seconds = last_step_ - first_step_;
+  result.seconds = std::max(0.0, last_step_ - first_step_);
   result.seconds_to_first_step = first_step_;
+  result.faults = faults_;
   return result;
 }
 

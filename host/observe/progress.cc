@@ -17,6 +17,8 @@ double seconds_between(std::chrono::steady_clock::time_point begin,
   return std::chrono::duration<double>(end - begin).count();
 }
 
+const char* plural(size_t count) { return count == 1 ? "" : "s"; }
+
 }  // namespace
 
 Progress::Progress(const Job& job, std::FILE* stream, Clock::time_point begin)
@@ -28,30 +30,101 @@ Progress::Progress(const Job& job, std::FILE* stream, Clock::time_point begin)
 
 void Progress::observe(const CoordinatorAction& action) {
   if (const auto* joined = std::get_if<NodeJoined>(&action)) {
-    line(fmt::format("node '{}' joined: session {}, {}, {} device{}", joined->member.name,
-                     joined->member.session, joined->device, joined->devices,
-                     joined->devices == 1 ? "" : "s"));
+    node_joined(*joined);
   } else if (const auto* made = std::get_if<ViewMade>(&action)) {
-    epoch_begin_ = Clock::now();
-    for (const Member& member : made->view.members) {
-      if (member.partitions.empty()) {
-        line(fmt::format("node '{}' is a spare: all {} partitions have a node", member.name,
-                         job_.partitions));
-      }
-    }
+    view_made(made->view);
   } else if (const auto* step = std::get_if<StepDone>(&action)) {
     step_done(*step);
   } else if (const auto* epoch = std::get_if<EpochDone>(&action)) {
     epoch_done(*epoch);
   } else if (const auto* left = std::get_if<NodeLeft>(&action)) {
-    if (left->why != "done") {
-      line(fmt::format("session {} left at step {}: {}", left->session, left->step, left->why));
-    }
+    node_left(*left);
+  } else if (const auto* lost = std::get_if<Recovered>(&action)) {
+    recovered(*lost);
+  } else if (const auto* back = std::get_if<Restored>(&action)) {
+    restored(*back);
+  } else if (std::holds_alternative<JobCompleted>(action) ||
+             std::holds_alternative<JobFailed>(action)) {
+    over_ = true;
   }
 }
 
+void Progress::node_joined(const NodeJoined& joined) {
+  const SessionId session = joined.member.session;
+  names_[session] = joined.member.name;
+  live_.insert(session);
+  line(fmt::format("node '{}' joined: session {}, {}, {} device{}", joined.member.name, session,
+                   joined.device, joined.devices, plural(joined.devices)));
+}
+
+void Progress::view_made(const View& view) {
+  if (!begun_) begin_counting();
+  if (!begun_ && resumed_term_) {
+    line(fmt::format("resumed from step {} (term {})", view.first_step, *resumed_term_));
+  }
+  for (const Member& member : view.members) {
+    names_[member.session] = member.name;
+    live_.insert(member.session);
+    if (!member.partitions.empty()) {
+      spares_.erase(member.session);
+    } else if (spares_.insert(member.session).second) {
+      line(fmt::format("node '{}' is a spare: all {} partitions have a node", member.name,
+                       job_.partitions));
+    }
+  }
+  begun_ = true;
+}
+
+void Progress::node_left(const NodeLeft& left) {
+  live_.erase(left.session);
+  if (over_ || left.why == "done") return;
+  const auto count = live_.size();
+  const std::string rest =
+      count == 0 ? "no node is left, and the job waits for one"
+                 : fmt::format("{} node{} go{} on", count, plural(count), count == 1 ? "es" : "");
+  if (left.why == "left") {
+    line(fmt::format("node '{}' handed over at step {} and left; {}", name_of(left.session),
+                     left.step, rest));
+  } else if (left.why == "it left") {
+    line(fmt::format("node '{}' left at step {}; {}", name_of(left.session), left.step, rest));
+  } else if (begun_) {
+    line(fmt::format("node '{}' died at step {}: {}; {}", name_of(left.session), left.step,
+                     left.why, rest));
+  } else {
+    line(fmt::format("node '{}' died before the job began: {}", name_of(left.session), left.why));
+  }
+}
+
+void Progress::recovered(const Recovered& recovered) {
+  line(fmt::format("steps go on {:.2f} s after node '{}' died ({} partition{} computed again)",
+                   recovered.seconds, recovered.name, recovered.partitions,
+                   plural(recovered.partitions)));
+}
+
+void Progress::restored(const Restored& restored) {
+  begin_counting();
+  // A new coordinator that begins with a checkpoint has said so.
+  const bool is_told = resumed_term_.has_value();
+  resumed_term_.reset();
+  if (!is_told) line(fmt::format("back to step {}: {}", restored.step, restored.why));
+}
+
+void Progress::begin_counting() {
+  epoch_begin_ = Clock::now();
+  loss_sum_ = 0;
+  correct_ = 0;
+  rows_ = 0;
+}
+
+std::string Progress::name_of(SessionId session) const {
+  const auto found = names_.find(session);
+  return found == names_.end() ? fmt::format("session {}", session) : found->second;
+}
+
 void Progress::step_done(const StepDone& step) {
-  if (step.step == 0) {
+  resumed_term_.reset();
+  if (!first_step_told_) {
+    first_step_told_ = true;
     line(fmt::format("first step done {:.2f} s after the start",
                      seconds_between(begin_, Clock::now())));
   }
@@ -69,7 +142,8 @@ void Progress::draw(const StepDone& step) {
   const int filled = static_cast<int>(kBarWidth * in_epoch / job_.steps_per_epoch());
   const double seconds = std::max(1e-9, seconds_between(epoch_begin_, Clock::now()));
   const double per_second = static_cast<double>(rows_) / seconds;
-  const double left = static_cast<double>(job_.train_rows - rows_) / per_second;
+  const int64_t rows_to_come = std::max<int64_t>(0, job_.train_rows - in_epoch * job_.batch_size);
+  const double left = static_cast<double>(rows_to_come) / std::max(1e-9, per_second);
   const char* green = colour_ ? "\033[32m" : "";
   const char* plain = colour_ ? "\033[0m" : "";
   fmt::print(stream_,
@@ -93,10 +167,7 @@ void Progress::epoch_done(const EpochDone& epoch) {
     text += fmt::format(" - val_accuracy: {:.4f}", epoch.validation_accuracy);
   }
   line(text + fmt::format(" - {:.0f} samples/s", static_cast<double>(rows_) / seconds));
-  epoch_begin_ = Clock::now();
-  loss_sum_ = 0;
-  correct_ = 0;
-  rows_ = 0;
+  begin_counting();
 }
 
 void Progress::clear() {

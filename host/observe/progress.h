@@ -3,6 +3,9 @@
 
 #include <chrono>
 #include <cstdio>
+#include <map>
+#include <optional>
+#include <set>
 #include <string>
 
 #include "host/cluster/coordinator.h"
@@ -16,23 +19,40 @@ class Progress {
   // Colour and the moving bar only where `stream` is a terminal and NO_COLOR is not set.
   // `begin` is when the command began.
   Progress(const Job& job, std::FILE* stream, std::chrono::steady_clock::time_point begin);
+  // The job was begun by a coordinator of before: the first view says from where it goes on.
+  void resumed(int64_t term) { resumed_term_ = term; }
   void observe(const CoordinatorAction& action);
   void line(const std::string& text);
 
  private:
   using Clock = std::chrono::steady_clock;
+  void node_joined(const NodeJoined& joined);
+  void view_made(const View& view);
+  void node_left(const NodeLeft& left);
+  void recovered(const Recovered& recovered);
+  void restored(const Restored& restored);
   void step_done(const StepDone& step);
   void epoch_done(const EpochDone& epoch);
+  void begin_counting();
   void draw(const StepDone& step);
   void clear();
+  std::string name_of(SessionId session) const;
 
   const Job job_;
   std::FILE* const stream_;
   const std::chrono::steady_clock::time_point begin_;
   const bool terminal_;
   const bool colour_;
-  Clock::time_point epoch_begin_ = Clock::now();
+  std::map<SessionId, std::string> names_;
+  std::set<SessionId> live_;
+  std::set<SessionId> spares_;
+  std::optional<int64_t> resumed_term_;
+  bool begun_ = false;  // the first view was made
+  bool over_ = false;
+  bool first_step_told_ = false;
   Clock::time_point last_drawn_{};
+  // Since the epoch began here, or went on from an earlier state.
+  Clock::time_point epoch_begin_ = Clock::now();
   double loss_sum_ = 0;
   int64_t correct_ = 0;
   int64_t rows_ = 0;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "host/core/digest.h"
+#include "host/job/recipe.h"
 #include "host/reduce/layout.h"
 #include "host/runtime/node_runtime.h"
 
@@ -41,13 +42,23 @@ Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilde
   return resolved;
 }
 
-ClusterFacts cluster_facts(const ResolvedJob& resolved, int nodes, bool keep_ledger) {
+ClusterFacts cluster_facts(const ResolvedJob& resolved, const RunOptions& run) {
   const Job& job = resolved.job;
   nlohmann::json json = to_json(job);
-  json["ledger"] = keep_ledger;
+  // What nodes must know beside the job.
+  json["ledger"] = run.keep_ledger;
+  json["checkpoint_every_ms"] = run.checkpoint_every.ms;
+  json["checkpoint_every_steps"] = run.checkpoint_every.steps;
+  json["verify_every"] = run.verify_every;
   ClusterFacts facts;
   facts.job = json.dump();
-  facts.nodes = nodes;
+  facts.recipe_sha256 = lineage_sha256(job);
+  facts.start_nodes = run.nodes.start;
+  facts.min_nodes = run.nodes.least;
+  facts.max_nodes = run.nodes.most;
+  facts.checkpoint_every_ms = run.checkpoint_every.ms;
+  facts.checkpoint_every_steps = run.checkpoint_every.steps;
+  facts.verify_every = run.verify_every;
   facts.partitions = job.partitions;
   facts.batch_size = job.batch_size;
   facts.train_rows = job.train_rows;

@@ -10,6 +10,7 @@
 #include "host/core/result.h"
 #include "host/graph/graph.h"
 #include "host/job/job.h"
+#include "host/job/run_options.h"
 #include "host/nn/model.h"
 
 namespace lockstep {
@@ -26,6 +27,6 @@ struct ResolvedJob {
 Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilder& build_model);
 
 // What the coordinator must know of it.
-ClusterFacts cluster_facts(const ResolvedJob& resolved, int nodes, bool keep_ledger);
+ClusterFacts cluster_facts(const ResolvedJob& resolved, const RunOptions& run);
 
 }  // namespace lockstep

@@ -1,0 +1,122 @@
+#include "host/cli/local_nodes.h"
+
+#include <fmt/format.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <chrono>
+
+namespace lockstep {
+namespace {
+
+constexpr int kGraceMs = 600;  // between a process' end and the coordinator's own view of it
+constexpr int kEndMs = 200;
+constexpr int kHandedOver = 128 + SIGTERM;
+
+int64_t now_ms() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+std::string how_it_ended(int code) {
+  return code > 128 ? fmt::format("was ended by signal {}", code - 128)
+                    : fmt::format("ended with exit code {}", code);
+}
+
+}  // namespace
+
+Status LocalNodes::start() {
+  for (int index = 0; index < counts_.most; ++index) {
+    Node node;
+    node.name = fmt::format("node-{}", index);
+    LOCKSTEP_RETURN_IF_ERROR(start_process(node));
+    nodes_.push_back(std::move(node));
+  }
+  return {};
+}
+
+Status LocalNodes::start_process(Node& node) {
+  node.start_ms.reset();
+  node.worked = false;
+  node.begun_ms = now_ms();
+  LOCKSTEP_ASSIGN(auto process, spawn_(node.name));
+  node.process.emplace(std::move(process));
+  return {};
+}
+
+std::optional<std::string> LocalNodes::tend(bool begun, const std::set<std::string>& worked) {
+  for (Node& node : nodes_) {
+    if (worked.contains(node.name)) node.worked = true;
+    look_after(node);
+    if (const auto failure = see_to_failure(node, begun)) return failure;
+    if (!node.start_ms || now_ms() < *node.start_ms) continue;
+    const Status started = start_process(node);
+    if (!started.ok()) return started.error().message;
+  }
+  return too_few(begun);
+}
+
+void LocalNodes::look_after(Node& node) {
+  if (!node.process) return;
+  const auto code = node.process->poll();
+  if (!code) return;
+  node.process.reset();
+  node.ended_ms = now_ms();
+  if (*code == 0 || *code == kHandedOver) {
+    node.gone = true;
+  } else {
+    node.failed = code;
+  }
+}
+
+std::optional<std::string> LocalNodes::see_to_failure(Node& node, bool begun) {
+  if (!node.failed) return std::nullopt;
+  if (!begun) {
+    // The coordinator may know more of it, and say so.
+    if (now_ms() - node.ended_ms < kGraceMs) return std::nullopt;
+    return "a node process ended before the job was done; its message stands above";
+  }
+  const auto delay_ms = node.policy.after_failure(node.ended_ms - node.begun_ms, node.worked);
+  const std::string how = how_it_ended(*node.failed);
+  node.failed.reset();
+  if (!delay_ms) {
+    return fmt::format(
+        "node '{}' {}, {} times in a row and without any work done; its message stands above",
+        node.name, how, RestartPolicy::kMaxRestarts + 1);
+  }
+  say_(fmt::format("node '{}' {}: it is started again in {:.1f} s", node.name, how,
+                   *delay_ms / 1000.0));
+  node.start_ms = node.ended_ms + *delay_ms;
+  return std::nullopt;
+}
+
+// Those that handed over do not come back.
+std::optional<std::string> LocalNodes::too_few(bool begun) {
+  const auto left =
+      std::count_if(nodes_.begin(), nodes_.end(), [](const Node& node) { return !node.gone; });
+  const int needed = begun ? counts_.least : counts_.start;
+  if (left >= needed) {
+    too_few_since_ms_.reset();
+    return std::nullopt;
+  }
+  if (!too_few_since_ms_) too_few_since_ms_ = now_ms();
+  if (now_ms() - *too_few_since_ms_ < kGraceMs) return std::nullopt;
+  return fmt::format("{} of the {} nodes have left, and the job needs {}", counts_.most - left,
+                     counts_.most, needed);
+}
+
+std::optional<std::string> LocalNodes::kill_one() {
+  if (nodes_.empty() || !nodes_.back().process) return std::nullopt;
+  nodes_.back().process->signal(SIGKILL);
+  return nodes_.back().name;
+}
+
+void LocalNodes::end() {
+  for (Node& node : nodes_) {
+    if (node.process && !node.process->wait(kEndMs)) node.process->signal(SIGKILL);
+  }
+  nodes_.clear();
+}
+
+}  // namespace lockstep

@@ -1,0 +1,62 @@
+// The nodes that `train` starts on this machine: child processes, started again when they die.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "host/cli/restarts.h"
+#include "host/core/result.h"
+#include "host/job/run_options.h"
+#include "host/runtime/child_process.h"
+
+namespace lockstep {
+
+// Main thread only: the children die with the thread that starts them.
+class LocalNodes {
+ public:
+  // `spawn` starts the node of a name; `say` gets lines for people.
+  LocalNodes(NodeCounts counts, std::function<Result<ChildProcess>(const std::string& name)> spawn,
+             std::function<void(const std::string&)> say)
+      : counts_(counts), spawn_(std::move(spawn)), say_(std::move(say)) {}
+
+  // As many as may join: "node-0", "node-1", …
+  Status start();
+
+  // Starts again what has died. `begun`: a view was made; before that a node that fails ends the
+  // job. `worked`: names of nodes that did some work since the last call. Returns why the job
+  // cannot go on, if so.
+  std::optional<std::string> tend(bool begun, const std::set<std::string>& worked);
+
+  // Kills the last node, as a fault would; its name, or nothing where it does not run.
+  std::optional<std::string> kill_one();
+  // The job is over: they end by themselves, or are ended.
+  void end();
+
+ private:
+  struct Node {
+    std::string name;
+    std::optional<ChildProcess> process;
+    int64_t begun_ms = 0;
+    int64_t ended_ms = 0;
+    std::optional<int> failed;  // the exit code of a process that has failed, until it is seen to
+    std::optional<int64_t> start_ms;  // when it is to be started again
+    bool worked = false;
+    bool gone = false;  // done, or handed over
+    RestartPolicy policy;
+  };
+  Status start_process(Node& node);
+  void look_after(Node& node);
+  std::optional<std::string> see_to_failure(Node& node, bool begun);
+  std::optional<std::string> too_few(bool begun);
+
+  const NodeCounts counts_;
+  const std::function<Result<ChildProcess>(const std::string& name)> spawn_;
+  const std::function<void(const std::string&)> say_;
+  std::vector<Node> nodes_;
+  std::optional<int64_t> too_few_since_ms_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,66 @@
+#include "host/cli/run_store.h"
+
+#include <fmt/format.h>
+#include <stdlib.h>
+
+#include <filesystem>
+
+#include "host/core/files.h"
+#include "host/job/recipe.h"
+
+namespace lockstep {
+
+Result<TemporaryFolder> TemporaryFolder::create() {
+  std::error_code code;
+  const auto parent = std::filesystem::temp_directory_path(code);  // $TMPDIR, or /tmp
+  if (code) return Error{"the folder for temporary files does not exist: set TMPDIR to one"};
+  std::string path = (parent / "lockstep-XXXXXX").string();
+  if (::mkdtemp(path.data()) == nullptr) {
+    return file_error("make the folder", path, "set TMPDIR to a folder that can be written");
+  }
+  return TemporaryFolder(std::move(path));
+}
+
+TemporaryFolder::~TemporaryFolder() {
+  std::error_code ignored;
+  if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+}
+
+Status RunStore::open(const TrainingRequest& request, const Job& job) {
+  if (request.keep_files) {
+    const std::string path =
+        request.output.empty() ? OutputFolder::default_path(job) : request.output;
+    LOCKSTEP_ASSIGN(folder_, OutputFolder::open(path, job, request.resume));
+    state_path_ = request.state.empty() ? OutputFolder::state_path(path) : request.state;
+  } else {
+    LOCKSTEP_ASSIGN(auto temporary, TemporaryFolder::create());
+    state_path_ = temporary.path();
+    temporary_.emplace(std::move(temporary));
+  }
+  if (!request.state.empty()) {
+    LOCKSTEP_RETURN_IF_ERROR(check_recipe(state_path_, "the state folder", "--state", job, true));
+  }
+  JournalOptions options;
+  options.state = state_path_;
+  options.checkpoints = request.checkpoints;
+  options.keep_checkpoints = request.run.keep_checkpoints;
+  options.recipe_sha256 = lineage_sha256(job);
+  options.steps_per_epoch = job.steps_per_epoch();
+  LOCKSTEP_ASSIGN(journal_, Journal::open(file_system_, options));
+  if (request.state.empty()) return {};
+  return write_job(state_path_, job);
+}
+
+Status RunStore::open_files(const TrainingRequest& request, JobReport& report) {
+  RunFilesOptions options;
+  if (folder_) options.digests = OutputFolder::digests_path(folder_->path());
+  if (request.run.keep_ledger) options.ledger = state_path_ + "/ledger.jsonl";
+  options.resumed = resumes();
+  const auto& checkpoints = journal_->recovered().checkpoints;
+  options.step = checkpoints.empty() ? 0 : checkpoints.back().state.step;
+  LOCKSTEP_ASSIGN(auto files, RunFiles::open(file_system_, options, report));
+  files_.emplace(std::move(files));
+  return {};
+}
+
+}  // namespace lockstep

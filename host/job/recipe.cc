@@ -1,0 +1,56 @@
+#include "host/job/recipe.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "host/core/digest.h"
+
+namespace lockstep {
+namespace {
+
+constexpr size_t kShownCharacters = 64;
+constexpr const char* kNotInRecipe[] = {"data", "validation_data", "recipe_sha256"};
+
+std::string shown(const nlohmann::json& value) {
+  const std::string text = value.is_null() ? "nothing" : value.dump();
+  if (text.size() <= kShownCharacters) return text;
+  if (value.is_string()) return value.get<std::string>().substr(0, 12) + "…";
+  return fmt::format("one of sha256 {}…", sha256_hex(text).substr(0, 12));
+}
+
+}  // namespace
+
+std::string lineage_sha256(const Job& job) {
+  nlohmann::json all = recipe(job);
+  all.erase("epochs");
+  return sha256_hex(all.dump());
+}
+
+std::vector<RecipeDifference> recipe_differences(const nlohmann::json& theirs,
+                                                 const nlohmann::json& mine) {
+  std::set<std::string> keys;
+  for (const auto* recipe : {&theirs, &mine}) {
+    for (const auto& [key, value] : recipe->items()) keys.insert(key);
+  }
+  for (const char* key : kNotInRecipe) keys.erase(key);
+  std::vector<RecipeDifference> differences;
+  for (const std::string& key : keys) {
+    const nlohmann::json left = theirs.value(key, nlohmann::json());
+    const nlohmann::json right = mine.value(key, nlohmann::json());
+    if (left != right) differences.push_back({key, shown(left), shown(right)});
+  }
+  return differences;
+}
+
+std::string there_and_here(const std::vector<RecipeDifference>& differences) {
+  std::string text;
+  for (const RecipeDifference& difference : differences) {
+    text += fmt::format("{}{}: {} there, {} here", text.empty() ? "" : "; ", difference.key,
+                        difference.theirs, difference.mine);
+  }
+  return text;
+}
+
+}  // namespace lockstep
