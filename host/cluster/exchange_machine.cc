@@ -217,6 +217,9 @@ void ExchangeMachine::arrived(SessionId from, const FrameKey& key, ExchangeOrder
     if (slice.reduced) return;
     slice.reduced = true;
     --step.unreduced;
+    slice.pieces.clear();
+    // An owner since a change of view, which had it from the one before: others count on the owner.
+    if (owns(self_, key.slice)) send_to_others(key, orders);
     return;
   }
   if (slice.reduced || slice.reducing || !insert_subtree(&slice.pieces, key.subtree)) return;

@@ -61,8 +61,11 @@ void Network::dial(const std::shared_ptr<SimNode>& from, SessionId to) {
       stream->sides[0].session = self;
       stream->sides[1].session = to;
       streams_[stream->id] = stream;
+      // Nothing that is sent on it arrives before the word that it was taken.
+      const int64_t answer_us = delay();
+      stream->sides[1].last_arrival_us = world_.now_us() + answer_us;
       target->stream_open(stream);
-      from->post(delay(), [this, from, stream] {
+      from->post(answer_us, [this, from, stream] {
         if (from->era() != stream->era) {
           from->dial_failed(stream->sides[1].session);
           close(stream, from->session());
