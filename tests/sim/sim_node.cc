@@ -1,6 +1,7 @@
 #include "tests/sim/sim_node.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "host/core/planted.h"
@@ -353,14 +354,26 @@ void SimNode::measure(const MeasureEpoch& action) {
        });
 }
 
+namespace {
+
+std::string action_name(const NodeAction& action) {
+  constexpr std::array<const char*, 12> kNames = {
+      "AwaitEvent", "ReportHeld", "AdoptView", "RestoreState", "AwaitState",   "TakeSnapshot",
+      "ComputeStep", "TrainAlone", "AwaitStep", "ApplyStep",   "MeasureEpoch", "LeaveJob"};
+  return kNames[action.index()];
+}
+
+}  // namespace
+
 std::string SimNode::describe() const {
   if (!machine_) return fmt::format("{}: not a member yet", name_);
   const Standing standing = machine_->standing();
   std::string text = fmt::format(
-      "{}: session {} view {} step {} begun {} decided {} {}action {} reports {} calls {}", name_,
+      "{}: session {} view {} step {} begun {} decided {} {}{} reports {} calls {}", name_,
       session_, standing.view, standing.step, standing.begun, standing.decided_epochs,
-      frozen_ ? "FROZEN " : "", machine_->next(world_.now_ms()).index(), reports_.size(),
+      frozen_ ? "FROZEN " : "", action_name(machine_->next(world_.now_ms())), reports_.size(),
       outstanding_.size());
+  if (!machine_->view()) return text;
   for (const SessionId other : exchange_->waiting_for(exchange_step_)) {
     const auto peer = peers_.find(other);
     const bool stream = peer != peers_.end() && peer->second.stream;
