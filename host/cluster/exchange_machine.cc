@@ -38,8 +38,11 @@ void ExchangeMachine::adopt(const View& view, SessionId self, int64_t step,
   if (open == steps_.end()) return;
   for (int slice = 0; slice < slices_; ++slice) {
     const Slice& state = open->second.slices[slice];
+    const FrameKey reduced{FrameKind::reduced, step, slice, root_subtree(partitions_)};
     if (state.reduced && owns(self_, slice)) {
-      send_to_others({FrameKind::reduced, step, slice, root_subtree(partitions_)}, orders);
+      send_to_others(reduced, orders);
+    } else if (state.reduced) {  // the owner may have come too late to get pieces of all
+      orders->sends.push_back({view_.members[view_.slice_owners[slice]].session, reduced});
     } else if (local_complete(step, state)) {
       push_local(step, slice, orders);
     }
@@ -230,10 +233,10 @@ void ExchangeMachine::arrived(SessionId from, const FrameKey& key, ExchangeOrder
 void ExchangeMachine::answer(SessionId member, int64_t step, ExchangeOrders* orders) {
   if (view_.index_of(member) < 0) return;
   for (auto& [number, held] : steps_) {
-    if (number < step || number > step_) continue;
+    if (number < step) continue;
     for (int slice = 0; slice < slices_; ++slice) {
       const Slice& state = held.slices[slice];
-      if (state.reduced && (number < step_ || owns(self_, slice))) {
+      if (state.reduced && (number < step_ || owns(self_, slice) || owns(member, slice))) {
         orders->sends.push_back(
             {member, {FrameKind::reduced, number, slice, root_subtree(partitions_)}});
       } else if (number == step_ && owns(member, slice) && local_complete(number, state)) {
