@@ -163,20 +163,22 @@ Status Coordinator::held(const HeldReport& report, int64_t now_ms, CoordinatorAc
 
 void Coordinator::make_view_if_held(CoordinatorActions* actions) {
   if (phase_ != Phase::changing || hold_ <= view_.number) return;
+  const int needed = std::max(started_ ? 1 : facts_.start_nodes, facts_.min_nodes);
+  // Who leaves works on while there are too few without it.
+  const bool enough = working_count() >= needed;
   ViewRequest request;
   for (const auto& [session, node] : nodes_) {
     if (!node.live()) continue;
     if (!node.attached || !node.held) return;
     request.candidates.push_back({session, node.hello.name, node.join.address, node.held->step,
-                                  node.held->begun, !node.leaving});
+                                  node.held->begun, !node.leaving || !enough});
   }
-  if (working_count() < std::max(1, facts_.min_nodes)) return;  // the job waits for nodes
+  if (static_cast<int>(request.candidates.size()) < needed) return;  // the job waits for nodes
   request.number = hold_;
   request.partitions = facts_.partitions;
   request.slices = facts_.slices;
   request.durable = newest_state();
   request.restore = restore_wanted_;
-  request.decided_epochs = static_cast<int64_t>(epochs_.size());
   const bool no_state = std::all_of(request.candidates.begin(), request.candidates.end(),
                                     [](const Candidate& candidate) { return candidate.step < 0; });
   if (no_state && !restore_wanted_) restore_why_ = "no node holds the state";
@@ -184,8 +186,10 @@ void Coordinator::make_view_if_held(CoordinatorActions* actions) {
   if (restore_wanted_ || no_state) {
     const auto decided = static_cast<size_t>(request.durable.step / facts_.steps_per_epoch());
     if (epochs_.size() > decided) epochs_.resize(decided);
-    request.decided_epochs = static_cast<int64_t>(epochs_.size());
   }
+  // That training is over is said by the last decision, which follows the view.
+  const bool over = !epochs_.empty() && !epochs_.back().go_on;
+  request.decided_epochs = static_cast<int64_t>(epochs_.size()) - (over ? 1 : 0);
   view_ = make_view(previous, request);
   announce(previous, actions);
 }
@@ -204,9 +208,10 @@ void Coordinator::announce(const View& previous, CoordinatorActions* actions) {
   for (const Member& member : view_.members) {
     actions->push_back(SendEvent{member.session, ViewEvent{view_}});
     // What it was told before the coordinator was away it may have missed.
-    const int64_t decided = nodes_.at(member.session).held->decided_epochs;
-    for (auto epoch = static_cast<size_t>(decided);
-         member.step >= 0 && epoch < epochs_.size() && !view_.restores; ++epoch) {
+    const bool keeps_state = member.step >= 0 && !view_.restores;
+    const int64_t decided =
+        keeps_state ? nodes_.at(member.session).held->decided_epochs : view_.decided_epochs;
+    for (auto epoch = static_cast<size_t>(decided); epoch < epochs_.size(); ++epoch) {
       actions->push_back(SendEvent{
           member.session, EpochDecision{static_cast<int64_t>(epoch), epochs_[epoch].go_on}});
     }
@@ -216,7 +221,12 @@ void Coordinator::announce(const View& previous, CoordinatorActions* actions) {
   snapshot_asked_ms_ = -1;
   planned_snapshot_ = 0;
   if (!epochs_.empty() && !epochs_.back().go_on) phase_ = Phase::finishing;
+  decide_epoch_if_whole(actions);  // the last report may have come while the members held
   plan_snapshot(actions);
+  const bool hands_over = std::any_of(nodes_.begin(), nodes_.end(), [](const auto& entry) {
+    return entry.second.live() && entry.second.leaving;
+  });
+  if (hands_over && working_count() < std::max(1, facts_.min_nodes)) ask_snapshot(0, actions);
   complete_if_durable(actions);
 }
 

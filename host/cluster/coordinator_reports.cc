@@ -300,12 +300,15 @@ void Coordinator::checkpoint_durable(const CheckpointRecord& record, Coordinator
   actions->push_back(CheckpointDone{step});
   send_to_all(CheckpointEvent{step}, actions);
   if (working_count() < std::max(1, facts_.min_nodes)) {
+    bool any = false;
     for (auto& [session, node] : nodes_) {
       if (!node.live() || !node.leaving) continue;
       actions->push_back(SendEvent{session, StopEvent{ErrorKind::failed, true, "handed over"}});
       actions->push_back(NodeLeft{session, node.steps, "left"});
       node.left = true;
+      any = true;
     }
+    if (any) change_view(actions);
   }
   if (started_) plan_snapshot(actions);
   complete_if_durable(actions);

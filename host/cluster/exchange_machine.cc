@@ -227,6 +227,7 @@ void ExchangeMachine::arrived(SessionId from, const FrameKey& key, ExchangeOrder
     if (slice.reduced) return;
     slice.reduced = true;
     --step.unreduced;
+    slice.pieces.clear();
     if (owns(self_, key.slice)) share_reduced(key.step, key.slice, orders);
     return;
   }
@@ -238,10 +239,10 @@ void ExchangeMachine::arrived(SessionId from, const FrameKey& key, ExchangeOrder
 void ExchangeMachine::answer(SessionId member, int64_t step, ExchangeOrders* orders) {
   if (view_.index_of(member) < 0) return;
   for (auto& [number, held] : steps_) {
-    if (number < step || number > step_) continue;
+    if (number < step) continue;
     for (int slice = 0; slice < slices_; ++slice) {
       const Slice& state = held.slices[slice];
-      if (state.reduced && (number < step_ || owns(self_, slice))) {
+      if (state.reduced && (number < step_ || owns(self_, slice) || owns(member, slice))) {
         orders->sends.push_back(
             {member, {FrameKind::reduced, number, slice, root_subtree(partitions_)}});
       } else if (number == step_ && owns(member, slice) && local_complete(number, state)) {

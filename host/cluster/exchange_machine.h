@@ -84,6 +84,8 @@ class ExchangeMachine {
   bool complete(int64_t step) const;
   // The members that keep it from being complete.
   std::vector<SessionId> waiting_for(int64_t step) const;
+  // How many steps it knows of; never more than three.
+  int64_t steps_held() const { return static_cast<int64_t>(steps_.size()); }
   // The subtrees in which this node's sums of a step are sent: `roots` joined where they touch.
   std::vector<Subtree> contributions(int64_t step, const std::vector<Subtree>& roots) const;
 

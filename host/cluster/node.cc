@@ -59,6 +59,12 @@ bool NodeMachine::is_alone(int64_t step) const {
 
 void NodeMachine::event(const NodeEvent& event, int64_t now_ms) {
   if (durable_ms_ < 0) durable_ms_ = now_ms;
+  const bool of_view = std::holds_alternative<EpochDecision>(event) ||
+                       std::holds_alternative<SnapshotEvent>(event);
+  if (coming_view_ && of_view) {  // adopting the view must not undo it
+    deferred_.push_back(event);
+    return;
+  }
   if (const auto* hold = std::get_if<HoldEvent>(&event)) {
     // Said again by a coordinator that was away: it wants to hear again, too.
     if (hold->number < hold_ || (view_ && hold->number <= view_->number)) return;
@@ -106,6 +112,9 @@ void NodeMachine::view_adopted() {
     decided_epochs_ = view_->decided_epochs;
   }
   LOCKSTEP_CHECK(!has_state_ || step_ == self.step);
+  const std::vector<NodeEvent> deferred = std::move(deferred_);
+  deferred_.clear();
+  for (const NodeEvent& told : deferred) event(told, durable_ms_);
 }
 
 void NodeMachine::state_here(int64_t step) {

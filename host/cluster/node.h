@@ -115,6 +115,7 @@ class NodeMachine {
   const CheckpointRule rule_;
   std::optional<View> view_;         // adopted
   std::optional<View> coming_view_;  // told, not adopted yet
+  std::vector<NodeEvent> deferred_;  // told after it, and about it
   int hold_ = 0;                     // asked to hold for the view of this number
   int held_ = 0;                     // said so
   bool has_state_ = false;

@@ -1,0 +1,282 @@
+#include "tests/sim/toy_model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "host/core/check.h"
+#include "host/core/digest.h"
+#include "host/core/planted.h"
+#include "host/core/rng.h"
+#include "host/reduce/layout.h"
+
+namespace lockstep::sim {
+namespace {
+
+template <class T>
+void put(std::string* bytes, const T& value) {
+  bytes->append(reinterpret_cast<const char*>(&value), sizeof value);
+}
+
+template <class T>
+T take(const std::string& bytes, size_t* at) {
+  T value;
+  LOCKSTEP_CHECK(*at + sizeof value <= bytes.size());
+  std::memcpy(&value, bytes.data() + *at, sizeof value);
+  *at += sizeof value;
+  return value;
+}
+
+// In (-1, 1).
+float signed_uniform(uint64_t bits) {
+  return static_cast<float>(static_cast<int64_t>(mix64(bits) >> 40) - (1 << 23)) *
+         (1.0f / static_cast<float>(1 << 23));
+}
+
+// Planted bugs do not reach into its life.
+class PlantedPause {
+ public:
+#ifdef LOCKSTEP_PLANTED_BUGS
+  PlantedPause() : saved_(planted_bug.exchange(Bug::none)) {}
+  ~PlantedPause() { planted_bug = saved_; }
+  PlantedPause(const PlantedPause&) = delete;
+
+ private:
+  const Bug saved_;
+#else
+  PlantedPause() {}
+#endif
+};
+
+}  // namespace
+
+std::string ToyState::bytes() const {
+  std::string result;
+  put(&result, step);
+  put(&result, loss_sum);
+  put(&result, correct);
+  put(&result, rows);
+  put(&result, static_cast<int64_t>(weights.size()));
+  for (const float value : weights) put(&result, value);
+  for (const float value : momentum) put(&result, value);
+  return result;
+}
+
+ToyState ToyState::from_bytes(const std::string& bytes) {
+  ToyState state;
+  size_t at = 0;
+  state.step = take<int64_t>(bytes, &at);
+  state.loss_sum = take<double>(bytes, &at);
+  state.correct = take<int64_t>(bytes, &at);
+  state.rows = take<int64_t>(bytes, &at);
+  const auto count = take<int64_t>(bytes, &at);
+  for (int64_t i = 0; i < count; ++i) state.weights.push_back(take<float>(bytes, &at));
+  for (int64_t i = 0; i < count; ++i) state.momentum.push_back(take<float>(bytes, &at));
+  return state;
+}
+
+uint64_t ToyState::digest() const {
+  const std::string all = bytes();
+  return xxh3(all.data(), all.size()) | 1;  // 0 says: not computed
+}
+
+std::optional<std::vector<float>> sum_in_tree(const std::vector<Piece>& pieces,
+                                              const Subtree& target) {
+  bool any = false;
+  for (const Piece& piece : pieces) {
+    if (piece.subtree == target) return piece.values;
+    any = any || target.contains(piece.subtree);
+  }
+  if (!any) return std::nullopt;
+  LOCKSTEP_CHECK(target.level > 0);
+  if (planted(Bug::sum_by_arrival) || planted(Bug::tree_from_zero)) {
+    std::optional<std::vector<float>> sum;
+    for (const Piece& piece : pieces) {
+      if (!target.contains(piece.subtree)) continue;
+      if (!sum && planted(Bug::tree_from_zero)) sum.emplace(piece.values.size(), 0.0f);
+      if (!sum) {
+        sum = piece.values;
+        continue;
+      }
+      for (size_t i = 0; i < sum->size(); ++i) (*sum)[i] += piece.values[i];
+    }
+    if (planted(Bug::sum_by_arrival)) return sum;
+  }
+  const Subtree left_child{target.first, target.level - 1};
+  const Subtree right_child{left_child.end(), target.level - 1};
+  auto left = sum_in_tree(pieces, left_child);
+  auto right = sum_in_tree(pieces, right_child);
+  if (planted(Bug::tree_from_zero)) {
+    const size_t size = left ? left->size() : right->size();
+    if (!left) left.emplace(size, 0.0f);
+    if (!right) right.emplace(size, 0.0f);
+  }
+  if (!left) return right;
+  if (!right) return left;
+  for (size_t i = 0; i < left->size(); ++i) (*left)[i] += (*right)[i];
+  return left;
+}
+
+int ToyModel::slice_end(int slice) const {
+  return slice == facts_.slices - 1 ? flat_size() : (slice + 1) * kWidth;
+}
+
+ToyState ToyModel::initial_state() const {
+  ToyState state;
+  for (int i = 0; i < facts_.slices * kWidth; ++i) {
+    state.weights.push_back(signed_uniform(derive_key(seed_, 1, static_cast<uint64_t>(i))));
+    state.momentum.push_back(-0.0f);
+  }
+  return state;
+}
+
+int ToyModel::rows(int64_t step, int partition) const {
+  const int64_t rows = facts_.rows_of_step(step);
+  return static_cast<int>(partition_begin(rows, facts_.partitions, partition + 1) -
+                          partition_begin(rows, facts_.partitions, partition));
+}
+
+float ToyModel::dropout(int64_t epoch, int64_t position, int weight, int local_row) const {
+  const auto row =
+      static_cast<uint64_t>(planted(Bug::dropout_by_local_row) ? local_row : position);
+  return signed_uniform(derive_key(seed_ + 7, static_cast<uint64_t>(epoch) << 32 | row,
+                                   static_cast<uint64_t>(weight))) < 0.5f
+             ? 1.5f
+             : 0.0f;
+}
+
+std::vector<float> ToyModel::gradient(const ToyState& state, int partition, int local_row) const {
+  const int64_t step = state.step;
+  const int64_t epoch = step / facts_.steps_per_epoch();
+  const int64_t batch_begin = step % facts_.steps_per_epoch() * facts_.batch_size;
+  const int64_t begin =
+      partition_begin(facts_.rows_of_step(step), facts_.partitions, partition) + batch_begin;
+  std::vector<float> flat(static_cast<size_t>(flat_size()), -0.0f);
+  const int weights = facts_.slices * kWidth;
+  for (int64_t position = begin; position < begin + rows(step, partition); ++position) {
+    const uint64_t key =
+        derive_key(seed_, static_cast<uint64_t>(epoch) + 2, static_cast<uint64_t>(position));
+    float output = 0;
+    for (int i = 0; i < weights; ++i) {
+      const float x = signed_uniform(key + static_cast<uint64_t>(i));
+      output += x * state.weights[static_cast<size_t>(i)];
+      if (i == 0) continue;  // its gradient is -0 for ever
+      const auto power = static_cast<int>(mix64(key ^ static_cast<uint64_t>(i)) % 13) - 6;
+      const float kept = dropout(epoch, position, i, local_row);
+      flat[static_cast<size_t>(i)] += std::ldexp(x, power) * kept +
+                                      state.weights[static_cast<size_t>(i)] * x * 0.25f;
+    }
+    flat[static_cast<size_t>(weights)] += output * output + 0.1f;
+    flat[static_cast<size_t>(weights) + 1] += output > 0 ? 1.0f : 0.0f;
+    ++local_row;
+  }
+  return flat;
+}
+
+void ToyModel::apply(ToyState* state, const std::vector<float>& flat, int members,
+                     const std::vector<int>& own_slices) const {
+  const int64_t rows = facts_.rows_of_step(state->step);
+  const int weights = facts_.slices * kWidth;
+  const float divisor = static_cast<float>(planted(Bug::mean_over_nodes) ? members : rows);
+  float norm = 0;
+  for (int i = 0; i < weights; ++i) {
+    const bool own = std::find(own_slices.begin(), own_slices.end(), i / kWidth) !=
+                     own_slices.end();
+    if (planted(Bug::norm_of_slice) && !own) continue;
+    const float mean = flat[static_cast<size_t>(i)] / divisor;
+    norm += mean * mean;
+  }
+  const float scale = norm > 0.25f ? 0.5f / std::sqrt(norm) : 1.0f;
+  for (int i = 0; i < weights; ++i) {
+    const auto at = static_cast<size_t>(i);
+    state->momentum[at] = 0.9f * state->momentum[at] + flat[at] / divisor * scale;
+    state->weights[at] -= 0.1f * state->momentum[at];
+  }
+  if (state->step % facts_.steps_per_epoch() == 0) {
+    state->loss_sum = 0;
+    state->correct = 0;
+    state->rows = 0;
+  }
+  state->loss_sum += static_cast<double>(flat[static_cast<size_t>(weights)]);
+  state->correct += static_cast<int64_t>(flat[static_cast<size_t>(weights) + 1]);
+  state->rows += rows;
+  ++state->step;
+}
+
+std::vector<ValidationPart> ToyModel::validate(const ToyState& state, int partition) const {
+  std::vector<ValidationPart> parts;
+  int64_t batch = 0;
+  for (int64_t begin = 0; begin < facts_.validation_rows; begin += facts_.batch_size, ++batch) {
+    const int64_t rows = std::min(facts_.batch_size, facts_.validation_rows - begin);
+    const int64_t first = partition_begin(rows, facts_.partitions, partition);
+    const int64_t end = partition_begin(rows, facts_.partitions, partition + 1);
+    if (first == end) continue;
+    ValidationPart part{batch, partition, static_cast<int>(end - first), 0, 0};
+    for (int64_t row = begin + first; row < begin + end; ++row) {
+      float output = 0;
+      for (size_t i = 0; i < state.weights.size(); ++i) {
+        output += state.weights[i] *
+                  signed_uniform(derive_key(seed_ + 99, static_cast<uint64_t>(row), i));
+      }
+      part.loss_sum += output * output * 3.0f + 0.01f;
+      part.correct += output > 0 ? 1 : 0;
+    }
+    parts.push_back(part);
+  }
+  return parts;
+}
+
+namespace {
+
+EpochDone measure_alone(const ClusterFacts& facts, const ToyModel& model, const ToyState& state,
+                        int64_t epoch) {
+  EpochDone done;
+  done.epoch = epoch;
+  done.loss = state.loss_sum / static_cast<double>(state.rows);
+  done.accuracy = static_cast<double>(state.correct) / static_cast<double>(state.rows);
+  done.has_validation = facts.validation_rows > 0;
+  std::map<int64_t, std::vector<Piece>> batches;
+  int64_t correct = 0;
+  for (int p = 0; p < facts.partitions; ++p) {
+    for (const ValidationPart& part : model.validate(state, p)) {
+      batches[part.batch].push_back({{p, 0}, {part.loss_sum}});
+      correct += part.correct;
+    }
+  }
+  double loss = 0;
+  for (const auto& [batch, pieces] : batches) {
+    loss += static_cast<double>((*sum_in_tree(pieces, root_subtree(facts.partitions)))[0]);
+  }
+  if (done.has_validation) {
+    done.validation_loss = loss / static_cast<double>(facts.validation_rows);
+    done.validation_accuracy =
+        static_cast<double>(correct) / static_cast<double>(facts.validation_rows);
+  }
+  return done;
+}
+
+}  // namespace
+
+Reference run_alone(const ClusterFacts& facts, uint64_t seed) {
+  const PlantedPause pause;  // the reference has no bugs
+  const ToyModel model(facts, seed);
+  Reference reference;
+  ToyState state = model.initial_state();
+  reference.digests.push_back(state.digest());
+  for (int64_t epoch = 0; epoch < facts.epochs; ++epoch) {
+    for (int64_t i = 0; i < facts.steps_per_epoch(); ++i) {
+      std::vector<Piece> pieces;
+      for (int p = 0; p < facts.partitions; ++p) {
+        if (model.rows(state.step, p) > 0) pieces.push_back({{p, 0}, model.gradient(state, p, 0)});
+      }
+      model.apply(&state, *sum_in_tree(pieces, root_subtree(facts.partitions)), 1, {});
+      reference.digests.push_back(state.digest());
+    }
+    reference.epochs.push_back(
+        {measure_alone(facts, model, state, epoch), epoch + 1 < facts.epochs});
+  }
+  reference.final_bytes = state.bytes();
+  return reference;
+}
+
+}  // namespace lockstep::sim

@@ -1,0 +1,75 @@
+// A model of a few floats, with all that makes bits depend on order, rows and placement: sums that
+// round, a norm over everything, momentum, dropout by position, negative zeros, metrics.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "host/cluster/coordinator.h"
+#include "host/core/partitions.h"
+
+namespace lockstep::sim {
+
+struct ToyState {
+  int64_t step = 0;
+  std::vector<float> weights;
+  std::vector<float> momentum;
+  // Of the epoch so far.
+  double loss_sum = 0;
+  int64_t correct = 0;
+  int64_t rows = 0;
+
+  std::string bytes() const;
+  static ToyState from_bytes(const std::string& bytes);
+  uint64_t digest() const;
+};
+
+// Values of subtrees; those that are absent hold no rows.
+struct Piece {
+  Subtree subtree;
+  std::vector<float> values;
+};
+// Their sum in the order of the tree below `target`; nothing where none is there.
+std::optional<std::vector<float>> sum_in_tree(const std::vector<Piece>& pieces,
+                                              const Subtree& target);
+
+class ToyModel {
+ public:
+  static constexpr int kWidth = 2;  // weights of a slice
+
+  ToyModel(const ClusterFacts& facts, uint64_t seed) : facts_(facts), seed_(seed) {}
+
+  ToyState initial_state() const;
+  // Where a slice lies in the flat vector: gradients, then the loss and the number of hits.
+  int slice_begin(int slice) const { return slice * kWidth; }
+  int slice_end(int slice) const;
+  int flat_size() const { return facts_.slices * kWidth + 2; }
+
+  // The sum over the rows of one partition. `local_row` is the number of rows that this node
+  // computes of the step before them: a correct model does not look at it.
+  std::vector<float> gradient(const ToyState& state, int partition, int local_row) const;
+  int rows(int64_t step, int partition) const;
+  void apply(ToyState* state, const std::vector<float>& flat, int members,
+             const std::vector<int>& own_slices) const;
+  // One partition of each validation batch; only those that hold rows.
+  std::vector<ValidationPart> validate(const ToyState& state, int partition) const;
+
+ private:
+  float dropout(int64_t epoch, int64_t position, int weight, int local_row) const;
+
+  const ClusterFacts facts_;
+  const uint64_t seed_;
+};
+
+// The same job without a cluster.
+struct Reference {
+  std::vector<uint64_t> digests;  // of state[step]
+  std::string final_bytes;
+  std::vector<EpochRecord> epochs;
+};
+Reference run_alone(const ClusterFacts& facts, uint64_t seed);
+
+}  // namespace lockstep::sim
