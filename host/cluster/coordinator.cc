@@ -171,7 +171,7 @@ void Coordinator::make_view_if_held(CoordinatorActions* actions) {
     if (!node.live()) continue;
     if (!node.attached || !node.held) return;
     request.candidates.push_back({session, node.hello.name, node.join.address, node.held->step,
-                                  node.held->begun, !node.leaving || !enough});
+                                  node.held->begun, node.held->since, !node.leaving || !enough});
   }
   if (static_cast<int>(request.candidates.size()) < needed) return;  // the job waits for nodes
   request.number = hold_;
@@ -209,8 +209,9 @@ void Coordinator::announce(const View& previous, CoordinatorActions* actions) {
     actions->push_back(SendEvent{member.session, ViewEvent{view_}});
     // What it was told before the coordinator was away it may have missed.
     const bool keeps_state = member.step >= 0 && !view_.restores;
-    const int64_t decided =
-        keeps_state ? nodes_.at(member.session).held->decided_epochs : view_.decided_epochs;
+    Node& node = nodes_.at(member.session);
+    node.since = keeps_state ? node.held->since : view_.first_step;
+    const int64_t decided = keeps_state ? node.held->decided_epochs : view_.decided_epochs;
     for (auto epoch = static_cast<size_t>(decided); epoch < epochs_.size(); ++epoch) {
       actions->push_back(SendEvent{
           member.session, EpochDecision{static_cast<int64_t>(epoch), epochs_[epoch].go_on}});
