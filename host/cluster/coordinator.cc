@@ -369,7 +369,7 @@ void Coordinator::node_died(SessionId session, const std::string& how, int64_t n
   node.left = true;
   if (!node.joined) return;
   actions->push_back(NodeLeft{session, node.steps, how});
-  if (ended() || !started_) return;
+  if (ended()) return;
   if (view_.index_of(session) >= 0) deaths_.push_back({session, node.hello.name, how, now_ms, 0});
   for (auto& [step, digests] : digests_) digests.erase(session);
   change_view(actions);
@@ -399,6 +399,7 @@ void Coordinator::tick(int64_t now_ms, CoordinatorActions* actions) {
   if (checkpoint_ms_ < 0) checkpoint_ms_ = now_ms;
   const int64_t since = std::max(checkpoint_ms_, snapshot_asked_ms_);
   if (now_ms - since < facts_.checkpoint_every_ms) return;
+  if (steps_done_ <= newest_state().step) return;  // nothing new
   snapshot_asked_ms_ = now_ms;
   ask_snapshot(0, actions);
 }

@@ -205,7 +205,9 @@ Status Coordinator::epoch_measured(const EpochReport& report, CoordinatorActions
 void Coordinator::decide_epoch_if_whole(CoordinatorActions* actions) {
   if (!epoch_report_ || phase_ != Phase::training || restore_wanted_) return;
   const int64_t last_step = (epoch_report_->epoch + 1) * facts_.steps_per_epoch() - 1;
-  const bool agreed = facts_.verify_every == 0 || all_reported_digest(last_step);
+  // What is durable was agreed on; it is not reported again.
+  const bool agreed = facts_.verify_every == 0 || last_step < newest_state().step ||
+                      all_reported_digest(last_step);
   if (!agreed || !validation_is_whole()) return;
   EpochRecord record{summarize_epoch(*epoch_report_), true};
   record.go_on = static_cast<int64_t>(epochs_.size()) + 1 < facts_.epochs;
