@@ -157,6 +157,7 @@ class World {
   }
   void print(const std::string& line);
   void check_result();
+  void check_cost();
   std::string stuck() const;
 
   const bool print_trace_;
