@@ -101,6 +101,7 @@ void NodeMachine::view_adopted() {
   held_ = std::max(held_, view_->number);
   snapshot_step_.reset();
   snapshot_now_ = false;
+  complete_ = false;  // a new member must have begun the step, too, and may need state[step]
   const Member& self = view_->members[view_->index_of(session_)];
   if (view_->restores || self.step < 0) {
     has_state_ = false;
