@@ -157,6 +157,8 @@ Status Coordinator::held(const HeldReport& report, int64_t now_ms, CoordinatorAc
   node->lease_ends_ms = std::max(node->lease_ends_ms, now_ms + facts_.lease_ms);
   if (phase_ != Phase::changing || report.number != hold_) return {};  // of a change that is over
   node->held = report.standing;
+  // A restore was logged, and the coordinator died before it said so: what is there does not count.
+  if (report.standing.view < view_.era) node->held->step = -1;
   make_view_if_held(actions);
   return {};
 }
