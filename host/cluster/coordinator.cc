@@ -184,6 +184,7 @@ void Coordinator::make_view_if_held(CoordinatorActions* actions) {
   const bool no_state = std::all_of(request.candidates.begin(), request.candidates.end(),
                                     [](const Candidate& candidate) { return candidate.step < 0; });
   if (no_state && !restore_wanted_) restore_why_ = "no node holds the state";
+  if ((restore_wanted_ || no_state) && committing_) return;  // it will be the state to go back to
   const View previous = view_;
   if (restore_wanted_ || no_state) {
     const auto decided = static_cast<size_t>(request.durable.step / facts_.steps_per_epoch());

@@ -313,6 +313,7 @@ void Coordinator::checkpoint_durable(const CheckpointRecord& record, Coordinator
   }
   if (started_) plan_snapshot(actions);
   commit_snapshot_if_agreed(actions);  // of the copy that came meanwhile
+  make_view_if_held(actions);          // which waited for it
   complete_if_durable(actions);
 }
 
