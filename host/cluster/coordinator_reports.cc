@@ -190,7 +190,7 @@ EpochDone Coordinator::summarize_epoch(const EpochReport& report) const {
 Status Coordinator::epoch_measured(const EpochReport& report, CoordinatorActions* actions) {
   LOCKSTEP_RETURN_IF_ERROR(member(report.session));
   const auto epoch = static_cast<int64_t>(epochs_.size());
-  if (ended() || report.epoch < epoch) return {};
+  if (ended() || report.era != view_.era || report.epoch < epoch) return {};
   if (report.epoch > epoch || report.rows <= 0) {
     return Error{
         fmt::format("{} reports epoch {} out of order", node_text(report.session), report.epoch)};

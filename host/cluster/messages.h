@@ -101,6 +101,7 @@ struct ValidationPart {
 // When a node has applied an epoch's last step and measured partitions of the validation rows.
 struct EpochReport {
   SessionId session = 0;
+  int era = 0;  // as StepReport::era
   int64_t epoch = 0;
   double loss_sum = 0;  // over the epoch, the state's accumulator
   int64_t correct = 0;

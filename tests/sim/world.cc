@@ -176,6 +176,13 @@ void World::job_failed(const std::string& reason) {
   fail("the job failed: " + reason);
 }
 
+// The only good state may have gone with it: no machine can know, and this run has nothing to say.
+void World::member_lost(const std::string& why) {
+  if (!flipped || why.find("silent corruption") != std::string::npos) return;
+  count("runs that end: a death before a flipped bit was seen");
+  finish();
+}
+
 void World::check_result() {
   if (!completed_) return;  // it halted
   const ClusterFacts& facts = setting.facts;
