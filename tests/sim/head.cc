@@ -162,6 +162,7 @@ void Head::perform(const CoordinatorAction& action) {
   } else if (const auto* left = std::get_if<NodeLeft>(&action)) {
     world_.trace("session {} is out: {}", left->session, left->why);
     world_.count("members lost or left");
+    world_.member_lost(left->why);
     if (left->why == "it gave no sign of life") world_.count("leases that ended");
   } else if (const auto* recovered = std::get_if<Recovered>(&action)) {
     world_.count("recoveries");
