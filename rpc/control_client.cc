@@ -46,10 +46,16 @@ class ThriftControlClient final : public ControlClient {
   Status join(const JoinRequest& request) override {
     return call([&](Wire& wire) { wire.join(to_wire(request)); });
   }
-  Result<std::vector<NodeEvent>> poll(SessionId session) override {
-    std::vector<wire::NodeEvent> answer;
-    LOCKSTEP_RETURN_IF_ERROR(call([&](Wire& wire) { wire.poll(answer, session); }));
+  Result<PollReply> poll(const PollRequest& request) override {
+    wire::PollReply answer;
+    LOCKSTEP_RETURN_IF_ERROR(call([&](Wire& wire) { wire.poll(answer, to_wire(request)); }));
     return understood(from_wire(answer));
+  }
+  Status attach(SessionId session, const Standing& standing) override {
+    return call([&](Wire& wire) { wire.attach(session, to_wire(standing)); });
+  }
+  Status report_held(const HeldReport& report) override {
+    return call([&](Wire& wire) { wire.report_held(to_wire(report)); });
   }
   Status report_step(const StepReport& report) override {
     for (const PartitionSamples& each : report.partitions) {
@@ -62,15 +68,29 @@ class ThriftControlClient final : public ControlClient {
         at_most("validation parts of an epoch", report.validation.size(), kMaxElements));
     return call([&](Wire& wire) { wire.report_epoch(to_wire(report)); });
   }
-  Status report_final(const FinalReport& report) override {
-    return call([&](Wire& wire) { wire.report_final(to_wire(report)); });
-  }
   Status report_fault(const FaultReport& report) override {
     return call([&](Wire& wire) { wire.report_fault(to_wire(report)); });
   }
-  Status upload(SessionId session, int64_t offset, const std::string& bytes) override {
-    LOCKSTEP_RETURN_IF_ERROR(at_most("bytes of an upload", bytes.size(), kMaxStringBytes));
-    return call([&](Wire& wire) { wire.upload(session, offset, bytes); });
+  Status upload(const StatePart& part) override {
+    LOCKSTEP_RETURN_IF_ERROR(at_most("bytes of an upload", part.bytes.size(), kMaxStringBytes));
+    const bool last = part.offset >= part.total - static_cast<int64_t>(part.bytes.size());
+    const int timeout_ms = last ? options_.disk_timeout_ms : options_.call_timeout_ms;
+    const wire::StatePart wired = to_wire(part);
+    return call(timeout_ms, [&](Wire& wire) { wire.upload(wired); });
+  }
+  Result<std::string> fetch(SessionId session, const std::string& object, int64_t offset) override {
+    std::string answer;
+    LOCKSTEP_RETURN_IF_ERROR(call(options_.disk_timeout_ms, [&](Wire& wire) {
+      wire.fetch(answer, session, object, offset);
+    }));
+    if (answer.size() > static_cast<size_t>(kFetchBytes)) {
+      return Error{fmt::format("{}: bad message: fetch has {} bytes, must have at most {}", who_,
+                               answer.size(), kFetchBytes)};
+    }
+    return answer;
+  }
+  Status ask_to_leave(SessionId session) override {
+    return call([&](Wire& wire) { wire.ask_to_leave(session); });
   }
   Status leave(SessionId session) override {
     return call([&](Wire& wire) { wire.leave(session); });
@@ -84,14 +104,18 @@ class ThriftControlClient final : public ControlClient {
  private:
   using Wire = wire::CoordinatorClient;
 
-  // Makes the call; a second time, on a new connection, where the first one was closed.
   template <class Function>
   Status call(const Function& function) {
-    const Deadline deadline = deadline_in(options_.call_timeout_ms);
+    return call(options_.call_timeout_ms, function);
+  }
+  // Makes the call; a second time, on a new connection, where the first one was closed.
+  template <class Function>
+  Status call(int call_timeout_ms, const Function& function) {
+    const Deadline deadline = deadline_in(call_timeout_ms);
     for (int attempt = 0;; ++attempt) {
       if (!client_) {
-        const int timeout_ms = std::min(options_.connect_timeout_ms, ms_until(deadline));
-        LOCKSTEP_RETURN_IF_ERROR(connect(timeout_ms));
+        LOCKSTEP_RETURN_IF_ERROR(
+            connect(std::min(options_.connect_timeout_ms, ms_until(deadline))));
       }
       transport_->expect_message_by(deadline);
       try {
@@ -102,7 +126,7 @@ class ThriftControlClient final : public ControlClient {
       } catch (const TTransportException& failure) {
         client_.reset();
         if (failure.getType() == TTransportException::TIMED_OUT) {
-          return Error{fmt::format("{}: no answer within {} ms", who_, options_.call_timeout_ms)};
+          return Error{fmt::format("{}: no answer within {} ms", who_, call_timeout_ms)};
         }
         if (attempt == 1) {
           return Error{fmt::format("{}: connection lost ({})", who_, failure.what())};

@@ -10,6 +10,8 @@ namespace lockstep {
 struct ControlClientOptions {
   int connect_timeout_ms = 2'000;
   int call_timeout_ms = 10'000;  // for a call as a whole, reconnecting included
+  // The same for those that wait for a disk: the last part of an upload, and fetch.
+  int disk_timeout_ms = 60'000;
 };
 
 // Connects, once. Each call connects again where its connection was closed, and is then made a

@@ -39,12 +39,18 @@ class Calls final : public wire::CoordinatorIf {
   void join(const wire::JoinRequest& request) override {
     ok_or_refuse(service_.join(value_or_refuse(from_wire(request)), peer_host_));
   }
-  void poll(std::vector<wire::NodeEvent>& answer, const int64_t session) override {
+  void poll(wire::PollReply& answer, const wire::PollRequest& request) override {
+    const PollRequest asked = value_or_refuse(from_wire(request));
+    const PollReply reply = value_or_refuse(service_.poll(asked));
+    polling_ = asked.session;
+    answer = to_wire(reply);
+  }
+  void attach(const int64_t session, const wire::Standing& standing) override {
     ok_or_refuse(check_session(session));
-    const auto events = value_or_refuse(service_.poll(session));
-    polling_ = session;
-    answer.reserve(events.size());
-    for (const NodeEvent& event : events) answer.push_back(to_wire(event));
+    ok_or_refuse(service_.attach(session, value_or_refuse(from_wire(standing))));
+  }
+  void report_held(const wire::HeldReport& report) override {
+    ok_or_refuse(service_.report_held(value_or_refuse(from_wire(report))));
   }
   void report_step(const wire::StepReport& report) override {
     ok_or_refuse(service_.report_step(value_or_refuse(from_wire(report))));
@@ -52,15 +58,20 @@ class Calls final : public wire::CoordinatorIf {
   void report_epoch(const wire::EpochReport& report) override {
     ok_or_refuse(service_.report_epoch(value_or_refuse(from_wire(report))));
   }
-  void report_final(const wire::FinalReport& report) override {
-    ok_or_refuse(service_.report_final(value_or_refuse(from_wire(report))));
-  }
   void report_fault(const wire::FaultReport& report) override {
     ok_or_refuse(service_.report_fault(value_or_refuse(from_wire(report))));
   }
-  void upload(const int64_t session, const int64_t offset, const std::string& bytes) override {
-    ok_or_refuse(check_upload(session, offset));
-    ok_or_refuse(service_.upload(session, offset, bytes));
+  void upload(const wire::StatePart& part) override {
+    ok_or_refuse(service_.upload(value_or_refuse(from_wire(part))));
+  }
+  void fetch(std::string& answer, const int64_t session, const std::string& object,
+             const int64_t offset) override {
+    ok_or_refuse(check_fetch(session, offset));
+    answer = value_or_refuse(service_.fetch(session, object, offset));
+  }
+  void ask_to_leave(const int64_t session) override {
+    ok_or_refuse(check_session(session));
+    ok_or_refuse(service_.ask_to_leave(session));
   }
   void leave(const int64_t session) override {
     ok_or_refuse(check_session(session));

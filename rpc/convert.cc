@@ -4,33 +4,10 @@
 
 #include <utility>
 
+#include "rpc/convert_checks.h"
+
 namespace lockstep {
 namespace {
-
-Status not_negative(const char* field, int64_t value) {
-  if (value >= 0) return {};
-  return refused_error(fmt::format("bad message: {} is {}, must not be negative", field, value));
-}
-
-bool is_error_kind(int32_t kind) {
-  return kind >= static_cast<int32_t>(ErrorKind::failed) &&
-         kind <= static_cast<int32_t>(ErrorKind::refused);
-}
-
-Result<Member> from_wire(const wire::Member& member) {
-  LOCKSTEP_RETURN_IF_ERROR(not_negative("view.members.session", member.session));
-  LOCKSTEP_RETURN_IF_ERROR(not_negative("view.members.partitions_begin", member.partitions_begin));
-  if (member.partitions_end < member.partitions_begin) {
-    return refused_error(
-        fmt::format("bad message: view.members.partitions_end is {}, must not be below "
-                    "partitions_begin, {}",
-                    member.partitions_end, member.partitions_begin));
-  }
-  return Member{member.session,
-                member.name,
-                member.address,
-                {member.partitions_begin, member.partitions_end}};
-}
 
 Result<PartitionSamples> from_wire(const wire::PartitionSamples& samples) {
   LOCKSTEP_RETURN_IF_ERROR(not_negative("step.partitions.partition", samples.partition));
@@ -49,25 +26,6 @@ Result<ValidationPart> from_wire(const wire::ValidationPart& part) {
   return ValidationPart{part.batch, part.partition, part.rows, static_cast<float>(part.loss_sum),
                         part.correct};
 }
-
-struct EventToWire {
-  wire::NodeEvent event;
-  void operator()(const ViewEvent& view) { event.__set_view(to_wire(view.view)); }
-  void operator()(const EpochDecision& decision) {
-    wire::EpochDecision wired;
-    wired.__set_epoch(decision.epoch);
-    wired.__set_go_on(decision.go_on);
-    event.__set_epoch_decision(wired);
-  }
-  void operator()(const UploadEvent&) { event.__set_upload({}); }
-  void operator()(const StopEvent& stop) {
-    wire::StopEvent wired;
-    wired.__set_kind(static_cast<int32_t>(stop.kind));
-    wired.__set_completed(stop.completed);
-    wired.__set_reason(stop.reason);
-    event.__set_stop(wired);
-  }
-};
 
 }  // namespace
 
@@ -105,13 +63,39 @@ wire::JoinRequest to_wire(const JoinRequest& request) {
   return wired;
 }
 
+wire::Standing to_wire(const Standing& standing) {
+  wire::Standing wired;
+  wired.__set_view(standing.view);
+  wired.__set_step(standing.step);
+  wired.__set_begun(standing.begun);
+  wired.__set_decided_epochs(standing.decided_epochs);
+  return wired;
+}
+
+wire::HeldReport to_wire(const HeldReport& report) {
+  wire::HeldReport wired;
+  wired.__set_session(report.session);
+  wired.__set_number(report.number);
+  wired.__set_standing(to_wire(report.standing));
+  return wired;
+}
+
+wire::PollRequest to_wire(const PollRequest& request) {
+  wire::PollRequest wired;
+  wired.__set_session(request.session);
+  wired.__set_term(request.term);
+  wired.__set_received(request.received);
+  return wired;
+}
+
 wire::StepReport to_wire(const StepReport& report) {
   wire::StepReport wired;
   wired.__set_session(report.session);
-  wired.__set_view(report.view);
+  wired.__set_era(report.era);
   wired.__set_step(report.step);
   wired.__set_loss_sum(report.loss_sum);
   wired.__set_correct(report.correct);
+  wired.__set_digest(static_cast<int64_t>(report.digest));
   for (const PartitionSamples& each : report.partitions) {
     wire::PartitionSamples samples;
     samples.__set_partition(each.partition);
@@ -142,13 +126,6 @@ wire::EpochReport to_wire(const EpochReport& report) {
   return wired;
 }
 
-wire::FinalReport to_wire(const FinalReport& report) {
-  wire::FinalReport wired;
-  wired.__set_session(report.session);
-  wired.__set_weights_sha256(report.weights_sha256);
-  return wired;
-}
-
 wire::FaultReport to_wire(const FaultReport& report) {
   wire::FaultReport wired;
   wired.__set_session(report.session);
@@ -158,27 +135,14 @@ wire::FaultReport to_wire(const FaultReport& report) {
   return wired;
 }
 
-wire::View to_wire(const View& view) {
-  wire::View wired;
-  wired.__set_number(view.number);
-  wired.__set_first_step(view.first_step);
-  for (const Member& each : view.members) {
-    wire::Member member;
-    member.__set_session(each.session);
-    member.__set_name(each.name);
-    member.__set_address(each.address);
-    member.__set_partitions_begin(each.partitions.begin);
-    member.__set_partitions_end(each.partitions.end);
-    wired.members.push_back(std::move(member));
-  }
-  wired.slice_owners.assign(view.slice_owners.begin(), view.slice_owners.end());
+wire::StatePart to_wire(const StatePart& part) {
+  wire::StatePart wired;
+  wired.__set_session(part.session);
+  wired.__set_step(part.step);
+  wired.__set_offset(part.offset);
+  wired.__set_total(part.total);
+  wired.__set_bytes(part.bytes);
   return wired;
-}
-
-wire::NodeEvent to_wire(const NodeEvent& event) {
-  EventToWire conversion;
-  std::visit(conversion, event);
-  return std::move(conversion.event);
 }
 
 wire::Refusal to_wire(const Error& error) {
@@ -210,12 +174,39 @@ Result<JoinRequest> from_wire(const wire::JoinRequest& request) {
   return result;
 }
 
+Result<Standing> from_wire(const wire::Standing& standing) {
+  LOCKSTEP_RETURN_IF_ERROR(not_negative("standing.view", standing.view));
+  LOCKSTEP_RETURN_IF_ERROR(at_least("standing.step", standing.step, -1));
+  LOCKSTEP_RETURN_IF_ERROR(not_negative("standing.decided_epochs", standing.decided_epochs));
+  return Standing{standing.view, standing.step, standing.begun, standing.decided_epochs};
+}
+
+Result<HeldReport> from_wire(const wire::HeldReport& report) {
+  LOCKSTEP_RETURN_IF_ERROR(not_negative("held.session", report.session));
+  LOCKSTEP_RETURN_IF_ERROR(not_negative("held.number", report.number));
+  LOCKSTEP_ASSIGN(const Standing standing, from_wire(report.standing));
+  return HeldReport{report.session, report.number, standing};
+}
+
+Result<PollRequest> from_wire(const wire::PollRequest& request) {
+  LOCKSTEP_RETURN_IF_ERROR(not_negative("poll.session", request.session));
+  LOCKSTEP_RETURN_IF_ERROR(not_negative("poll.term", request.term));
+  LOCKSTEP_RETURN_IF_ERROR(not_negative("poll.received", request.received));
+  return PollRequest{request.session, request.term, request.received};
+}
+
 Result<StepReport> from_wire(const wire::StepReport& report) {
   LOCKSTEP_RETURN_IF_ERROR(not_negative("step.session", report.session));
-  LOCKSTEP_RETURN_IF_ERROR(not_negative("step.view", report.view));
+  LOCKSTEP_RETURN_IF_ERROR(not_negative("step.era", report.era));
   LOCKSTEP_RETURN_IF_ERROR(not_negative("step.step", report.step));
   LOCKSTEP_RETURN_IF_ERROR(not_negative("step.correct", report.correct));
-  StepReport result{report.session, report.view, report.step, report.loss_sum, report.correct, {}};
+  StepReport result{report.session,
+                    report.era,
+                    report.step,
+                    report.loss_sum,
+                    report.correct,
+                    static_cast<uint64_t>(report.digest),
+                    {}};
   for (const wire::PartitionSamples& each : report.partitions) {
     LOCKSTEP_ASSIGN(PartitionSamples samples, from_wire(each));
     result.partitions.push_back(std::move(samples));
@@ -238,11 +229,6 @@ Result<EpochReport> from_wire(const wire::EpochReport& report) {
   return result;
 }
 
-Result<FinalReport> from_wire(const wire::FinalReport& report) {
-  LOCKSTEP_RETURN_IF_ERROR(not_negative("final.session", report.session));
-  return FinalReport{report.session, report.weights_sha256};
-}
-
 Result<FaultReport> from_wire(const wire::FaultReport& report) {
   LOCKSTEP_RETURN_IF_ERROR(not_negative("fault.session", report.session));
   LOCKSTEP_RETURN_IF_ERROR(not_negative("fault.accused", report.accused));
@@ -250,57 +236,19 @@ Result<FaultReport> from_wire(const wire::FaultReport& report) {
   return FaultReport{report.session, report.accused, report.step, report.what};
 }
 
-Result<View> from_wire(const wire::View& view) {
-  LOCKSTEP_RETURN_IF_ERROR(not_negative("view.number", view.number));
-  LOCKSTEP_RETURN_IF_ERROR(not_negative("view.first_step", view.first_step));
-  View result{view.number, view.first_step, {}, {}};
-  for (const wire::Member& each : view.members) {
-    LOCKSTEP_ASSIGN(Member member, from_wire(each));
-    result.members.push_back(std::move(member));
-  }
-  for (const int32_t owner : view.slice_owners) {
-    if (owner < 0 || static_cast<size_t>(owner) >= view.members.size()) {
-      return refused_error(fmt::format(
-          "bad message: view.slice_owners has {}, must be below the number of members, {}", owner,
-          view.members.size()));
-    }
-    result.slice_owners.push_back(owner);
-  }
-  return result;
-}
-
-Result<NodeEvent> from_wire(const wire::NodeEvent& event) {
-  const auto& is_set = event.__isset;
-  const int kinds = is_set.view + is_set.epoch_decision + is_set.upload + is_set.stop;
-  if (kinds != 1) {
+Result<StatePart> from_wire(const wire::StatePart& part) {
+  LOCKSTEP_RETURN_IF_ERROR(not_negative("upload.session", part.session));
+  LOCKSTEP_RETURN_IF_ERROR(not_negative("upload.step", part.step));
+  LOCKSTEP_RETURN_IF_ERROR(not_negative("upload.offset", part.offset));
+  LOCKSTEP_RETURN_IF_ERROR(not_negative("upload.total", part.total));
+  const auto bytes = static_cast<int64_t>(part.bytes.size());
+  if (part.offset > part.total - bytes) {
     return refused_error(
-        fmt::format("bad message: event has {} known kinds, must have exactly one", kinds));
+        fmt::format("bad message: upload.offset is {}, must be at most {}: upload.total is {} and "
+                    "the part has {} bytes",
+                    part.offset, part.total - bytes, part.total, bytes));
   }
-  if (is_set.view) {
-    LOCKSTEP_ASSIGN(View view, from_wire(event.view));
-    return NodeEvent(ViewEvent{std::move(view)});
-  }
-  if (is_set.epoch_decision) {
-    LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch_decision.epoch", event.epoch_decision.epoch));
-    return NodeEvent(EpochDecision{event.epoch_decision.epoch, event.epoch_decision.go_on});
-  }
-  if (is_set.upload) return NodeEvent(UploadEvent{});
-  if (!is_error_kind(event.stop.kind)) {
-    return refused_error(
-        fmt::format("bad message: stop.kind is {}, must be 1 to 4", event.stop.kind));
-  }
-  return NodeEvent(
-      StopEvent{static_cast<ErrorKind>(event.stop.kind), event.stop.completed, event.stop.reason});
-}
-
-Result<std::vector<NodeEvent>> from_wire(const std::vector<wire::NodeEvent>& events) {
-  std::vector<NodeEvent> result;
-  result.reserve(events.size());
-  for (const wire::NodeEvent& each : events) {
-    LOCKSTEP_ASSIGN(NodeEvent event, from_wire(each));
-    result.push_back(std::move(event));
-  }
-  return result;
+  return StatePart{part.session, part.step, part.offset, part.total, part.bytes};
 }
 
 Error from_wire(const wire::Refusal& refusal) {
@@ -311,9 +259,9 @@ Error from_wire(const wire::Refusal& refusal) {
 
 Status check_session(int64_t session) { return not_negative("session", session); }
 
-Status check_upload(int64_t session, int64_t offset) {
+Status check_fetch(int64_t session, int64_t offset) {
   LOCKSTEP_RETURN_IF_ERROR(check_session(session));
-  return not_negative("upload.offset", offset);
+  return not_negative("fetch.offset", offset);
 }
 
 }  // namespace lockstep

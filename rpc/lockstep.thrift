@@ -1,5 +1,6 @@
-// The control service of the coordinator. Mirrors host/cluster/messages.h, which explains the
-// fields; host/cluster's kWireVersion rises with any change here.
+// The control service of the coordinator. Mirrors host/cluster/messages.h, host/cluster/view.h and
+// host/runtime/control.h, which explain the fields; host/cluster's kWireVersion rises with any
+// change here. Digests are uint64s, carried as the i64 of the same bits.
 namespace cpp lockstep.wire
 
 // An expected failure; `kind` is an ErrorKind.
@@ -36,19 +37,57 @@ struct JoinRequest {
   8: list<OpDigest> canary
 }
 
+struct Standing {
+  1: i32 view
+  2: i64 step
+  3: bool begun
+  4: i64 decided_epochs
+}
+
+struct HeldReport {
+  1: i64 session
+  2: i32 number
+  3: Standing standing
+}
+
+struct PollRequest {
+  1: i64 session
+  2: i64 term
+  3: i64 received
+}
+
+struct PartitionRange {
+  1: i32 partitions_begin
+  2: i32 partitions_end
+}
+
 struct Member {
   1: i64 session
   2: string name
   3: string address
-  4: i32 partitions_begin
-  5: i32 partitions_end
+  4: PartitionRange partitions
+  5: list<PartitionRange> carried
+  6: i64 step
+}
+
+struct StateRef {
+  1: i64 step
+  2: string object
+  3: i64 digest
+  4: i64 bytes
 }
 
 struct View {
   1: i32 number
   2: i64 first_step
-  3: list<Member> members
-  4: list<i32> slice_owners
+  3: bool carries
+  4: bool restores
+  5: StateRef restore
+  6: i32 donor
+  7: i32 era
+  8: i64 decided_epochs
+  9: list<Member> members
+  10: list<i32> slice_owners
 }
 
 struct PartitionSamples {
@@ -59,11 +98,12 @@ struct PartitionSamples {
 
 struct StepReport {
   1: i64 session
-  2: i32 view
+  2: i32 era
   3: i64 step
   4: double loss_sum
   5: i64 correct
-  6: list<PartitionSamples> partitions
+  6: i64 digest
+  7: list<PartitionSamples> partitions
 }
 
 struct ValidationPart {
@@ -83,11 +123,6 @@ struct EpochReport {
   6: list<ValidationPart> validation
 }
 
-struct FinalReport {
-  1: i64 session
-  2: string weights_sha256
-}
-
 struct FaultReport {
   1: i64 session
   2: i64 accused
@@ -95,12 +130,21 @@ struct FaultReport {
   4: string what
 }
 
+struct HoldEvent {
+  1: i32 number
+}
+
 struct EpochDecision {
   1: i64 epoch
   2: bool go_on
 }
 
-struct UploadEvent {
+struct SnapshotEvent {
+  1: i64 step
+}
+
+struct CheckpointEvent {
+  1: i64 step
 }
 
 struct StopEvent {
@@ -110,21 +154,41 @@ struct StopEvent {
 }
 
 union NodeEvent {
-  1: View view
-  2: EpochDecision epoch_decision
-  3: UploadEvent upload
-  4: StopEvent stop
+  1: HoldEvent hold
+  2: View view
+  3: EpochDecision epoch_decision
+  4: SnapshotEvent snapshot
+  5: CheckpointEvent checkpoint
+  6: StopEvent stop
+}
+
+struct PollReply {
+  1: i64 term
+  2: bool attach
+  3: list<NodeEvent> events
+}
+
+// A part of a copy of a state.
+struct StatePart {
+  1: i64 session
+  2: i64 step
+  3: i64 offset
+  4: i64 total
+  5: binary bytes
 }
 
 service Coordinator {
   Welcome hello(1: Hello hello) throws (1: Refusal refusal)
   void join(1: JoinRequest request) throws (1: Refusal refusal)
-  list<NodeEvent> poll(1: i64 session) throws (1: Refusal refusal)
+  PollReply poll(1: PollRequest request) throws (1: Refusal refusal)
+  void attach(1: i64 session, 2: Standing standing) throws (1: Refusal refusal)
+  void report_held(1: HeldReport report) throws (1: Refusal refusal)
   void report_step(1: StepReport report) throws (1: Refusal refusal)
   void report_epoch(1: EpochReport report) throws (1: Refusal refusal)
-  void report_final(1: FinalReport report) throws (1: Refusal refusal)
   void report_fault(1: FaultReport report) throws (1: Refusal refusal)
-  void upload(1: i64 session, 2: i64 offset, 3: binary bytes) throws (1: Refusal refusal)
+  void upload(1: StatePart part) throws (1: Refusal refusal)
+  binary fetch(1: i64 session, 2: string object, 3: i64 offset) throws (1: Refusal refusal)
+  void ask_to_leave(1: i64 session) throws (1: Refusal refusal)
   void leave(1: i64 session) throws (1: Refusal refusal)
   string status() throws (1: Refusal refusal)
 }

@@ -37,8 +37,12 @@ Result<View> meet(const std::string& folder, int nodes, int slices) {
       ::usleep(2000);
     }
     LOCKSTEP_ASSIGN(const std::string port, read_file(port_file(folder, index)));
-    view.members.push_back(
-        {index + 1, fmt::format("process-{}", index), "127.0.0.1:" + port, {index, index + 1}});
+    view.members.push_back({index + 1,
+                            fmt::format("process-{}", index),
+                            "127.0.0.1:" + port,
+                            {index, index + 1},
+                            {},
+                            0});
     ranges.push_back({index, index + 1});
   }
   view.slice_owners = assign_slice_owners(slices, ranges);
@@ -59,7 +63,11 @@ Result<std::vector<double>> average_rounds(Exchange& exchange, Device& device, i
     const auto begin = Clock::now();
     exchange.begin(round, {{leaf, mine}}, 1);
     exchange.local_ready(round, 0, count);
-    LOCKSTEP_ASSIGN(averaged, exchange.wait(round, kTimeoutMs));
+    if (exchange.wait(round, kTimeoutMs) != Exchange::Waited::complete) {
+      return Error{fmt::format("round {} did not complete", round)};
+    }
+    averaged = exchange.reduced(round);
+    exchange.applied(round);
     seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
   }
   for (int64_t i = 0; i < count; i += 1009) {
@@ -78,21 +86,20 @@ Result<nlohmann::json> bench_average_process(const nlohmann::json& values, Conte
   const int64_t count = values.at("megabytes").get<int64_t>() * 1'000'000 / 4;
   LOCKSTEP_ASSIGN(const auto device, make_device("cpu", values.at("numerics"), 0));
   const auto network = make_thrift_network(values.at("transport") != "tcp");
-  PeerLinks links(*network, 1);
+  PeerLinks links(*network, {1, nullptr, kTimeoutMs});
   links.set_session(index + 1);
   LOCKSTEP_ASSIGN(const int port, links.listen({"127.0.0.1", 0}));
   LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(port_file(folder, index), std::to_string(port)));
   ExchangeOptions options;
   options.layout = SliceLayout(count);
-  LOCKSTEP_ASSIGN(options.view, meet(folder, nodes, options.layout.count()));
-  options.self = index + 1;
+  LOCKSTEP_ASSIGN(const View view, meet(folder, nodes, options.layout.count()));
   options.partitions = nodes;
   options.rows_of_step = [nodes](int64_t) { return nodes; };
-  options.send = [&links](int member, const Frame& frame) { links.send(member, frame); };
-  options.roots_are_joined = false;
+  options.send = [&links](SessionId to, Frame frame) { links.send(to, std::move(frame)); };
   options.scale = 1.0f / static_cast<float>(nodes);
   LOCKSTEP_ASSIGN(const auto exchange, Exchange::create(options, *device));
-  LOCKSTEP_RETURN_IF_ERROR(links.connect(options.view, exchange.get(), kTimeoutMs));
+  exchange->adopt(view, index + 1, 0);
+  links.connect(view, exchange.get());
   LOCKSTEP_ASSIGN(auto seconds, average_rounds(*exchange, *device, index, nodes, count,
                                                values.at("rounds").get<int64_t>() + 2));
   // The last frames must be out before the streams close.

@@ -101,7 +101,6 @@ Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
                     return make_device("cpu", job.numerics, index);
                   }));
   const PartitionRange all{0, job.partitions};
-  LOCKSTEP_RETURN_IF_ERROR(replica->allocate_gradients(all, true));
   const auto ranges = replica->device_ranges(all);
   BatchLoader loader(data, {{0, data.rows()}, job.batch_size, job.partitions, job.seed, true});
   const int64_t steps = values.at("steps");
@@ -113,9 +112,10 @@ Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
     const BatchRequest request{step / 8, step % 8, ranges};
     const auto batches = loader.take(request);
     loader.prefetch({(step + 1) / 8, (step + 1) % 8, ranges});
+    LOCKSTEP_ASSIGN(const auto roots, replica->take_roots(step, ranges, true));
     LOCKSTEP_RETURN_IF_ERROR(replica->compute(step, ranges, batches, [](int64_t, int64_t) {}));
     const auto computed = Clock::now();
-    replica->update(nullptr, replica->roots(step, ranges));
+    replica->update(nullptr, roots);
     if (step < warm_up) continue;
     seconds.push_back(seconds_since(begin));
     update_seconds.push_back(seconds_since(computed));

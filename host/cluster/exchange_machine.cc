@@ -38,8 +38,8 @@ void ExchangeMachine::adopt(const View& view, SessionId self, int64_t step,
   if (open == steps_.end()) return;
   for (int slice = 0; slice < slices_; ++slice) {
     const Slice& state = open->second.slices[slice];
-    if (state.reduced && owns(self_, slice)) {
-      send_to_others({FrameKind::reduced, step, slice, root_subtree(partitions_)}, orders);
+    if (state.reduced) {
+      share_reduced(step, slice, orders);
     } else if (local_complete(step, state)) {
       push_local(step, slice, orders);
     }
@@ -53,6 +53,16 @@ void ExchangeMachine::ask_again(ExchangeOrders* orders) {
 void ExchangeMachine::connected(SessionId member, ExchangeOrders* orders) {
   if (view_.index_of(member) < 0) return;
   orders->sends.push_back({member, {FrameKind::want, step_, 0, {}}});
+}
+
+// The owner tells all; whoever else has the values, from an owner that is gone, tells the owner.
+void ExchangeMachine::share_reduced(int64_t step, int slice, ExchangeOrders* orders) {
+  const FrameKey key{FrameKind::reduced, step, slice, root_subtree(partitions_)};
+  if (owns(self_, slice)) {
+    send_to_others(key, orders);
+  } else {
+    orders->sends.push_back({view_.members[view_.slice_owners[slice]].session, key});
+  }
 }
 
 void ExchangeMachine::send_to_others(const FrameKey& key, ExchangeOrders* orders) {
@@ -144,7 +154,7 @@ void ExchangeMachine::reduced(int64_t step, int slice, ExchangeOrders* orders) {
     --found->second.unreduced;
   }
   state.pieces.clear();
-  send_to_others({FrameKind::reduced, step, slice, root_subtree(partitions_)}, orders);
+  share_reduced(step, slice, orders);
 }
 
 void ExchangeMachine::applied(int64_t step) {
@@ -217,6 +227,7 @@ void ExchangeMachine::arrived(SessionId from, const FrameKey& key, ExchangeOrder
     if (slice.reduced) return;
     slice.reduced = true;
     --step.unreduced;
+    if (owns(self_, key.slice)) share_reduced(key.step, key.slice, orders);
     return;
   }
   if (slice.reduced || slice.reducing || !insert_subtree(&slice.pieces, key.subtree)) return;
@@ -244,7 +255,10 @@ void ExchangeMachine::answer(SessionId member, int64_t step, ExchangeOrders* ord
   }
 }
 
-bool ExchangeMachine::complete(int64_t step) const { return waiting_for(step).empty(); }
+bool ExchangeMachine::complete(int64_t step) const {
+  const Step* held = find(step);
+  return held != nullptr && held->unreduced == 0 && waiting_for(step).empty();
+}
 
 std::vector<SessionId> ExchangeMachine::waiting_for(int64_t step) const {
   std::set<SessionId> missing;

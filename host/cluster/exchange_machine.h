@@ -110,6 +110,7 @@ class ExchangeMachine {
   void send_pieces(int64_t step, int slice, SessionId to, ExchangeOrders* orders);
   void answer(SessionId member, int64_t step, ExchangeOrders* orders);
   bool owns(SessionId session, int slice) const;
+  void share_reduced(int64_t step, int slice, ExchangeOrders* orders);
   void send_to_others(const FrameKey& key, ExchangeOrders* orders);
   Status check_piece(const FrameKey& key) const;
 

@@ -24,6 +24,10 @@ inline constexpr int64_t kDigestBlock = 4096;
 inline constexpr uint32_t kDigestWordFactor = 0x85ebca77u;  // primes of xxHash
 inline constexpr uint32_t kDigestLaneFactor = 0x9e3779b1u;
 
+constexpr uint32_t mix_digest(uint32_t value, uint32_t factor) {
+  return (value << 16 | value >> 16) * factor;
+}
+
 struct DigestLanes {
   static constexpr int kCount = 16;
   uint32_t values[kCount] = {};

@@ -7,17 +7,12 @@
 #include <nlohmann/json.hpp>
 
 #include "host/core/digest.h"
+#include "host/runtime/clock.h"
 
 namespace lockstep {
 namespace {
 
-constexpr int kTickMs = 100;
-
-int64_t now_ms() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
+constexpr int kTickMs = 20;
 
 Error not_started() { return {"the job is still being prepared; try again"}; }
 
@@ -26,10 +21,14 @@ Error not_started() { return {"the job is still being prepared; try again"}; }
 CoordinatorRuntime::CoordinatorRuntime(std::function<void(const CoordinatorAction&)> observer)
     : observer_(std::move(observer)) {}
 
-void CoordinatorRuntime::start(ClusterFacts facts, int64_t weight_bytes) {
+void CoordinatorRuntime::start(ClusterFacts facts, Journal& journal, int64_t state_bytes,
+                               bool may_return) {
   const std::lock_guard lock(mutex_);
-  machine_.emplace(std::move(facts), 1);
-  weight_bytes_ = weight_bytes;
+  journal_ = &journal;
+  state_bytes_ = state_bytes;
+  machine_.emplace(std::move(facts), journal.term(), journal.recovered(), may_return,
+                   monotonic_ms());
+  writer_ = std::thread([this] { write_journal(); });
 }
 
 CoordinatorRuntime::~CoordinatorRuntime() {
@@ -37,8 +36,10 @@ CoordinatorRuntime::~CoordinatorRuntime() {
     const std::lock_guard lock(mutex_);
     closing_ = true;
     changed_.notify_all();
+    to_write_.notify_all();
   }
   if (timer_.joinable()) timer_.join();
+  if (writer_.joinable()) writer_.join();
   server_.reset();
 }
 
@@ -50,8 +51,7 @@ Status CoordinatorRuntime::listen(Network& network, const Address& address) {
 
 bool CoordinatorRuntime::wait_for_end(int timeout_ms) {
   std::unique_lock lock(mutex_);
-  return changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms),
-                           [this] { return machine_ && machine_->ended(); });
+  return changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [this] { return ended_; });
 }
 
 CoordinatorResult CoordinatorRuntime::finish(int linger_ms) {
@@ -61,38 +61,125 @@ CoordinatorResult CoordinatorRuntime::finish(int linger_ms) {
                         [](const auto& entry) { return entry.second; });
   });
   observed_to_the_end_ = true;
-  return {outcome_, std::move(weights_)};
+  CoordinatorResult result{outcome_, ""};
+  if (!outcome_.ok() || !final_state_) return result;
+  auto state = journal_->read_state(final_state_->object);
+  if (!state.ok()) return {state.error(), ""};
+  result.state = std::move(state).value();
+  return result;
 }
 
 void CoordinatorRuntime::stop(ErrorKind kind, const std::string& reason) {
-  const std::lock_guard lock(mutex_);
-  if (!machine_) return;
-  CoordinatorActions actions;
-  machine_->stop(kind, reason, &actions);
-  carry_out(actions);
+  static_cast<void>(with_machine([&](Coordinator& machine, CoordinatorActions* actions) {
+    machine.stop(kind, reason, actions);
+    return Status{};
+  }));
 }
 
-void CoordinatorRuntime::carry_out(const CoordinatorActions& actions) {
+Status CoordinatorRuntime::with_machine(
+    const std::function<Status(Coordinator&, CoordinatorActions*)>& call) {
+  const std::lock_guard lock(mutex_);
+  if (!machine_) return not_started();
+  CoordinatorActions actions;
+  const Status status = call(*machine_, &actions);
+  if (!actions.empty()) take_up(std::move(actions));
+  return status;
+}
+
+// What stands behind a record waits for it.
+void CoordinatorRuntime::take_up(CoordinatorActions actions) {
   bool wake = false;  // step reports come by the hundred a second and wake nobody
-  for (const CoordinatorAction& action : actions) {
-    if (const auto* send = std::get_if<SendEvent>(&action)) {
-      events_[send->session].push_back(send->event);
-      wake = true;
-      continue;
+  for (CoordinatorAction& action : actions) {
+    if (auto* commit = std::get_if<CommitCheckpoint>(&action)) {
+      commits_.push_back(std::move(*commit));
+      to_write_.notify_one();
+    } else if (!waiting_.empty() || std::holds_alternative<AppendRecord>(action)) {
+      waiting_.push_back(std::move(action));
+      to_write_.notify_one();
+    } else {
+      carry_out(action);
+      wake = wake || !std::holds_alternative<StepDone>(action);
     }
-    if (const auto* joined = std::get_if<NodeJoined>(&action)) {
-      present_[joined->member.session] = true;
-    }
-    if (const auto* left = std::get_if<NodeLeft>(&action)) {
-      present_[left->session] = false;
-      wake = true;
-    }
-    if (const auto* failed = std::get_if<JobFailed>(&action)) {
-      outcome_ = Error{failed->reason, failed->kind};
-    }
-    if (!observed_to_the_end_) observer_(action);
   }
   if (wake) changed_.notify_all();
+}
+
+void CoordinatorRuntime::carry_out(const CoordinatorAction& action) {
+  if (const auto* send = std::get_if<SendEvent>(&action)) {
+    mailboxes_[send->session].events.push_back(send->event);
+    return;
+  }
+  if (const auto* joined = std::get_if<NodeJoined>(&action)) {
+    present_[joined->member.session] = true;
+  } else if (const auto* left = std::get_if<NodeLeft>(&action)) {
+    present_[left->session] = false;
+  } else if (const auto* failed = std::get_if<JobFailed>(&action)) {
+    outcome_ = Error{failed->reason, failed->kind};
+    ended_ = true;
+  } else if (const auto* completed = std::get_if<JobCompleted>(&action)) {
+    final_state_ = completed->state;
+    ended_ = true;
+  }
+  if (!observed_to_the_end_) observer_(action);
+}
+
+void CoordinatorRuntime::write_journal() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    to_write_.wait(lock, [this] { return closing_ || !waiting_.empty() || !commits_.empty(); });
+    if (!waiting_.empty()) {
+      write_record(lock);
+    } else if (!commits_.empty()) {
+      write_checkpoint(lock);
+    } else {
+      return;
+    }
+  }
+}
+
+// The first of waiting_ and all that it held up.
+void CoordinatorRuntime::write_record(std::unique_lock<std::mutex>& lock) {
+  const JobRecord record = std::get<AppendRecord>(waiting_.front()).record;
+  lock.unlock();
+  const Status written = journal_->append(record);
+  lock.lock();
+  if (!written.ok()) {
+    disk_failed(written.error());
+    return;
+  }
+  waiting_.pop_front();
+  while (!waiting_.empty() && !std::holds_alternative<AppendRecord>(waiting_.front())) {
+    carry_out(waiting_.front());
+    waiting_.pop_front();
+  }
+  changed_.notify_all();
+}
+
+void CoordinatorRuntime::write_checkpoint(std::unique_lock<std::mutex>& lock) {
+  const CommitCheckpoint commit = std::move(commits_.front());
+  commits_.pop_front();
+  lock.unlock();
+  const auto record = journal_->commit(commit);
+  lock.lock();
+  if (!record.ok()) {
+    disk_failed(record.error());
+    return;
+  }
+  CoordinatorActions actions;
+  machine_->checkpoint_durable(*record, &actions);
+  take_up(std::move(actions));
+}
+
+// What could not be made durable never happens; the job halts where it can be resumed.
+void CoordinatorRuntime::disk_failed(const Error& error) {
+  waiting_.clear();
+  commits_.clear();
+  CoordinatorActions actions;
+  machine_->stop(ErrorKind::halted,
+                 fmt::format("{}; free or replace the disk and go on with --resume", error.message),
+                 &actions);
+  for (const CoordinatorAction& action : actions) carry_out(action);
+  changed_.notify_all();
 }
 
 void CoordinatorRuntime::keep_time() {
@@ -101,103 +188,142 @@ void CoordinatorRuntime::keep_time() {
     changed_.wait_for(lock, std::chrono::milliseconds(kTickMs), [this] { return closing_; });
     if (!machine_) continue;
     CoordinatorActions actions;
-    machine_->tick(now_ms(), &actions);
-    if (!actions.empty()) carry_out(actions);
+    machine_->tick(monotonic_ms(), &actions);
+    if (!actions.empty()) take_up(std::move(actions));
   }
 }
 
 Result<Welcome> CoordinatorRuntime::hello(const Hello& hello) {
   const std::lock_guard lock(mutex_);
   if (!machine_) return not_started();
-  return machine_->hello(hello, now_ms());
+  return machine_->hello(hello, monotonic_ms());
 }
 
 Status CoordinatorRuntime::join(const JoinRequest& request, const std::string& peer_host) {
-  const std::lock_guard lock(mutex_);
-  if (!machine_) return not_started();
   JoinRequest seen = request;
   if (!seen.address.empty() && seen.address[0] == ':') seen.address = peer_host + seen.address;
-  CoordinatorActions actions;
-  const Status status = machine_->join(seen, now_ms(), &actions);
-  carry_out(actions);
-  return status;
+  return with_machine([&](Coordinator& machine, CoordinatorActions* actions) {
+    return machine.join(seen, monotonic_ms(), actions);
+  });
 }
 
-Result<std::vector<NodeEvent>> CoordinatorRuntime::poll(SessionId session) {
+Result<PollReply> CoordinatorRuntime::poll(const PollRequest& request) {
   std::unique_lock lock(mutex_);
   if (!machine_) return not_started();
-  LOCKSTEP_RETURN_IF_ERROR(machine_->renew(session, now_ms()));
+  const auto renewed = machine_->renew(request.session, monotonic_ms());
+  Mailbox& mailbox = mailboxes_[request.session];
+  const bool same_term = request.term == machine_->term();
+  while (same_term && !mailbox.events.empty() && mailbox.first < request.received) {
+    mailbox.events.pop_front();
+    ++mailbox.first;
+  }
+  PollReply reply;
+  reply.term = machine_->term();
+  if (!renewed.ok() && mailbox.events.empty()) return renewed.error();
+  reply.attach = renewed.ok() && *renewed;
+  if (!same_term || reply.attach) return reply;
   changed_.wait_for(lock, std::chrono::milliseconds(kLongPollMs),
-                    [&] { return closing_ || !events_[session].empty(); });
-  std::deque<NodeEvent>& waiting = events_[session];
-  std::vector<NodeEvent> events(waiting.begin(), waiting.end());
-  waiting.clear();
-  return events;
+                    [&] { return closing_ || !mailbox.events.empty(); });
+  reply.events.assign(mailbox.events.begin(), mailbox.events.end());
+  return reply;
+}
+
+Status CoordinatorRuntime::attach(SessionId session, const Standing& standing) {
+  return with_machine([&](Coordinator& machine, CoordinatorActions* actions) {
+    present_[session] = true;
+    return machine.attach(session, standing, monotonic_ms(), actions);
+  });
+}
+
+Status CoordinatorRuntime::report_held(const HeldReport& report) {
+  return with_machine([&](Coordinator& machine, CoordinatorActions* actions) {
+    return machine.held(report, monotonic_ms(), actions);
+  });
 }
 
 Status CoordinatorRuntime::report_step(const StepReport& report) {
-  const std::lock_guard lock(mutex_);
-  if (!machine_) return not_started();
-  CoordinatorActions actions;
-  const Status status = machine_->step_applied(report, &actions);
-  if (!actions.empty()) carry_out(actions);
-  return status;
+  return with_machine([&](Coordinator& machine, CoordinatorActions* actions) {
+    return machine.step_applied(report, monotonic_ms(), actions);
+  });
 }
 
 Status CoordinatorRuntime::report_epoch(const EpochReport& report) {
-  const std::lock_guard lock(mutex_);
-  if (!machine_) return not_started();
-  CoordinatorActions actions;
-  const Status status = machine_->epoch_measured(report, &actions);
-  carry_out(actions);
-  return status;
-}
-
-Status CoordinatorRuntime::report_final(const FinalReport& report) {
-  const std::lock_guard lock(mutex_);
-  if (!machine_) return not_started();
-  CoordinatorActions actions;
-  const Status status = machine_->finished(report, &actions);
-  carry_out(actions);
-  return status;
+  return with_machine([&](Coordinator& machine, CoordinatorActions* actions) {
+    return machine.epoch_measured(report, actions);
+  });
 }
 
 Status CoordinatorRuntime::report_fault(const FaultReport& report) {
-  const std::lock_guard lock(mutex_);
-  if (!machine_) return not_started();
-  CoordinatorActions actions;
-  const Status status = machine_->fault(report, &actions);
-  carry_out(actions);
-  return status;
+  return with_machine([&](Coordinator& machine, CoordinatorActions* actions) {
+    return machine.fault(report, monotonic_ms(), actions);
+  });
 }
 
-Status CoordinatorRuntime::upload(SessionId session, int64_t offset, const std::string& bytes) {
-  const std::lock_guard lock(mutex_);
-  if (!machine_) return not_started();
-  if (machine_->phase() != Coordinator::Phase::uploading) {
-    return Error{"the coordinator did not ask for weights"};
+Status CoordinatorRuntime::upload(const StatePart& part) {
+  std::string bytes;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!machine_) return not_started();
+    LOCKSTEP_RETURN_IF_ERROR(machine_->renew(part.session, monotonic_ms()));
+    Upload& upload = uploads_[part.session];
+    if (part.offset == 0) upload = {part.step, ""};
+    const auto end = part.offset + static_cast<int64_t>(part.bytes.size());
+    if (part.total != state_bytes_ || part.step != upload.step || end > part.total ||
+        part.offset != static_cast<int64_t>(upload.bytes.size())) {
+      uploads_.erase(part.session);
+      return Error{fmt::format("bytes {}..{} of {} of state {}, which do not follow what came "
+                               "before, or are not of this job's {} bytes",
+                               part.offset, end, part.total, part.step, state_bytes_)};
+    }
+    if (part.offset == 0) upload.bytes.reserve(static_cast<size_t>(part.total));
+    upload.bytes += part.bytes;
+    if (end < part.total) return {};
+    bytes = std::move(upload.bytes);
+    uploads_.erase(part.session);
   }
-  const int64_t end = offset + static_cast<int64_t>(bytes.size());
-  if (offset < 0 || offset > static_cast<int64_t>(weights_.size()) || end > weight_bytes_) {
-    return Error{fmt::format("weights at {}..{}, expected from {} up to {}", offset, end,
-                             weights_.size(), weight_bytes_)};
+  const auto state = journal_->store_state(bytes);
+  if (!state.ok()) return state.error();
+  return with_machine([&](Coordinator& machine, CoordinatorActions* actions) {
+    return machine.snapshot_stored(part.session, *state, actions);
+  });
+}
+
+Result<std::string> CoordinatorRuntime::fetch(SessionId session, const std::string& object,
+                                              int64_t offset) {
+  std::shared_ptr<const std::string> bytes;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!machine_) return not_started();
+    LOCKSTEP_RETURN_IF_ERROR(machine_->renew(session, monotonic_ms()));
+    if (fetched_.first == object) bytes = fetched_.second;
   }
-  weights_.resize(static_cast<size_t>(offset));
-  weights_ += bytes;
-  if (end < weight_bytes_) return {};
-  CoordinatorActions actions;
-  const Status status = machine_->uploaded(session, sha256_hex(weights_), &actions);
-  carry_out(actions);
-  return status;
+  if (bytes == nullptr) {
+    LOCKSTEP_ASSIGN(std::string read, journal_->read_state(object));
+    bytes = std::make_shared<const std::string>(std::move(read));
+    const std::lock_guard lock(mutex_);
+    fetched_ = {object, bytes};
+  }
+  const auto size = static_cast<int64_t>(bytes->size());
+  if (offset >= size) {
+    const std::lock_guard lock(mutex_);
+    fetched_ = {};
+    return std::string();
+  }
+  return bytes->substr(static_cast<size_t>(offset), kFetchBytes);
+}
+
+Status CoordinatorRuntime::ask_to_leave(SessionId session) {
+  return with_machine([&](Coordinator& machine, CoordinatorActions* actions) {
+    return machine.ask_to_leave(session, actions);
+  });
 }
 
 Status CoordinatorRuntime::leave(SessionId session) {
-  const std::lock_guard lock(mutex_);
-  if (!machine_) return not_started();
-  CoordinatorActions actions;
-  const Status status = machine_->leave(session, &actions);
-  carry_out(actions);
-  return status;
+  return with_machine([&](Coordinator& machine, CoordinatorActions* actions) {
+    present_[session] = false;
+    changed_.notify_all();
+    return machine.leave(session, monotonic_ms(), actions);
+  });
 }
 
 std::string CoordinatorRuntime::status() {
@@ -210,22 +336,22 @@ std::string CoordinatorRuntime::status() {
                        {"address", member.address},
                        {"partitions", {member.partitions.begin, member.partitions.end}}});
   }
-  static constexpr const char* kPhases[] = {"gathering", "training",  "finishing",
-                                            "uploading", "completed", "failed"};
-  return nlohmann::json{{"phase", kPhases[static_cast<int>(machine_->phase())]},
-                        {"term", machine_->term()},
-                        {"view", machine_->view().number},
-                        {"step", machine_->steps_done()},
-                        {"members", members}}
+  static constexpr const char* kPhases[] = {"gathering", "changing",  "training",
+                                            "finishing", "completed", "failed"};
+  const auto& checkpoints = machine_->checkpoints();
+  return nlohmann::json{
+      {"phase", kPhases[static_cast<int>(machine_->phase())]},
+      {"term", machine_->term()},
+      {"view", machine_->view().number},
+      {"step", machine_->steps_done()},
+      {"checkpoint", checkpoints.empty() ? 0 : checkpoints.back().state.step},
+      {"members", members}}
       .dump();
 }
 
 void CoordinatorRuntime::connection_lost(SessionId session) {
   const std::lock_guard lock(mutex_);
-  if (!machine_) return;
-  CoordinatorActions actions;
-  machine_->connection_lost(session, &actions);
-  if (!actions.empty()) carry_out(actions);
+  if (machine_) machine_->connection_lost(session, monotonic_ms());
 }
 
 }  // namespace lockstep

@@ -68,19 +68,18 @@ class CoordinatorRuntime final : public ControlService {
   };
   struct Upload {
     int64_t step = 0;
-    std::optional<ObjectWriter> writer;
     std::string bytes;
-    int64_t received = 0;
   };
 
-  // Calls the machine and takes its actions up; the lock is held.
-  template <class Call>
-  auto with_machine(const Call& call);
+  // Calls the machine under the lock and takes its actions up.
+  Status with_machine(const std::function<Status(Coordinator&, CoordinatorActions*)>& call);
   void take_up(CoordinatorActions actions);
   void carry_out(const CoordinatorAction& action);
-  void journal_loop();
+  void write_journal();
+  void write_record(std::unique_lock<std::mutex>& lock);
+  void write_checkpoint(std::unique_lock<std::mutex>& lock);
+  void disk_failed(const Error& error);
   void keep_time();
-  Status store_upload(std::unique_ptr<Upload> upload, SessionId session);
 
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -91,9 +90,9 @@ class CoordinatorRuntime final : public ControlService {
   const std::function<void(const CoordinatorAction&)> observer_;
   std::map<SessionId, Mailbox> mailboxes_;
   std::map<SessionId, bool> present_;  // joined and not gone
-  std::map<SessionId, std::unique_ptr<Upload>> uploads_;
-  // Actions that wait behind a record or a checkpoint that is being written.
-  std::deque<CoordinatorAction> waiting_;
+  std::map<SessionId, Upload> uploads_;
+  std::deque<CoordinatorAction> waiting_;  // the first is a record that is not durable yet
+  std::deque<CommitCheckpoint> commits_;   // nothing waits for these
   std::optional<StateRef> final_state_;
   std::pair<std::string, std::shared_ptr<const std::string>> fetched_;  // the object last read
   Status outcome_;

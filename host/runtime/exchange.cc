@@ -3,275 +3,283 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "host/core/check.h"
 
 namespace lockstep {
-namespace {
-
-Subtree root_of(int partitions) {
-  int level = 0;
-  while ((1 << level) < partitions) ++level;
-  return {0, level};
-}
-
-}  // namespace
 
 Result<std::unique_ptr<Exchange>> Exchange::create(ExchangeOptions options, Device& device) {
   std::unique_ptr<Exchange> exchange(new Exchange(std::move(options), device));
-  LOCKSTEP_RETURN_IF_ERROR(exchange->allocate());
+  for (auto& reduced : exchange->reduced_) {
+    LOCKSTEP_ASSIGN(reduced, device.allocate(exchange->options_.layout.flat_size() *
+                                             static_cast<int64_t>(sizeof(float))));
+  }
   return exchange;
 }
 
 Exchange::Exchange(ExchangeOptions options, Device& device)
-    : options_(std::move(options)), device_(device) {
-  for (int member = 0; member < members(); ++member) {
-    if (options_.view.members[member].session == options_.self) self_ = member;
-  }
-  LOCKSTEP_CHECK(self_ >= 0);
-  current_ = options_.view.first_step - 1;
-}
+    : options_(std::move(options)),
+      device_(device),
+      pool_(std::make_shared<PiecePool>(device, options_.layout.size(0))),
+      machine_(options_.partitions, options_.layout.count(), options_.rows_of_step) {}
 
-// Receive space for the fullest batch: the first of an epoch; a shorter one has no more subtrees.
-Status Exchange::allocate() {
-  const int64_t flat_bytes = options_.layout.flat_size() * static_cast<int64_t>(sizeof(float));
-  const int64_t piece_bytes = piece_floats(0) * static_cast<int64_t>(sizeof(float));
-  const PartitionRange own = range_of(self_);
-  const int devices_joined =
-      options_.roots_are_joined ? static_cast<int>(maximal_subtrees(own).size()) : 0;
-  for (Step& step : steps_) {
-    for (int slice = 0; slice < options_.layout.count(); ++slice) {
-      step.slices.push_back(std::make_unique<Slice>());
-    }
-    LOCKSTEP_ASSIGN(step.reduced, device_.allocate(flat_bytes));
-    if (piece_bytes > 0) {
-      LOCKSTEP_ASSIGN(step.pieces, device_.allocate(piece_bytes));
-    }
-    for (int i = 0; i < devices_joined; ++i) {
-      LOCKSTEP_ASSIGN(auto buffer, device_.allocate(flat_bytes));
-      step.joined.push_back(std::move(buffer));
+int64_t Exchange::planned_bytes(const ExchangeOptions& options, const View& view, SessionId self,
+                                const Device& device) {
+  const int64_t slice_bytes = device.buffer_bytes(options.layout.size(0) * 4);
+  int64_t pieces = 0;
+  for (size_t member = 0; member < view.members.size(); ++member) {
+    if (view.members[member].session == self) continue;
+    const auto subtrees = contributed_subtrees(options.rows_of_step(0), options.partitions,
+                                               view.members[member].partitions);
+    for (const int owner : view.slice_owners) {
+      const bool own = view.members[owner].session == self;
+      if (own) pieces += static_cast<int64_t>(subtrees.size());
     }
   }
-  prepare(options_.view.first_step);
-  prepare(options_.view.first_step + 1);
-  return {};
+  return 2 * device.buffer_bytes(options.layout.flat_size() * 4) + pieces * slice_bytes;
 }
 
-int64_t Exchange::planned_bytes() const {
-  int64_t bytes = 0;
-  for (const Step& step : steps_) {
-    bytes += step.reduced->bytes() + (step.pieces ? step.pieces->bytes() : 0);
-    for (const auto& joined : step.joined) bytes += joined->bytes();
-  }
-  return bytes;
-}
-
-int64_t Exchange::piece_floats(int64_t step) const {
-  const int64_t rows = options_.rows_of_step(step);
-  int64_t floats = 0;
-  for (int member = 0; member < members(); ++member) {
-    if (member == self_) continue;
-    const auto subtrees = contributed_subtrees(rows, options_.partitions, range_of(member));
-    for (int slice = 0; slice < options_.layout.count(); ++slice) {
-      if (owns(slice))
-        floats += options_.layout.size(slice) * static_cast<int64_t>(subtrees.size());
-    }
-  }
-  return floats;
-}
-
-void Exchange::prepare(int64_t number) {
-  Step& step = slot(number);
-  step.number = number;
-  step.roots.clear();
-  step.unfinished = options_.layout.count();
-  const int64_t rows = options_.rows_of_step(number);
-  for (int member = 0; member < members(); ++member) {
-    if (member == self_) continue;
-    if (contributed_subtrees(rows, options_.partitions, range_of(member)).empty()) {
-      ++step.unfinished;  // it will say that it is present
-    }
-  }
-  float* next = step.pieces ? step.pieces->data() : nullptr;
-  for (int slice = 0; slice < options_.layout.count(); ++slice) prepare_slice(step, slice, &next);
-}
-
-void Exchange::prepare_slice(Step& step, int slice, float** space) {
-  Slice& state = *step.slices[slice];
-  state.pieces.clear();
-  state.missing = 1;  // the local part
-  if (!owns(slice)) return;
-  const int64_t rows = options_.rows_of_step(step.number);
-  for (int member = 0; member < members(); ++member) {
-    if (member == self_) continue;
-    for (const Subtree& subtree :
-         contributed_subtrees(rows, options_.partitions, range_of(member))) {
-      state.pieces.push_back({subtree, *space});
-      *space += options_.layout.size(slice);
-      ++state.missing;
-    }
-  }
-}
-
-void Exchange::begin(int64_t number, std::vector<LocalRoot> roots, int devices) {
-  Step& step = slot(number);
+void Exchange::adopt(const View& view, SessionId self, int64_t step) {
+  ExchangeOrders orders;
   {
     const std::lock_guard lock(mutex_);
-    LOCKSTEP_CHECK(number == current_ + 1 && step.number == number);
-    // Every member has applied number - 1, so nothing of it can be asked for or come any more.
-    if (number > options_.view.first_step) prepare(number + 1);
-    current_ = number;
+    if (view.restores || step != step_) {
+      pieces_.clear();
+      roots_.clear();
+      round_.reset();
+    }
+    step_ = step;
+    machine_.adopt(view, self, step, &orders);
   }
-  step.roots = std::move(roots);
-  for (int slice = 0; slice < options_.layout.count(); ++slice) {
-    step.slices[slice]->local_missing = options_.layout.size(slice) * devices;
-  }
-  if (devices > 0) return;
-  for (int slice = 0; slice < options_.layout.count(); ++slice) {
-    if (owns(slice)) piece_done(step, slice);
-  }
-  for (int member = 0; member < members(); ++member) {
-    if (member == self_) continue;
-    options_.send(member, {FrameKind::present, number, 0, {}, nullptr, 0});
-  }
+  carry_out(std::move(orders));
 }
 
-void Exchange::local_ready(int64_t number, int64_t begin, int64_t end) {
-  Step& step = slot(number);
+void Exchange::begin(int64_t step, const std::vector<LocalRoot>& roots, int devices) {
+  ExchangeOrders orders;
+  {
+    const std::lock_guard lock(mutex_);
+    LOCKSTEP_CHECK(step == step_);
+    auto round = std::make_shared<Round>(static_cast<size_t>(options_.layout.count()));
+    round->roots = roots;
+    for (int slice = 0; slice < options_.layout.count(); ++slice) {
+      round->missing[static_cast<size_t>(slice)] = options_.layout.size(slice) * devices;
+    }
+    round_ = std::move(round);
+    roots_.insert(roots_.end(), roots.begin(), roots.end());
+    machine_.begin(step, &orders);
+  }
+  carry_out(std::move(orders));
+}
+
+void Exchange::local_ready(int64_t step, int64_t begin, int64_t end) {
+  Round& round = *round_;  // stays until all its devices have called for all elements
   while (begin < end) {
     const int slice = options_.layout.slice_at(begin);
     const int64_t part = std::min(end, options_.layout.end(slice)) - begin;
-    if (step.slices[slice]->local_missing.fetch_sub(part) == part) slice_locally_done(step, slice);
     begin += part;
-  }
-}
-
-void Exchange::slice_locally_done(Step& step, int slice) {
-  if (owns(slice)) {
-    piece_done(step, slice);
-  } else {
-    send_own_pieces(step, slice);
-  }
-}
-
-void Exchange::send_own_pieces(Step& step, int slice) {
-  const int64_t begin = options_.layout.begin(slice);
-  const int64_t count = options_.layout.size(slice);
-  const int64_t rows = options_.rows_of_step(step.number);
-  std::vector<TreePiece> roots;
-  for (const LocalRoot& root : step.roots) roots.push_back({root.subtree, root.values + begin});
-  size_t index = 0;
-  for (const Subtree& subtree : contributed_subtrees(rows, options_.partitions, range_of(self_))) {
-    const auto whole = std::find_if(roots.begin(), roots.end(),
-                                    [&](const TreePiece& root) { return root.subtree == subtree; });
-    const float* values = whole == roots.end() ? nullptr : whole->values;
-    if (values == nullptr) {
-      LOCKSTEP_CHECK(index < step.joined.size());
-      float* joined = step.joined[index]->data() + begin;
-      tree_sum_range(device_, roots, subtree, count, joined);
-      values = joined;
+    if (round.missing[static_cast<size_t>(slice)].fetch_sub(part) != part) continue;
+    ExchangeOrders orders;
+    {
+      const std::lock_guard lock(mutex_);
+      std::vector<Subtree> subtrees;
+      for (const LocalRoot& root : round.roots) subtrees.push_back(root.subtree);
+      machine_.local_ready(step, slice, subtrees, &orders);
     }
-    ++index;
-    options_.send(options_.view.slice_owners[slice],
-                  {FrameKind::piece, step.number, slice, subtree, values, count});
+    carry_out(std::move(orders));
   }
 }
 
-void Exchange::piece_done(Step& step, int slice) {
-  if (step.slices[slice]->missing.fetch_sub(1) == 1) reduce(step, slice);
+void Exchange::carry_out(ExchangeOrders orders) {
+  for (const ReduceSlice& order : orders.reductions) reduce(order);
+  for (const SendFrame& send : orders.sends) options_.send(send.to, frame_of(send.key));
 }
 
-void Exchange::reduce(Step& step, int slice) {
-  const int64_t begin = options_.layout.begin(slice);
-  std::vector<TreePiece> pieces = step.slices[slice]->pieces;
-  for (const LocalRoot& root : step.roots) pieces.push_back({root.subtree, root.values + begin});
-  float* out = step.reduced->data() + begin;
-  const int64_t count = options_.layout.size(slice);
-  tree_sum_range(device_, pieces, root_of(options_.partitions), count, out);
+std::vector<TreePiece> Exchange::values_of(const ReduceSlice& order,
+                                           std::vector<std::shared_ptr<float>>* keep) const {
+  const std::lock_guard lock(mutex_);
+  std::vector<TreePiece> pieces;
+  const int64_t begin = options_.layout.begin(order.slice);
+  const auto received = pieces_.find({order.step, order.slice});
+  for (const Subtree& subtree : order.pieces) {
+    const float* values = nullptr;
+    for (const LocalRoot& root : roots_) {
+      if (root.subtree == subtree) values = root.values + begin;
+    }
+    if (values == nullptr && received != pieces_.end()) {
+      for (const Piece& piece : received->second) {
+        if (!(piece.first == subtree)) continue;
+        values = piece.second.get();
+        keep->push_back(piece.second);
+      }
+    }
+    LOCKSTEP_CHECK(values != nullptr);
+    pieces.push_back({subtree, values});
+  }
+  return pieces;
+}
+
+void Exchange::reduce(const ReduceSlice& order) {
+  std::vector<std::shared_ptr<float>> keep;
+  const std::vector<TreePiece> pieces = values_of(order, &keep);
+  const int64_t count = options_.layout.size(order.slice);
+  float* out = reduced_[order.step % 2]->data() + options_.layout.begin(order.slice);
+  tree_sum_range(device_, pieces, root_subtree(options_.partitions), count, out);
   for (int64_t i = 0; options_.scale != 1 && i < count; ++i) out[i] *= options_.scale;
-  for (int member = 0; member < members(); ++member) {
-    if (member == self_) continue;
-    options_.send(member, {FrameKind::reduced, step.number, slice, root_of(options_.partitions),
-                           out, options_.layout.size(slice)});
+  ExchangeOrders orders;
+  {
+    const std::lock_guard lock(mutex_);
+    pieces_.erase({order.step, order.slice});
+    machine_.reduced(order.step, order.slice, &orders);
+    wake_if_complete();
   }
-  one_finished(step);
+  carry_out(std::move(orders));
 }
 
-void Exchange::one_finished(Step& step) {
-  const std::lock_guard lock(mutex_);
-  LOCKSTEP_CHECK(step.unfinished > 0);
-  if (--step.unfinished == 0) changed_.notify_all();
-}
-
-Result<float*> Exchange::accept(int member, const Frame& frame) {
-  const std::lock_guard lock(mutex_);
-  if (frame.step != std::max(current_, options_.view.first_step) && frame.step != current_ + 1) {
-    return Error{
-        fmt::format("a frame of step {} while this node works on step {}", frame.step, current_)};
+Frame Exchange::frame_of(const FrameKey& key) {
+  Frame frame;
+  frame.key = key;
+  if (key.kind != FrameKind::piece && key.kind != FrameKind::reduced) return frame;
+  const int64_t begin = options_.layout.begin(key.slice);
+  frame.count = options_.layout.size(key.slice);
+  if (key.kind == FrameKind::reduced) {
+    frame.values = reduced_[key.step % 2]->data() + begin;
+    return frame;
   }
-  Step& step = slot(frame.step);
-  if (frame.kind == FrameKind::present) return nullptr;
-  if (frame.slice < 0 || frame.slice >= options_.layout.count() ||
-      frame.count != options_.layout.size(frame.slice)) {
-    return Error{fmt::format("a frame of slice {} with {} values, which does not exist",
-                             frame.slice, frame.count)};
-  }
-  if (frame.kind == FrameKind::reduced) {
-    if (options_.view.slice_owners[frame.slice] != member) {
-      return Error{fmt::format("slice {} reduced by a member that does not own it", frame.slice)};
+  {
+    const std::lock_guard lock(mutex_);
+    for (const LocalRoot& root : roots_) {
+      if (root.subtree == key.subtree) frame.values = root.values + begin;
     }
-    return step.reduced->data() + options_.layout.begin(frame.slice);
   }
-  for (const TreePiece& piece : step.slices[frame.slice]->pieces) {
-    const PartitionRange range = range_of(member);
-    const bool of_member = range.begin <= piece.subtree.first && piece.subtree.end() <= range.end;
-    if (of_member && piece.subtree == frame.subtree) return const_cast<float*>(piece.values);
-  }
-  return Error{
-      fmt::format("a piece of slice {} (partitions from {}, level {}) that its sender does "
-                  "not hold",
-                  frame.slice, frame.subtree.first, frame.subtree.level)};
+  if (frame.values != nullptr) return frame;
+  const auto joined = join_roots(key);
+  frame.values = joined.get();
+  frame.keep = joined;
+  return frame;
 }
 
-void Exchange::arrived(int, const Frame& frame) {
-  Step& step = slot(frame.step);
-  if (frame.kind == FrameKind::piece) {
-    piece_done(step, frame.slice);
-  } else {
-    one_finished(step);
+// The sum over several devices' roots, in memory of its own.
+std::shared_ptr<float> Exchange::join_roots(const FrameKey& key) {
+  std::vector<TreePiece> pieces;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const LocalRoot& root : roots_) {
+      pieces.push_back({root.subtree, root.values + options_.layout.begin(key.slice)});
+    }
   }
+  auto joined = pool_->take();
+  LOCKSTEP_CHECK(joined.ok());
+  tree_sum_range(device_, pieces, key.subtree, options_.layout.size(key.slice), joined->get());
+  return *joined;
 }
 
-void Exchange::member_lost(int member, const std::string& why) {
+Result<float*> Exchange::accept(SessionId from, const FrameKey& key, int64_t count) {
+  if (key.kind == FrameKind::state) return options_.state_sink->accept(from, key, count);
   const std::lock_guard lock(mutex_);
-  if (lost_member_ < 0) {
-    lost_member_ = member;
-    lost_why_ = why;
+  LOCKSTEP_ASSIGN(const bool wanted, machine_.offer(from, key));
+  wake_if_complete();
+  if (!wanted || key.kind == FrameKind::want) return nullptr;
+  if (count != options_.layout.size(key.slice)) {
+    machine_.gave_up(from, key);
+    return Error{fmt::format("a frame of slice {} with {} values, which has {}", key.slice, count,
+                             options_.layout.size(key.slice))};
   }
-  changed_.notify_all();
+  if (key.kind == FrameKind::reduced) {
+    return reduced_[key.step % 2]->data() + options_.layout.begin(key.slice);
+  }
+  LOCKSTEP_ASSIGN(auto piece, pool_->take());
+  float* values = piece.get();
+  receiving_[values] = std::move(piece);
+  return values;
 }
 
-Result<const float*> Exchange::wait(int64_t number, int timeout_ms) {
+void Exchange::arrived(SessionId from, const FrameKey& key, float* values) {
+  if (key.kind == FrameKind::state) {
+    options_.state_sink->arrived(from, key, values);
+    return;
+  }
+  ExchangeOrders orders;
+  {
+    const std::lock_guard lock(mutex_);
+    if (key.kind == FrameKind::piece) {
+      const auto piece = receiving_.extract(values);
+      if (piece.empty() || key.step < step_) return;
+      auto& pieces = pieces_[{key.step, key.slice}];
+      const bool known = std::any_of(pieces.begin(), pieces.end(), [&](const Piece& other) {
+        return other.first == key.subtree;
+      });
+      if (!known) pieces.emplace_back(key.subtree, piece.mapped());
+    }
+    machine_.arrived(from, key, &orders);
+    wake_if_complete();
+  }
+  carry_out(std::move(orders));
+}
+
+void Exchange::gave_up(SessionId from, const FrameKey& key, float* values) {
+  if (key.kind == FrameKind::state) {
+    options_.state_sink->gave_up(from, key, values);
+    return;
+  }
+  const std::lock_guard lock(mutex_);
+  receiving_.erase(values);
+  machine_.gave_up(from, key);
+}
+
+void Exchange::connected(SessionId peer) {
+  ExchangeOrders orders;
+  {
+    const std::lock_guard lock(mutex_);
+    machine_.connected(peer, &orders);
+  }
+  carry_out(std::move(orders));
+  if (options_.state_sink != nullptr) options_.state_sink->connected(peer);
+}
+
+void Exchange::ask_again() {
+  ExchangeOrders orders;
+  {
+    const std::lock_guard lock(mutex_);
+    machine_.ask_again(&orders);
+  }
+  carry_out(std::move(orders));
+}
+
+void Exchange::wake_if_complete() {
+  if (machine_.complete(step_)) changed_.notify_all();
+}
+
+Exchange::Waited Exchange::wait(int64_t step, int timeout_ms) {
   std::unique_lock lock(mutex_);
-  Step& step = slot(number);
-  const auto over = [&] { return step.unfinished == 0 || lost_member_ >= 0 || interrupted_; };
-  const bool in_time = changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), over);
-  if (step.unfinished == 0) return step.reduced->data();
-  if (lost_member_ >= 0) {
-    return Error{fmt::format("lost the stream to node '{}' in step {}: {}",
-                             options_.view.members[lost_member_].name, number, lost_why_)};
+  LOCKSTEP_CHECK(step == step_);
+  changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms),
+                    [&] { return interrupted_ || machine_.complete(step); });
+  if (interrupted_) {
+    interrupted_ = false;
+    return Waited::interrupted;
   }
-  if (!in_time) {
-    return Error{fmt::format("no progress in step {} for {} ms: {} slices are missing", number,
-                             timeout_ms, step.unfinished)};
-  }
-  return Error{"interrupted"};
+  return machine_.complete(step) ? Waited::complete : Waited::no_progress;
 }
 
-int Exchange::lost_member() const {
+void Exchange::wait_for_news(int timeout_ms) {
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [&] { return interrupted_; });
+  interrupted_ = false;
+}
+
+void Exchange::applied(int64_t step) {
   const std::lock_guard lock(mutex_);
-  return lost_member_;
+  machine_.applied(step);
+  step_ = step + 1;
+  roots_.clear();
+  std::erase_if(pieces_, [&](const auto& entry) { return entry.first.first <= step; });
+}
+
+std::vector<SessionId> Exchange::waiting_for(int64_t step) const {
+  const std::lock_guard lock(mutex_);
+  return machine_.waiting_for(step);
 }
 
 void Exchange::interrupt() {

@@ -1,36 +1,33 @@
 // The gradients of a step on their way through the tree: from the local devices and the peers to
-// the owners of the slices, and back. A node that is alone needs none of it.
+// the owners of the slices, and back. What is there and what is missing ExchangeMachine knows; here
+// are the values and the threads.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
 
-#include "host/cluster/messages.h"
+#include "host/cluster/exchange_machine.h"
 #include "host/core/result.h"
+#include "host/device/device.h"
 #include "host/reduce/layout.h"
 #include "host/reduce/tree_sum.h"
+#include "host/runtime/piece_pool.h"
 
 namespace lockstep {
 
-enum class FrameKind : uint8_t {
-  piece = 1,    // a contributed subtree of one slice, to the slice's owner
-  reduced = 2,  // the whole tree of one slice, from its owner to all
-  present = 3   // I have begun this step and have no rows in it
-};
-
-// A tensor on its way; `values` stays valid until two steps later.
+// A tensor on its way. Its memory is `keep`'s, or belongs to the step: a copy that is sent after
+// the step is over may hold anything, and every receiver drops it.
 struct Frame {
-  FrameKind kind = FrameKind::piece;
-  int64_t step = 0;
-  int slice = 0;
-  Subtree subtree;
+  FrameKey key;
   const float* values = nullptr;
   int64_t count = 0;
+  std::shared_ptr<const float> keep;
 };
 
 // A device's root of a group: where its gradients are.
@@ -39,90 +36,95 @@ struct LocalRoot {
   const float* values = nullptr;  // flat
 };
 
+// What reads frames from peers and is told of streams. Called from the streams' threads.
+class FrameSink {
+ public:
+  virtual ~FrameSink() = default;
+  // Where the values shall be read to; nullptr: read them and drop them. An error ends the stream.
+  virtual Result<float*> accept(SessionId from, const FrameKey& key, int64_t count) = 0;
+  // They are there; or the stream broke before.
+  virtual void arrived(SessionId from, const FrameKey& key, float* values) = 0;
+  virtual void gave_up(SessionId from, const FrameKey& key, float* values) = 0;
+  // A stream to a peer is up, the first or a new one.
+  virtual void connected(SessionId peer) = 0;
+};
+
 struct ExchangeOptions {
-  View view;
-  SessionId self = 0;
   int partitions = 1;
   SliceLayout layout{1};
   std::function<int64_t(int64_t step)> rows_of_step;
-  // Whether a contributed subtree may span several local roots, so that it needs memory of its own.
-  bool roots_are_joined = true;
   float scale = 1;  // owners multiply their sums by it: 1 / n for a mean
-  // Queues a frame for a member; never blocks on the network.
-  std::function<void(int member, const Frame& frame)> send;
+  // Queues a frame; never blocks on the network.
+  std::function<void(SessionId to, Frame frame)> send;
+  // Frames of kind `state` go here.
+  FrameSink* state_sink = nullptr;
 };
 
-// Thread-safe: device threads say what is ready, the peers' reading threads bring what comes.
-//
-// Receive space is planned for two steps. Nobody completes step t before every member has begun it,
-// so while a node works on t only frames of t and t + 1 can come; anything else is a violation.
-class Exchange {
+class Exchange final : public FrameSink {
  public:
   // `device` adds and gives the memory; it outlives the exchange.
   static Result<std::unique_ptr<Exchange>> create(ExchangeOptions options, Device& device);
 
-  // Bytes of receive space that the view needs.
-  int64_t planned_bytes() const;
+  // Bytes that a member of such a view needs for reduced gradients and receive space.
+  static int64_t planned_bytes(const ExchangeOptions& options, const View& view, SessionId self,
+                               const Device& device);
 
-  // Starts a step: `roots` are the nonempty roots of the local devices, `devices` of them will
-  // call local_ready for every element once.
-  void begin(int64_t step, std::vector<LocalRoot> roots, int devices);
-  // One device has finished elements [begin, end) of all its roots.
+  // The main thread's part. A new view, at the step that this node has reached.
+  void adopt(const View& view, SessionId self, int64_t step);
+  // Starts to compute partitions of a step, the first time or again: `devices` of them will call
+  // local_ready for every element of `roots` once.
+  void begin(int64_t step, const std::vector<LocalRoot>& roots, int devices);
+  enum class Waited { complete, interrupted, no_progress };
+  // Waits until the whole flat gradient of the step is there.
+  Waited wait(int64_t step, int timeout_ms);
+  // Waits until it is interrupted.
+  void wait_for_news(int timeout_ms);
+  const float* reduced(int64_t step) const { return reduced_[step % 2]->data(); }
+  void applied(int64_t step);
+  std::vector<SessionId> waiting_for(int64_t step) const;
+  void interrupt();        // ends the wait that is under way, or the next
+  void ask_again();
+
+  // One device has finished elements [begin, end) of all its roots. Any thread.
   void local_ready(int64_t step, int64_t begin, int64_t end);
 
-  // Where a frame from `member` shall be read to, or an error that says what is wrong with it.
-  Result<float*> accept(int member, const Frame& frame);
-  // It is there.
-  void arrived(int member, const Frame& frame);
-  // The stream of a member broke: steps that need it cannot complete.
-  void member_lost(int member, const std::string& why);
-
-  // Waits until every slice of the step is reduced: the whole flat gradient and metrics.
-  Result<const float*> wait(int64_t step, int timeout_ms);
-  // The member that keeps the step from completing, for messages; -1 where none is lost.
-  int lost_member() const;
-  void interrupt();  // wakes wait()
+  Result<float*> accept(SessionId from, const FrameKey& key, int64_t count) override;
+  void arrived(SessionId from, const FrameKey& key, float* values) override;
+  void gave_up(SessionId from, const FrameKey& key, float* values) override;
+  void connected(SessionId peer) override;
 
  private:
-  struct Slice {
-    std::atomic<int64_t> local_missing{0};  // elements times devices
-    std::atomic<int> missing{0};            // owner: local part and pieces
-    std::vector<TreePiece> pieces;          // owner: of the other members
-  };
-  struct Step {
-    int64_t number = -1;
+  // One call of begin().
+  struct Round {
     std::vector<LocalRoot> roots;
-    std::vector<std::unique_ptr<Slice>> slices;
-    std::unique_ptr<Buffer> reduced;              // flat
-    std::unique_ptr<Buffer> pieces;               // receive space
-    std::vector<std::unique_ptr<Buffer>> joined;  // own subtrees that span devices, flat
-    int unfinished = 0;                           // slices not reduced, members not present
+    std::vector<std::atomic<int64_t>> missing;  // elements times devices, by slice
+    explicit Round(size_t slices) : missing(slices) {}
   };
+  using Piece = std::pair<Subtree, std::shared_ptr<float>>;
+  // Received pieces, by step and slice.
+  using Pieces = std::map<std::pair<int64_t, int>, std::vector<Piece>>;
 
   Exchange(ExchangeOptions options, Device& device);
-  Status allocate();
-  int64_t piece_floats(int64_t step) const;
-  Step& slot(int64_t step) { return steps_[step % 2]; }
-  void prepare(int64_t step);
-  void prepare_slice(Step& step, int slice, float** space);
-  void slice_locally_done(Step& step, int slice);
-  void send_own_pieces(Step& step, int slice);
-  void piece_done(Step& step, int slice);
-  void reduce(Step& step, int slice);
-  void one_finished(Step& step);
-  bool owns(int slice) const { return options_.view.slice_owners[slice] == self_; }
-  int members() const { return static_cast<int>(options_.view.members.size()); }
-  PartitionRange range_of(int member) const { return options_.view.members[member].partitions; }
+  void carry_out(ExchangeOrders orders);
+  void reduce(const ReduceSlice& order);
+  Frame frame_of(const FrameKey& key);
+  std::shared_ptr<float> join_roots(const FrameKey& key);
+  std::vector<TreePiece> values_of(const ReduceSlice& order,
+                                   std::vector<std::shared_ptr<float>>* keep) const;
+  void wake_if_complete();
 
   const ExchangeOptions options_;
   Device& device_;
-  int self_ = -1;
-  Step steps_[2];
+  std::unique_ptr<Buffer> reduced_[2];  // flat, by the step's parity
+  std::shared_ptr<PiecePool> pool_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  int64_t current_ = -1;
-  int lost_member_ = -1;
-  std::string lost_why_;
+  ExchangeMachine machine_;
+  int64_t step_ = 0;
+  std::shared_ptr<Round> round_;
+  std::vector<LocalRoot> roots_;  // of all rounds of this step
+  Pieces pieces_;
+  std::map<float*, std::shared_ptr<float>> receiving_;  // pieces that are being read
   bool interrupted_ = false;
 };
 

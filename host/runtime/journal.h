@@ -1,6 +1,7 @@
 // What the coordinator keeps on disk: its log, the states, and the checkpoints made of them.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -41,11 +42,12 @@ class Journal {
   // Writes the manifest and its record; then removes the checkpoints that are not kept.
   Result<CheckpointRecord> commit(const CommitCheckpoint& checkpoint);
 
-  Result<ObjectWriter> new_object() { return objects_.create(); }
-  Result<std::string> read_object(const std::string& id) const { return objects_.read(id); }
+  // Checks the bytes, hashes them, makes them durable.
+  Result<StateRef> store_state(const std::string& bytes);
+  Result<std::string> read_state(const std::string& object) const { return objects_.read(object); }
 
  private:
-  Journal(JournalOptions options, RecordLog log, ObjectStore objects, Lineage lineage);
+  Journal(JournalOptions options, RecordLog log, ObjectStore objects);
   Status recover(const std::vector<LogRecord>& records);
   Status compact_if_long();
 
@@ -58,6 +60,7 @@ class Journal {
   RecoveredJob recovered_;
   std::vector<JobRecord> records_;  // since the last compaction
   std::vector<std::string> notes_;
+  std::map<std::string, Accumulators> accumulators_;  // of states that are no checkpoints yet
 };
 
 }  // namespace lockstep

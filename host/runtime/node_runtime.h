@@ -23,7 +23,7 @@ struct NodeOptions {
   std::string validation_data;
   int devices = 0;  // 0: as many as there are
   int connect_timeout_ms = 10'000;
-  int coordinator_away_ms = 1'800'000;  // how long it waits for a coordinator that is away
+  int coordinator_away_ms = 1'800'000;  // how long it waits for one that it has joined
   // A device for the job's numerics.
   std::function<Result<std::unique_ptr<Device>>(const std::string& numerics, int index)>
       make_device;
@@ -40,8 +40,11 @@ class NodeRuntime {
  public:
   NodeRuntime(NodeOptions options, Network& network);
   ~NodeRuntime();
-  // Success: the job completed. Otherwise the error's kind is the exit code.
+  // Success: the job completed, or this node has handed over. Otherwise the error's kind is the exit
+  // code.
   Status run();
+  // Asks to leave: run() returns when others have taken over, or after a while all the same. Called
+  // again, or before the node has joined, it ends at once. Any thread.
   void stop(const std::string& reason);
 
  private:

@@ -8,14 +8,16 @@
 #include <thread>
 
 #include "host/cluster/node.h"
+#include "host/runtime/coordinator_link.h"
 #include "host/runtime/node_runtime.h"
 #include "host/runtime/peer_links.h"
 #include "host/runtime/replica.h"
+#include "host/runtime/state_transfer.h"
 
 namespace lockstep {
 
-// The main thread works through what the machine asks for; one thread polls the coordinator, one
-// sends reports.
+// The main thread works through what the machine asks for. CoordinatorLink hears and reports,
+// PeerLinks carries tensors, a thread sends copies of the state.
 class NodeSession {
  public:
   NodeSession(NodeOptions options, Network& network);
@@ -29,48 +31,65 @@ class NodeSession {
   Status join();
   Status work();
   void shut_down();
-
-  void poll_coordinator();
-  void send_reports();
   void take_events();
-  void await_event();
+  Status perform(const NodeAction& action);
   void log(const std::string& line) const;
 
-  Status connect_peers(const View& view);
-  Status train_step(int64_t step);
-  void finish_step(int64_t step, const StepMetrics& metrics, const std::vector<HostBatch>& batches);
-  Status measure_epoch(int64_t epoch);
-  Status report_final();
-  Status upload_weights();
-  Status explain_loss(const Error& error, int64_t step);
-  BatchRequest request_for(int64_t step) const;
+  Status report_held(const ReportHeld& hold);
+  Status adopt_view(const View& view);
+  Status make_exchange(const View& view);
+  Status restore(const StateRef& state);
+  Status fetch_state(const StateRef& state);
+  Status await_state(int64_t step);
+  Status take_snapshot();
+  void send_snapshot(std::string bytes, int64_t step);
+  Status compute(const ComputeStep& action);
+  Status compute_range(int64_t step, PartitionRange range);
+  Status train_alone(const TrainAlone& action);
+  Status await_step(int64_t step);
+  void finish_step(int64_t step, const StepMetrics& metrics);
+  Status measure_epoch(const MeasureEpoch& action);
+  Status measure_range(PartitionRange range, EpochReport* report);
+  // Sends it; where the coordinator is away, waits a little, and the machine will ask again.
+  bool sent(const Status& status, Status* error);
+
+  std::vector<HostBatch> load_batches(int64_t step, const std::vector<PartitionRange>& ranges);
+  void count_samples(int64_t step, const std::vector<PartitionRange>& ranges,
+                     const std::vector<HostBatch>& batches);
+  void prefetch(int64_t step);
+  ExchangeOptions exchange_options();
   void log_memory();
 
   const NodeOptions options_;
   Network& network_;
-  std::unique_ptr<ControlClient> control_;
+  std::unique_ptr<ControlClient> control_;  // the main thread's
   Welcome welcome_;
   Job job_;
   bool keep_ledger_ = false;
+  bool digests_ = true;
+  CheckpointRule checkpoint_rule_;
   JobData data_;
   std::unique_ptr<Replica> replica_;
   std::unique_ptr<BatchLoader> loader_;
   std::unique_ptr<BatchLoader> validation_loader_;
   std::unique_ptr<PeerLinks> links_;
+  std::unique_ptr<StateTransfer> transfer_;
   std::unique_ptr<Exchange> exchange_;
   std::unique_ptr<NodeMachine> machine_;
-  std::vector<PartitionRange> ranges_;
-  int data_port_ = 0;
-  int64_t resident_before_ = 0;  // data loaded, nothing else
+  std::unique_ptr<CoordinatorLink> coordinator_;
+  std::vector<PartitionSamples> samples_;      // contributed to the step under way
+  std::optional<EpochReport> epoch_report_;    // measured, not sent yet
+  std::vector<PartitionRange> measured_ranges_;
+  int64_t progress_ms_ = 0;                    // when the step that is waited for began
+  int64_t resident_before_ = 0;                // data loaded, nothing else
+  bool memory_told_ = false;
 
   std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<NodeEvent> events_;
-  std::deque<StepReport> reports_;
-  bool sending_ = false;
   bool over_ = false;
-  std::thread poller_;
-  std::thread reporter_;
+  std::condition_variable changed_;
+  std::atomic<Exchange*> exchange_to_wake_{nullptr};
+  std::atomic<bool> sending_snapshot_{false};
+  std::thread snapshot_sender_;
 };
 
 }  // namespace lockstep

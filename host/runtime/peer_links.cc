@@ -2,23 +2,29 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "host/core/check.h"
 #include "host/core/digest.h"
+#include "host/runtime/clock.h"
 
 namespace lockstep {
 namespace {
 
-constexpr uint64_t kGreetingMagic = 0x31'50'45'54'53'4b'43'4c;  // "LCKSTEP1"
+constexpr uint64_t kGreetingMagic = 0x32'50'45'54'53'4b'43'4c;  // "LCKSTEP2"
 constexpr uint32_t kFrameMagic = 0x4d524646;                    // "FFRM"
 constexpr int kGreetingTimeoutMs = 2000;
+constexpr int kDialTimeoutMs = 2000;
+constexpr int kRedialMs = 20;
+constexpr int kLongestRedialMs = 200;
+constexpr int kLookMs = 100;  // how often a missing stream is looked after
 
 // Both ends are little-endian x86; the wire version fences anything else.
 struct Greeting {
   uint64_t magic = kGreetingMagic;
   int32_t wire_version = kWireVersion;
-  int32_t reserved = 0;
+  int32_t era = 0;
   uint64_t recipe = 0;
   int64_t from = 0;
   int64_t to = 0;
@@ -47,9 +53,35 @@ Status read_greeting(ByteStream& stream, uint64_t recipe, Greeting* greeting) {
   return {};
 }
 
+Status write_frame(ByteStream& stream, const Frame& frame) {
+  const size_t bytes = static_cast<size_t>(frame.count) * sizeof(float);
+  FrameHeader header;
+  header.kind = static_cast<uint8_t>(frame.key.kind);
+  header.level = static_cast<uint8_t>(frame.key.subtree.level);
+  header.step = frame.key.step;
+  header.slice = frame.key.slice;
+  header.first = frame.key.subtree.first;
+  header.count = frame.count;
+  const bool hashed = bytes > 0 && !stream.in_memory();
+  header.hash = hashed ? xxh3(frame.values, bytes) : 0;
+  return stream.write(&header, sizeof(header), frame.values, bytes);
+}
+
+// Reads values that nobody wants.
+Status skip(ByteStream& stream, size_t bytes) {
+  std::vector<char> scratch(std::min<size_t>(bytes, 64 << 10));
+  while (bytes > 0) {
+    const size_t part = std::min(bytes, scratch.size());
+    LOCKSTEP_RETURN_IF_ERROR(stream.read(scratch.data(), part, 0));
+    bytes -= part;
+  }
+  return {};
+}
+
 }  // namespace
 
-PeerLinks::PeerLinks(Network& network, uint64_t recipe) : network_(network), recipe_(recipe) {}
+PeerLinks::PeerLinks(Network& network, PeerLinksOptions options)
+    : network_(network), options_(std::move(options)) {}
 
 PeerLinks::~PeerLinks() { shut_down(); }
 
@@ -66,180 +98,243 @@ void PeerLinks::set_session(SessionId self) {
   self_ = self;
 }
 
-// Whatever is not a node of this job is dropped; the job goes on.
+void PeerLinks::close_others(const View& view) {
+  std::unique_lock lock(mutex_);
+  std::vector<PeerPtr> gone;
+  for (const auto& [session, peer] : peers_) {
+    if (view.index_of(session) < 0 || peer->era != view.era) gone.push_back(peer);
+  }
+  for (const PeerPtr& peer : gone) {
+    peer->gone = true;
+    if (peer->stream) peer->stream->close();
+    peer->changed.notify_all();
+    peers_.erase(peer->session);
+  }
+  changed_.notify_all();
+  changed_.wait(lock, [&] {
+    return std::none_of(gone.begin(), gone.end(),
+                        [](const PeerPtr& peer) { return peer->reading; });
+  });
+  former_.insert(former_.end(), gone.begin(), gone.end());
+  // A dialler may still wait for a machine that is away; it is joined later.
+  std::erase_if(former_, [&](const PeerPtr& peer) {
+    if (peer->threads > 0) return false;
+    join_threads(*peer);
+    return true;
+  });
+}
+
+void PeerLinks::connect(const View& view, FrameSink* sink) {
+  const std::lock_guard lock(mutex_);
+  sink_ = sink;
+  for (const Member& member : view.members) {
+    if (member.session == self_ || peers_.contains(member.session)) continue;
+    const auto address = parse_address(member.address, "peer");
+    auto peer = std::make_shared<Peer>();
+    peer->session = member.session;
+    if (address.ok()) peer->address = *address;
+    peer->era = view.era;
+    peer->down_since_ms = monotonic_ms();
+    peers_[member.session] = peer;
+    peer->threads = 1;
+    peer->writer = std::thread([this, peer] {
+      write_frames(peer);
+      --peer->threads;
+    });
+    if (member.session > self_) continue;
+    ++peer->threads;
+    peer->dialler = std::thread([this, peer] {
+      keep_dialled(peer);
+      --peer->threads;
+    });
+  }
+  changed_.notify_all();
+}
+
+void PeerLinks::join_threads(Peer& peer) {
+  if (peer.writer.joinable()) peer.writer.join();
+  if (peer.dialler.joinable()) peer.dialler.join();
+}
+
+// Whatever is not a member of this job's view is dropped; the job goes on.
 void PeerLinks::accepted(std::shared_ptr<ByteStream> stream) {
   Greeting greeting;
-  if (!read_greeting(*stream, recipe_, &greeting).ok()) return;
+  if (!read_greeting(*stream, options_.recipe, &greeting).ok()) return;
   SessionId self = 0;
   {
     const std::lock_guard lock(mutex_);
     self = self_;
   }
   if (greeting.to != self || greeting.from <= self) return;
+  const PeerPtr peer = wait_for_peer(greeting.from, greeting.era);
+  if (peer == nullptr) return;
   Greeting reply;
-  reply.recipe = recipe_;
+  reply.recipe = options_.recipe;
+  reply.era = greeting.era;
   reply.from = self;
   reply.to = greeting.from;
   if (!stream->write(&reply, sizeof(reply), nullptr, 0).ok()) return;
-  const auto link = add_link(greeting.from, std::move(stream));
-  if (link != nullptr) read_frames(link);
+  serve(peer, std::move(stream));
 }
 
-Status PeerLinks::dial(const Member& member, int timeout_ms) {
-  LOCKSTEP_ASSIGN(const Address address, parse_address(member.address, "peer"));
-  LOCKSTEP_ASSIGN(auto stream, network_.connect_stream(address, timeout_ms));
+// The other end may have heard of the view before this one.
+PeerLinks::PeerPtr PeerLinks::wait_for_peer(SessionId session, int era) {
+  std::unique_lock lock(mutex_);
+  const auto known = [&] {
+    const auto found = peers_.find(session);
+    return found != peers_.end() && found->second->era == era;
+  };
+  changed_.wait_for(lock, std::chrono::milliseconds(kGreetingTimeoutMs / 2),
+                    [&] { return stopping_ || known(); });
+  return !stopping_ && known() ? peers_.at(session) : nullptr;
+}
+
+void PeerLinks::keep_dialled(const PeerPtr& peer) {
+  int pause_ms = kRedialMs;
+  while (true) {
+    auto stream = dial(*peer);
+    if (stream.ok()) {
+      pause_ms = kRedialMs;
+      serve(peer, std::move(stream).value());
+    }
+    std::unique_lock lock(mutex_);
+    if (!stream.ok()) peer->why_down = stream.error().message;
+    peer->changed.wait_for(lock, std::chrono::milliseconds(pause_ms),
+                           [&] { return stopping_ || peer->gone; });
+    if (stopping_ || peer->gone) return;
+    pause_ms = std::min(pause_ms * 2, kLongestRedialMs);
+  }
+}
+
+Result<std::shared_ptr<ByteStream>> PeerLinks::dial(const Peer& peer) {
+  LOCKSTEP_ASSIGN(auto stream, network_.connect_stream(peer.address, kDialTimeoutMs));
   Greeting greeting;
-  greeting.recipe = recipe_;
+  greeting.recipe = options_.recipe;
+  greeting.era = peer.era;
   greeting.from = self_;
-  greeting.to = member.session;
+  greeting.to = peer.session;
   LOCKSTEP_RETURN_IF_ERROR(stream->write(&greeting, sizeof(greeting), nullptr, 0));
   Greeting reply;
-  LOCKSTEP_RETURN_IF_ERROR(read_greeting(*stream, recipe_, &reply));
-  if (reply.from != member.session) return Error{"another session answers at that address"};
-  const auto link = add_link(member.session, std::move(stream));
-  if (link == nullptr) return Error{"shutting down"};
-  link->reader = std::thread([this, link] { read_frames(link); });
+  LOCKSTEP_RETURN_IF_ERROR(read_greeting(*stream, options_.recipe, &reply));
+  if (reply.from != peer.session) return Error{"another session answers at that address"};
+  return stream;
+}
+
+// Reads until the stream breaks. A new stream takes the place of one that has not broken yet.
+void PeerLinks::serve(const PeerPtr& peer, std::shared_ptr<ByteStream> stream) {
+  {
+    std::unique_lock lock(mutex_);
+    if (peer->stream) peer->stream->close();
+    changed_.wait(lock, [&] { return !peer->reading || stopping_ || peer->gone; });
+    if (stopping_ || peer->gone) return;
+    peer->stream = stream;
+    peer->reading = true;
+    peer->queue.clear();
+    peer->changed.notify_all();
+  }
+  sink_->connected(peer->session);
+  Status status;
+  while (status.ok()) status = read_frame(*peer, *stream);
+  broken(*peer, stream, status.error().message);
+  const std::lock_guard lock(mutex_);
+  peer->reading = false;
+  changed_.notify_all();
+}
+
+Status PeerLinks::read_frame(const Peer& peer, ByteStream& stream) {
+  FrameHeader header;
+  LOCKSTEP_RETURN_IF_ERROR(stream.read(&header, sizeof(header), 0));
+  constexpr int64_t kMostValues = int64_t{1} << 40;
+  if (header.magic != kFrameMagic || header.kind < 1 || header.kind > 5 || header.count < 0 ||
+      header.count > kMostValues) {
+    return Error{"garbage where a frame should begin"};
+  }
+  const FrameKey key{static_cast<FrameKind>(header.kind), header.step, header.slice,
+                     {header.first, header.level}};
+  const size_t bytes = static_cast<size_t>(header.count) * sizeof(float);
+  LOCKSTEP_ASSIGN(float* space, sink_->accept(peer.session, key, header.count));
+  if (space == nullptr) {
+    LOCKSTEP_RETURN_IF_ERROR(skip(stream, bytes));
+    if (key.kind == FrameKind::want) sink_->arrived(peer.session, key, nullptr);
+    return {};
+  }
+  Status status = stream.read(space, bytes, 0);
+  if (status.ok() && !stream.in_memory() && xxh3(space, bytes) != header.hash) {
+    status = Error{"a frame arrived with another hash"};
+  }
+  if (!status.ok()) {
+    sink_->gave_up(peer.session, key, space);
+    return status;
+  }
+  sink_->arrived(peer.session, key, space);
   return {};
 }
 
-std::shared_ptr<PeerLinks::Link> PeerLinks::add_link(SessionId peer,
-                                                     std::shared_ptr<ByteStream> stream) {
+void PeerLinks::send(SessionId to, Frame frame) {
   const std::lock_guard lock(mutex_);
-  if (stopping_ || links_.contains(peer)) return nullptr;
-  auto link = std::make_shared<Link>();
-  link->peer = peer;
-  link->stream = std::move(stream);
-  link->writer = std::thread([this, link] { write_frames(link); });
-  links_[peer] = link;
-  changed_.notify_all();
-  return link;
+  const auto found = peers_.find(to);
+  if (stopping_ || found == peers_.end() || found->second->stream == nullptr) return;
+  found->second->queue.push_back(std::move(frame));
+  found->second->changed.notify_all();
 }
 
-Status PeerLinks::connect(const View& view, Exchange* exchange, int timeout_ms) {
-  for (const Member& member : view.members) {
-    if (member.session >= self_) continue;
-    const Status dialled = dial(member, timeout_ms);
-    if (dialled.ok()) continue;
-    return Error{fmt::format("cannot reach node '{}' at {}: {}; check its --advertise address",
-                             member.name, member.address, dialled.error().message)};
-  }
-  std::unique_lock lock(mutex_);
-  const auto all_there = [&] {
-    if (stopping_) return true;
-    for (const Member& member : view.members) {
-      if (member.session != self_ && !links_.contains(member.session)) return false;
-    }
-    return true;
-  };
-  if (!changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), all_there)) {
-    return Error{fmt::format("not all nodes connected within {} ms", timeout_ms)};
-  }
-  if (stopping_) return Error{"shutting down"};
-  by_member_.assign(view.members.size(), nullptr);
-  for (size_t i = 0; i < view.members.size(); ++i) {
-    if (view.members[i].session == self_) continue;
-    Link* link = links_.at(view.members[i].session).get();
-    link->member = static_cast<int>(i);
-    by_member_[i] = link;
-  }
-  exchange_ = exchange;
-  changed_.notify_all();
-  return {};
-}
-
-void PeerLinks::send(int member, const Frame& frame) {
-  const std::lock_guard lock(mutex_);
-  if (stopping_) return;
-  Link* link = by_member_[member];
-  link->queue.push_back(frame);
-  link->queued.notify_one();
-}
-
-void PeerLinks::write_frames(const std::shared_ptr<Link>& link) {
+void PeerLinks::write_frames(const PeerPtr& peer) {
   std::unique_lock lock(mutex_);
   while (true) {
-    link->queued.wait(lock, [&] { return stopping_ || link->broken || !link->queue.empty(); });
-    if (stopping_ || link->broken) return;
-    const Frame frame = link->queue.front();
-    link->queue.pop_front();
+    peer->changed.wait_for(lock, std::chrono::milliseconds(kLookMs), [&] {
+      return stopping_ || peer->gone || (peer->stream && !peer->queue.empty());
+    });
+    if (stopping_ || peer->gone) return;
+    if (peer->stream == nullptr) {
+      if (monotonic_ms() - peer->down_since_ms < options_.unreachable_ms) continue;
+      peer->down_since_ms = monotonic_ms();
+      const std::string why = peer->why_down;
+      lock.unlock();
+      if (options_.unreachable) options_.unreachable(peer->session, why);
+      lock.lock();
+      continue;
+    }
+    if (peer->queue.empty()) continue;
+    const Frame frame = std::move(peer->queue.front());
+    peer->queue.pop_front();
+    const auto stream = peer->stream;
     lock.unlock();
-    const size_t bytes = static_cast<size_t>(frame.count) * sizeof(float);
-    FrameHeader header;
-    header.kind = static_cast<uint8_t>(frame.kind);
-    header.level = static_cast<uint8_t>(frame.subtree.level);
-    header.step = frame.step;
-    header.slice = frame.slice;
-    header.first = frame.subtree.first;
-    header.count = frame.count;
-    const bool hashed = bytes > 0 && !link->stream->in_memory();
-    header.hash = hashed ? xxh3(frame.values, bytes) : 0;
-    const Status written = link->stream->write(&header, sizeof(header), frame.values, bytes);
-    if (!written.ok()) lost(*link, written.error().message);
+    const Status written = write_frame(*stream, frame);
+    if (!written.ok()) broken(*peer, stream, written.error().message);
     lock.lock();
   }
 }
 
-void PeerLinks::read_frames(const std::shared_ptr<Link>& link) {
-  {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return stopping_ || (exchange_ != nullptr && link->member >= 0); });
-    if (stopping_) return;
-  }
-  while (true) {
-    const Status read = read_frame(*link);
-    if (read.ok()) continue;
-    lost(*link, read.error().message);
-    return;
-  }
-}
-
-Status PeerLinks::read_frame(Link& link) {
-  FrameHeader header;
-  LOCKSTEP_RETURN_IF_ERROR(link.stream->read(&header, sizeof(header), 0));
-  if (header.magic != kFrameMagic || header.kind < 1 || header.kind > 3) {
-    return Error{"garbage where a frame should begin"};
-  }
-  Frame frame;
-  frame.kind = static_cast<FrameKind>(header.kind);
-  frame.step = header.step;
-  frame.slice = header.slice;
-  frame.subtree = {header.first, header.level};
-  frame.count = header.count;
-  LOCKSTEP_ASSIGN(float* space, exchange_->accept(link.member, frame));
-  if (space != nullptr) {
-    const size_t bytes = static_cast<size_t>(frame.count) * sizeof(float);
-    LOCKSTEP_RETURN_IF_ERROR(link.stream->read(space, bytes, 0));
-    if (!link.stream->in_memory() && xxh3(space, bytes) != header.hash) {
-      return Error{"a frame arrived with another hash"};
-    }
-  }
-  exchange_->arrived(link.member, frame);
-  return {};
-}
-
-void PeerLinks::lost(Link& link, const std::string& why) {
+void PeerLinks::broken(Peer& peer, const std::shared_ptr<ByteStream>& stream,
+                       const std::string& why) {
+  stream->close();
   const std::lock_guard lock(mutex_);
-  link.broken = true;
-  link.queued.notify_all();
-  if (!stopping_ && exchange_ != nullptr && link.member >= 0) {
-    exchange_->member_lost(link.member, why);
-  }
+  if (peer.stream != stream) return;
+  peer.stream.reset();
+  peer.queue.clear();
+  peer.why_down = why;
+  peer.down_since_ms = monotonic_ms();
+  peer.changed.notify_all();
 }
 
 void PeerLinks::shut_down() {
   {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     stopping_ = true;
-    changed_.notify_all();
-    for (auto& [session, link] : links_) {
-      link->stream->close();
-      link->queued.notify_all();
+    for (const auto& [session, peer] : peers_) {
+      if (peer->stream) peer->stream->close();
+      peer->changed.notify_all();
+      former_.push_back(peer);
     }
+    peers_.clear();
+    changed_.notify_all();
+    changed_.wait(lock, [&] {
+      return std::none_of(former_.begin(), former_.end(),
+                          [](const PeerPtr& peer) { return peer->reading; });
+    });
   }
-  for (auto& [session, link] : links_) {
-    if (link->writer.joinable()) link->writer.join();
-    if (link->reader.joinable()) link->reader.join();
-  }
+  for (const PeerPtr& peer : former_) join_threads(*peer);
+  former_.clear();
   listener_.reset();
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <numeric>
 
 #include "host/core/check.h"
@@ -12,12 +13,6 @@ namespace lockstep {
 namespace {
 
 constexpr size_t kMaxSlots = 4;
-
-Subtree root_of(int partitions) {
-  int level = 0;
-  while ((1 << level) < partitions) ++level;
-  return {0, level};
-}
 
 // The first error, if any.
 Status first_error(const std::vector<Status>& statuses) {
@@ -67,13 +62,58 @@ Status Replica::allocate_state() {
     }
     state_buffers_.push_back(std::move(buffer));
   }
-  set_weights(initial_weights(training_, job_.seed));
+  free_roots_.resize(static_cast<size_t>(team_->size()));
+  set_initial_state();
   return {};
 }
 
 void Replica::set_weights(const std::vector<float>& weights) {
   LOCKSTEP_CHECK(weights.size() == state_.weights.size());
   std::copy(weights.begin(), weights.end(), state_.weights.begin());
+}
+
+void Replica::set_initial_state() {
+  set_weights(initial_weights(training_, job_.seed));
+  for (const std::span<float> slot : state_.slots) std::fill(slot.begin(), slot.end(), 0.0f);
+  set_accumulators(0, 0, 0, 0);
+}
+
+Status Replica::set_state(const StateView& state) {
+  const auto parameters = static_cast<int64_t>(state_.weights.size());
+  const auto vectors = static_cast<int64_t>(1 + state_.slots.size());
+  if (state.header.parameters != parameters || state.header.vectors != vectors) {
+    return Error{fmt::format("the checkpoint holds {} vectors of {} values, this job has {} of {}",
+                             state.header.vectors, state.header.parameters, vectors, parameters)};
+  }
+  for (size_t i = 0; i < state.vectors.size(); ++i) {
+    float* to = i == 0 ? state_.weights.data() : state_.slots[i - 1].data();
+    std::memcpy(to, state.vectors[i].data(), state.vectors[i].size());
+  }
+  const StateHeader& header = state.header;
+  set_accumulators(header.step, header.loss_sum, header.correct, header.rows);
+  return {};
+}
+
+void Replica::set_accumulators(int64_t step, double loss_sum, int64_t correct, int64_t rows) {
+  state_.step = step;
+  state_.loss_sum = loss_sum;
+  state_.correct = correct;
+  state_.rows = rows;
+  state_.digest = state_digest();
+}
+
+std::string Replica::encode_state() const {
+  const auto parameters = static_cast<int64_t>(state_.weights.size());
+  const auto vectors = static_cast<int64_t>(1 + state_.slots.size());
+  std::string bytes = encode_state_header(
+      {state_.step, state_.loss_sum, state_.correct, state_.rows, parameters, vectors});
+  bytes.reserve(static_cast<size_t>(state_bytes(parameters, vectors)));
+  const auto append = [&](std::span<const float> values) {
+    bytes.append(reinterpret_cast<const char*>(values.data()), values.size_bytes());
+  };
+  append(state_.weights);
+  for (const std::span<float> slot : state_.slots) append(slot);
+  return bytes;
 }
 
 std::vector<PartitionRange> Replica::device_ranges(PartitionRange range) const {
@@ -114,24 +154,6 @@ Result<std::vector<OpDigest>> Replica::canary(const Dataset& dataset, RowRange r
   return digests;
 }
 
-Status Replica::allocate_gradients(PartitionRange range, bool alone) {
-  roots_.assign(alone ? 1 : 2, {});
-  root_buffers_.clear();
-  for (auto& parity : roots_) {
-    for (const PartitionRange& device_range : device_ranges(range)) {
-      const size_t device = parity.size();
-      parity.emplace_back();
-      for (size_t root = 0; root < maximal_subtrees(device_range).size(); ++root) {
-        LOCKSTEP_ASSIGN(auto buffer,
-                        team_->device(static_cast<int>(device)).allocate(training_.flat_size * 4));
-        parity.back().push_back(buffer->data());
-        root_buffers_.push_back(std::move(buffer));
-      }
-    }
-  }
-  return {};
-}
-
 NodeMemory Replica::memory(PartitionRange range, bool alone) const {
   NodeMemory memory;
   const int64_t flat_bytes = team_->device(0).buffer_bytes(training_.flat_size * 4);
@@ -150,17 +172,41 @@ NodeMemory Replica::memory(PartitionRange range, bool alone) const {
   return memory;
 }
 
-std::vector<std::vector<float*>>& Replica::root_memory(int64_t step) {
-  return roots_[static_cast<size_t>(step) % roots_.size()];
+void Replica::release_roots(int parity) {
+  for (const auto& [device, root] : used_roots_[parity]) {
+    free_roots_[static_cast<size_t>(device)].push_back(root);
+  }
+  used_roots_[parity].clear();
 }
 
-std::vector<LocalRoot> Replica::roots(int64_t step, const std::vector<PartitionRange>& ranges) {
+Result<float*> Replica::take_root(int device) {
+  std::vector<float*>& free = free_roots_[static_cast<size_t>(device)];
+  if (free.empty()) {
+    LOCKSTEP_ASSIGN(auto buffer, team_->device(device).allocate(training_.flat_size * 4));
+    free.push_back(buffer->data());
+    root_buffers_.push_back(std::move(buffer));
+  }
+  float* root = free.back();
+  free.pop_back();
+  return root;
+}
+
+Result<std::vector<LocalRoot>> Replica::take_roots(int64_t step,
+                                                   const std::vector<PartitionRange>& ranges,
+                                                   bool alone) {
+  const int parity = static_cast<int>(step % 2);
+  if (roots_step_[parity] != step) release_roots(parity);
+  if (alone) release_roots(1 - parity);
+  roots_step_[parity] = step;
+  round_roots_.assign(ranges.size(), {});
   std::vector<LocalRoot> result;
   const int64_t rows = job_.rows_of_step(step);
   for (size_t device = 0; device < ranges.size(); ++device) {
-    const auto subtrees = contributed_subtrees(rows, job_.partitions, ranges[device]);
-    for (size_t i = 0; i < subtrees.size(); ++i) {
-      result.push_back({subtrees[i], root_memory(step)[device][i]});
+    for (const Subtree& subtree : contributed_subtrees(rows, job_.partitions, ranges[device])) {
+      LOCKSTEP_ASSIGN(float* root, take_root(static_cast<int>(device)));
+      used_roots_[parity].emplace_back(static_cast<int>(device), root);
+      round_roots_[device].push_back(root);
+      result.push_back({subtree, root});
     }
   }
   return result;
@@ -189,7 +235,7 @@ Status Replica::compute(int64_t step, const std::vector<PartitionRange>& ranges,
     }
     RunContext context;
     context.weights = state_.weights.data();
-    context.roots = std::span<float* const>(root_memory(step)[index]).first(group.roots.size());
+    context.roots = std::span<float* const>(round_roots_[static_cast<size_t>(index)]);
     context.batch = &batches[index];
     context.seed = job_.seed;
     context.epoch = static_cast<uint32_t>(step / job_.steps_per_epoch());
@@ -231,7 +277,7 @@ StepMetrics Replica::update(const float* reduced, const std::vector<LocalRoot>& 
                             bool digests) {
   std::vector<TreePiece> pieces;
   for (const LocalRoot& root : local) pieces.push_back({root.subtree, root.values});
-  const Subtree root = root_of(job_.partitions);
+  const Subtree root = root_subtree(job_.partitions);
   const UpdateDesc desc = optimizer_.update_at(state_.step + 1);
   const int64_t count = training_.parameter_count;
   state_.digest = sum_over_blocks([&](Device& device, int64_t block) {

@@ -16,6 +16,7 @@
 #include "host/optim/optimizer.h"
 #include "host/runtime/device_team.h"
 #include "host/runtime/exchange.h"
+#include "host/runtime/state_file.h"
 
 namespace lockstep {
 
@@ -55,7 +56,15 @@ class Replica {
   const Graph& graph() const { return training_; }
   SliceLayout layout() const { return SliceLayout(training_.flat_size); }
   const TrainState& state() const { return state_; }
-  void set_weights(const std::vector<float>& weights);
+  void set_weights(const std::vector<float>& weights);  // to evaluate
+  // The state at the job's start.
+  void set_initial_state();
+  // Of a checkpoint. An error where it does not fit this job.
+  Status set_state(const StateView& state);
+  // The state as bytes: a copy.
+  std::string encode_state() const;
+  // For a state that comes in pieces, straight into the spans of state().
+  void set_accumulators(int64_t step, double loss_sum, int64_t correct, int64_t rows);
   int devices() const { return team_->size(); }
   std::string device_description() const { return team_->device(0).description(); }
   Device& adder() { return team_->device(0); }
@@ -66,14 +75,15 @@ class Replica {
   // Runs the job's own Program for one partition of the first batch and hashes each op.
   Result<std::vector<OpDigest>> canary(const Dataset& dataset, RowRange rows);
 
-  // Takes the memory for gradients: one set of roots where the node is `alone`, else two.
-  Status allocate_gradients(PartitionRange range, bool alone);
   NodeMemory memory(PartitionRange range, bool alone) const;
 
-  // Where the gradients of step will be; the devices without rows have none.
-  std::vector<LocalRoot> roots(int64_t step, const std::vector<PartitionRange>& ranges);
+  // Memory for the gradients of partitions of a step; the devices without rows have none. It is
+  // not used again before step + 2, or before the next step where the node is `alone`.
+  Result<std::vector<LocalRoot>> take_roots(int64_t step, const std::vector<PartitionRange>& ranges,
+                                            bool alone);
   int active_devices(int64_t step, const std::vector<PartitionRange>& ranges) const;
-  // Forward and backward passes. `ready(begin, end)` comes from the devices' threads.
+  // Forward and backward passes into the roots that were last taken. `ready(begin, end)` comes from
+  // the devices' threads.
   Status compute(int64_t step, const std::vector<PartitionRange>& ranges,
                  const std::vector<HostBatch>& batches, const Program::ReadyCallback& ready);
   // state[t] -> state[t+1] by the reduced gradient; nullptr: by the tree over the local roots.
@@ -94,7 +104,8 @@ class Replica {
   Status allocate_state();
   uint64_t sum_over_blocks(const std::function<uint64_t(Device&, int64_t block)>& task);
   PartitionGroup group_of(int64_t rows, PartitionRange range) const;
-  std::vector<std::vector<float*>>& root_memory(int64_t step);
+  Result<float*> take_root(int device);
+  void release_roots(int parity);
 
   const Job job_;
   const Graph training_;
@@ -105,8 +116,11 @@ class Replica {
   TrainState state_;
   std::vector<std::unique_ptr<ProgramSet>> training_programs_;
   std::vector<std::unique_ptr<ProgramSet>> evaluation_programs_;
-  // [step parity][device][root]
-  std::vector<std::vector<std::vector<float*>>> roots_;
+  // Memory for roots, by device: free, and in use by the steps of each parity.
+  std::vector<std::vector<float*>> free_roots_;
+  std::vector<std::pair<int, float*>> used_roots_[2];
+  int64_t roots_step_[2] = {-1, -1};
+  std::vector<std::vector<float*>> round_roots_;  // [device][root]
   std::vector<std::unique_ptr<Buffer>> root_buffers_;
 };
 

@@ -85,13 +85,15 @@ TEST_F(ControlServerTest, HugeHeadersReserveNothing) {
   expect_alive();
   const std::string join = call_header("join") + field(kStruct, 1);
   const std::string step = call_header("report_step") + field(kStruct, 1);
+  const std::string part = call_header("upload") + field(kStruct, 1);
   const int64_t before_kib = resident_kib();
   for (const uint32_t count : {60'000'000u, 0x7fffffffu, 0x80000000u, 0xffffffffu}) {
     for (const std::string& message :
          {join + field(kList, 8) + kStruct + big_endian(count),  // canary
-          step + field(kList, 6) + kStruct + big_endian(count),  // partitions
+          step + field(kList, 7) + kStruct + big_endian(count),  // partitions
           step + field(kList, 99) + kI64 + big_endian(count),    // unknown, skipped
-          join + field(kString, 2) + big_endian(count)}) {
+          join + field(kString, 2) + big_endian(count),
+          part + field(kString, 5) + big_endian(count)}) {
       RawSocket socket(server_->port());
       socket.send(message);
       EXPECT_TRUE(socket.wait_for_close(1500)) << count;
@@ -106,7 +108,7 @@ TEST_F(ControlServerTest, HalfAMessageAndSilenceIsDropped) {
   RawSocket silent(server_->port());
   RawSocket half(server_->port());
   const Stopwatch watch;
-  half.send(call_header("upload") + field(kI64, 1) + big_endian(0));
+  half.send(call_header("upload") + field(kStruct, 1) + field(kI64, 1) + big_endian(0));
   expect_alive();
   EXPECT_TRUE(half.wait_for_close(1500));
   EXPECT_TRUE(silent.wait_for_close(1500));
@@ -153,13 +155,13 @@ TEST_F(ControlServerTest, OneConnectionCarriesMoreThan150Megabytes) {
   service_.welcome.job = std::string(40'000, 'j');
   start();
   const auto client = connect();
-  ASSERT_TRUE(client->poll(7).ok());  // or a second connection would go unnoticed
-  const std::string small(40'000, 's');
-  for (int i = 0; i < 2'700; ++i) ASSERT_TRUE(client->upload(7, 0, small).ok()) << i;
-  const std::string large(8 << 20, 'l');
-  for (int i = 0; i < 8; ++i) ASSERT_TRUE(client->upload(7, 0, large).ok()) << i;
+  ASSERT_TRUE(client->poll({7, 0, 0}).ok());  // or a second connection would go unnoticed
+  const StatePart small{7, 0, 0, 40'000, std::string(40'000, 's')};
+  for (int i = 0; i < 2'700; ++i) ASSERT_TRUE(client->upload(small).ok()) << i;
+  const StatePart large{7, 0, 0, 8 << 20, std::string(8 << 20, 'l')};
+  for (int i = 0; i < 8; ++i) ASSERT_TRUE(client->upload(large).ok()) << i;
   EXPECT_EQ(service_.uploaded_, 2'700 * 40'000 + 8 * (8LL << 20));
-  EXPECT_EQ(service_.last_upload_, large);
+  EXPECT_EQ(service_.part_.bytes, large.bytes);
   for (int i = 0; i < 2'700; ++i) ASSERT_TRUE(client->hello({}).ok()) << i;
   EXPECT_EQ(service_.calls(), 1 + 2'700 + 8 + 2'700);
   EXPECT_TRUE(service_.lost().empty()) << "a connection ended";
@@ -169,8 +171,8 @@ TEST_F(ControlServerTest, TheConnectionThatPolledIsMissed) {
   start();
   auto node = connect();
   auto reporter = connect();
-  ASSERT_TRUE(node->poll(7).ok());
-  ASSERT_TRUE(reporter->report_final({8, ""}).ok());
+  ASSERT_TRUE(node->poll({7, 0, 0}).ok());
+  ASSERT_TRUE(reporter->ask_to_leave(8).ok());
   reporter.reset();
   node.reset();
   EXPECT_TRUE(eventually([&] { return !service_.lost().empty(); }));
@@ -182,7 +184,7 @@ TEST_F(ControlServerTest, ASessionThatWasRefusedIsNotMissed) {
   service_.answer = refused_error("unknown session");
   start();
   auto node = connect();
-  EXPECT_FALSE(node->poll(7).ok());
+  EXPECT_FALSE(node->poll({7, 0, 0}).ok());
   node.reset();
   server_.reset();
   EXPECT_TRUE(service_.lost().empty());
@@ -197,7 +199,8 @@ TEST_F(ControlServerTest, AKilledProcessIsMissedAtOnce) {
   if (child == 0) {
     // Nothing but system calls: other threads of the parent may have held locks.
     RawSocket socket(port);
-    socket.send(call_header("poll") + field(kI64, 1) + big_endian(0) + big_endian(7) + '\0');
+    socket.send(call_header("poll") + field(kStruct, 1) + field(kI64, 1) + big_endian(0) +
+                big_endian(7) + '\0' + '\0');
     char answer[64];
     static_cast<void>(!read(0, answer, 0));
     static_cast<void>(!write(ready[1], "r", 1));
@@ -230,7 +233,7 @@ TEST_F(ControlServerTest, StopsAtOnceWithIdleAndPollingClients) {
   std::vector<std::thread> polling;
   for (int i = 0; i < 4; ++i) {
     polling.emplace_back([client = connect()] {
-      while (client->poll(7).ok()) continue;
+      while (client->poll({7, 0, 0}).ok()) continue;
     });
   }
   ASSERT_TRUE(eventually([&] { return service_.calls() >= 24; }));
@@ -263,8 +266,8 @@ TEST_F(ControlServerTest, ManyClientsAtOnce) {
   for (int i = 0; i < 16; ++i) {
     threads.emplace_back([&, client = connect(), i] {
       for (int step = 0; step < 50; ++step) {
-        if (!client->report_step({i, 0, step, 0, 0, {}}).ok()) ++failures;
-        if (!client->poll(i).ok()) ++failures;
+        if (!client->report_step({i, 0, step, 0, 0, 0, {}}).ok()) ++failures;
+        if (!client->poll({i, 0, 0}).ok()) ++failures;
       }
     });
   }

@@ -5,8 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <memory>
+#include <utility>
 
 #include "rpc/control_client.h"
 #include "rpc/control_server.h"
@@ -63,35 +65,76 @@ TEST_F(ControlTest, HelloAndJoin) {
   EXPECT_EQ(service_.join_.canary, request.canary);
 }
 
+// A view in which every field differs from its default.
+View full_view() {
+  View view;
+  view.number = 4;
+  view.first_step = 1'000'000'000'000;
+  view.carries = true;
+  view.restores = true;
+  view.restore = {1LL << 41, "states/12", 0xfedcba9876543210, 1LL << 34};
+  view.donor = 1;
+  view.era = 3;
+  view.decided_epochs = 2;
+  view.members = {{7, "a", "h:1", {0, 3}, {{0, 1}, {2, 2}, {4, 6}}, -1},
+                  {9, "b", "h:2", {3, 3}, {}, 1'000'000'000'000}};
+  view.slice_owners = {0, 1, 0};
+  return view;
+}
+
 TEST_F(ControlTest, PollBringsEveryKindOfEventInOrder) {
-  const View view{
-      4, 1'000'000'000'000, {{7, "a", "h:1", {0, 3}}, {9, "b", "h:2", {3, 3}}}, {0, 1, 0}};
-  service_.events = {ViewEvent{view}, EpochDecision{3, false}, UploadEvent{},
-                     StopEvent{ErrorKind::halted, true, "done"}};
+  service_.reply = {
+      5,
+      true,
+      {HoldEvent{6}, ViewEvent{full_view()}, EpochDecision{3, false}, SnapshotEvent{1LL << 42},
+       CheckpointEvent{1LL << 43}, StopEvent{ErrorKind::halted, true, "done"}}};
   start();
-  const auto events = connect()->poll(7);
-  ASSERT_TRUE(events.ok()) << events.error().message;
-  ASSERT_EQ(events->size(), 4u);
-  EXPECT_EQ(std::get<ViewEvent>((*events)[0]).view, view);
-  EXPECT_EQ(std::get<EpochDecision>((*events)[1]).epoch, 3);
-  EXPECT_FALSE(std::get<EpochDecision>((*events)[1]).go_on);
-  EXPECT_TRUE(std::holds_alternative<UploadEvent>((*events)[2]));
-  EXPECT_EQ(std::get<StopEvent>((*events)[3]).kind, ErrorKind::halted);
-  EXPECT_TRUE(std::get<StopEvent>((*events)[3]).completed);
-  EXPECT_EQ(std::get<StopEvent>((*events)[3]).reason, "done");
+  const auto reply = connect()->poll({7, 3, 1LL << 44});
+  ASSERT_TRUE(reply.ok()) << reply.error().message;
+  EXPECT_EQ(service_.poll_.session, 7);
+  EXPECT_EQ(service_.poll_.term, 3);
+  EXPECT_EQ(service_.poll_.received, 1LL << 44);
+  EXPECT_EQ(reply->term, 5);
+  EXPECT_TRUE(reply->attach);
+  const auto& events = reply->events;
+  ASSERT_EQ(events.size(), 6u);
+  EXPECT_EQ(std::get<HoldEvent>(events[0]).number, 6);
+  EXPECT_EQ(std::get<ViewEvent>(events[1]).view, full_view());
+  EXPECT_EQ(std::get<EpochDecision>(events[2]).epoch, 3);
+  EXPECT_FALSE(std::get<EpochDecision>(events[2]).go_on);
+  EXPECT_EQ(std::get<SnapshotEvent>(events[3]).step, 1LL << 42);
+  EXPECT_EQ(std::get<CheckpointEvent>(events[4]).step, 1LL << 43);
+  EXPECT_EQ(std::get<StopEvent>(events[5]).kind, ErrorKind::halted);
+  EXPECT_TRUE(std::get<StopEvent>(events[5]).completed);
+  EXPECT_EQ(std::get<StopEvent>(events[5]).reason, "done");
+}
+
+TEST_F(ControlTest, StandingIsSaidToHoldAndToAttach) {
+  start();
+  const auto client = connect();
+  const Standing standing{4, 1LL << 45, true, 6};
+  ASSERT_TRUE(client->attach(7, standing).ok());
+  EXPECT_EQ(service_.session_, 7);
+  EXPECT_EQ(service_.standing_, standing);
+  ASSERT_TRUE(client->report_held({8, 5, {}}).ok());
+  EXPECT_EQ(service_.held_.session, 8);
+  EXPECT_EQ(service_.held_.number, 5);
+  EXPECT_EQ(service_.held_.standing, Standing{});
 }
 
 TEST_F(ControlTest, StepReportKeepsEveryBit) {
   start();
   const auto client = connect();
   const double loss = std::nextafter(0.1, 1.0);
-  const StepReport report{7, 2, 1LL << 40, loss, 55, {{0, 2, {4, 1LL << 50}}, {3, 0, {}}}};
+  const StepReport report{
+      7, 2, 1LL << 40, loss, 55, 0x8000000000000001, {{0, 2, {4, 1LL << 50}}, {3, 0, {}}}};
   ASSERT_TRUE(client->report_step(report).ok());
   EXPECT_EQ(service_.step_.session, 7);
-  EXPECT_EQ(service_.step_.view, 2);
+  EXPECT_EQ(service_.step_.era, 2);
   EXPECT_EQ(service_.step_.step, 1LL << 40);
   EXPECT_EQ(service_.step_.loss_sum, loss);
   EXPECT_EQ(service_.step_.correct, 55);
+  EXPECT_EQ(service_.step_.digest, 0x8000000000000001);
   ASSERT_EQ(service_.step_.partitions.size(), 2u);
   EXPECT_EQ(service_.step_.partitions[0].rows, 2);
   EXPECT_EQ(service_.step_.partitions[0].samples, (std::vector<int64_t>{4, 1LL << 50}));
@@ -115,24 +158,53 @@ TEST_F(ControlTest, EpochReportKeepsEveryBit) {
   EXPECT_EQ(service_.epoch_.validation[1].batch, 9);
 }
 
-TEST_F(ControlTest, FinalFaultUploadLeaveStatus) {
+TEST_F(ControlTest, FaultLeaveStatus) {
   start();
   const auto client = connect();
-  ASSERT_TRUE(client->report_final({7, "abc"}).ok());
-  EXPECT_EQ(service_.final_.weights_sha256, "abc");
   ASSERT_TRUE(client->report_fault({7, 9, 12, "stream broke"}).ok());
   EXPECT_EQ(service_.fault_.accused, 9);
   EXPECT_EQ(service_.fault_.step, 12);
   EXPECT_EQ(service_.fault_.what, "stream broke");
-  const std::string bytes("\0\xff\x80 binary", 10);
-  ASSERT_TRUE(client->upload(7, 1LL << 33, bytes).ok());
-  EXPECT_EQ(service_.offset_, 1LL << 33);
-  EXPECT_EQ(service_.last_upload_, bytes);
+  ASSERT_TRUE(client->ask_to_leave(9).ok());
+  EXPECT_TRUE(service_.asked_to_leave_);
+  EXPECT_EQ(service_.session_, 9);
   ASSERT_TRUE(client->leave(8).ok());
   EXPECT_EQ(service_.session_, 8);
   const auto status = client->status();
   ASSERT_TRUE(status.ok());
   EXPECT_EQ(*status, "{\"step\":12}");
+}
+
+TEST_F(ControlTest, UploadAndFetchKeepEveryByte) {
+  const std::string bytes("\0\xff\x80 binary", 10);
+  service_.state = bytes;
+  start();
+  const auto client = connect();
+  ASSERT_TRUE(client->upload({7, 1LL << 40, 1LL << 33, (1LL << 33) + 10, bytes}).ok());
+  EXPECT_EQ(service_.part_.session, 7);
+  EXPECT_EQ(service_.part_.step, 1LL << 40);
+  EXPECT_EQ(service_.part_.offset, 1LL << 33);
+  EXPECT_EQ(service_.part_.total, (1LL << 33) + 10);
+  EXPECT_EQ(service_.part_.bytes, bytes);
+  const auto fetched = client->fetch(8, "states/12", 1LL << 35);
+  ASSERT_TRUE(fetched.ok()) << fetched.error().message;
+  EXPECT_EQ(*fetched, bytes);
+  EXPECT_EQ(service_.session_, 8);
+  EXPECT_EQ(service_.object_, "states/12");
+  EXPECT_EQ(service_.offset_, 1LL << 35);
+}
+
+TEST_F(ControlTest, FetchBringsNoMoreThanItsLimit) {
+  service_.state = std::string(kFetchBytes, 's');
+  start();
+  const auto client = connect();
+  const auto fetched = client->fetch(7, "o", 0);
+  ASSERT_TRUE(fetched.ok()) << fetched.error().message;
+  EXPECT_EQ(*fetched, service_.state);
+  service_.state += 's';
+  const auto more = client->fetch(7, "o", 0);
+  ASSERT_FALSE(more.ok());
+  EXPECT_THAT(more.error().message, HasSubstr("fetch has 4194305 bytes"));
 }
 
 TEST_F(ControlTest, RefusalKeepsKindAndMessageAndTheConnection) {
@@ -147,8 +219,12 @@ TEST_F(ControlTest, RefusalKeepsKindAndMessageAndTheConnection) {
   }
   EXPECT_EQ(service_.calls(), 2);
   EXPECT_FALSE(client->hello({}).ok());
-  EXPECT_FALSE(client->poll(7).ok());
-  EXPECT_FALSE(client->upload(7, 0, "x").ok());
+  EXPECT_FALSE(client->poll({7, 0, 0}).ok());
+  EXPECT_FALSE(client->attach(7, {}).ok());
+  EXPECT_FALSE(client->report_held({7, 1, {}}).ok());
+  EXPECT_FALSE(client->upload({7, 0, 0, 1, "x"}).ok());
+  EXPECT_FALSE(client->fetch(7, "o", 0).ok());
+  EXPECT_FALSE(client->ask_to_leave(7).ok());
 }
 
 TEST_F(ControlTest, NumbersOutOfRangeNeverReachTheService) {
@@ -160,33 +236,92 @@ TEST_F(ControlTest, NumbersOutOfRangeNeverReachTheService) {
     EXPECT_THAT(status.error().message, HasSubstr(field));
   };
   refusal(client->join({7, ":1", -1, "", "", "", "", {}}), "join.devices is -1");
-  refusal(client->report_step({7, 0, -3, 0, 0, {}}), "step.step is -3");
-  refusal(client->report_step({7, 0, 3, 0, 0, {{-2, 0, {}}}}), "step.partitions.partition is -2");
+  refusal(client->report_step({7, 0, -3, 0, 0, 0, {}}), "step.step is -3");
+  refusal(client->report_step({7, -2, 3, 0, 0, 0, {}}), "step.era is -2");
+  refusal(client->report_step({7, 0, 3, 0, 0, 0, {{-2, 0, {}}}}),
+          "step.partitions.partition is -2");
   refusal(client->report_epoch({7, 1, 0, 0, 0, {{0, 0, -9, 0, 0}}}), "epoch.validation.rows is -9");
   refusal(client->report_fault({7, -1, 0, ""}), "fault.accused is -1");
-  refusal(client->report_final({-7, ""}), "final.session is -7");
-  refusal(client->upload(7, -1, ""), "upload.offset is -1");
+  const auto poll_refusal = [&](const PollRequest& request, const std::string& field) {
+    const auto reply = client->poll(request);
+    refusal(reply.ok() ? Status() : reply.error(), field);
+  };
+  poll_refusal({-7, 0, 0}, "poll.session is -7");
+  poll_refusal({7, -1, 0}, "poll.term is -1");
+  poll_refusal({7, 0, -1}, "poll.received is -1");
+  refusal(client->attach(-7, {}), "session is -7");
+  refusal(client->attach(7, {-1, 0, false, 0}), "standing.view is -1");
+  refusal(client->attach(7, {0, -2, false, 0}), "standing.step is -2");
+  refusal(client->attach(7, {0, 0, false, -1}), "standing.decided_epochs is -1");
+  refusal(client->report_held({-7, 0, {}}), "held.session is -7");
+  refusal(client->report_held({7, -1, {}}), "held.number is -1");
+  refusal(client->report_held({7, 1, {0, -2, false, 0}}), "standing.step is -2");
+  refusal(client->upload({-7, 0, 0, 0, ""}), "upload.session is -7");
+  refusal(client->upload({7, -1, 0, 0, ""}), "upload.step is -1");
+  refusal(client->upload({7, 0, -1, 0, ""}), "upload.offset is -1");
+  refusal(client->upload({7, 0, 0, -1, ""}), "upload.total is -1");
+  refusal(client->upload({7, 0, 4, 5, "xy"}), "upload.offset is 4, must be at most 3");
+  const auto fetched = client->fetch(7, "o", -1);
+  refusal(fetched.ok() ? Status() : fetched.error(), "fetch.offset is -1");
+  refusal(client->ask_to_leave(-1), "session is -1");
   refusal(client->leave(-1), "session is -1");
   EXPECT_EQ(service_.calls(), 0);
 }
 
 TEST_F(ControlTest, BadAnswersAreTheCoordinatorsFailure) {
-  service_.events = {ViewEvent{{1, 0, {{7, "", "", {0, 1}}}, {1}}}};
   start();
-  const auto events = connect()->poll(7);
-  ASSERT_FALSE(events.ok());
-  EXPECT_EQ(events.error().kind, ErrorKind::failed);
-  EXPECT_THAT(events.error().message, HasSubstr(address_.text()));
-  EXPECT_THAT(events.error().message, HasSubstr("view.slice_owners has 1"));
+  const auto client = connect();
+  const auto failure = [&](NodeEvent event, const std::string& field) {
+    service_.reply = {1, false, {std::move(event)}};
+    const auto reply = client->poll({7, 0, 0});
+    ASSERT_FALSE(reply.ok()) << field;
+    EXPECT_EQ(reply.error().kind, ErrorKind::failed);
+    EXPECT_THAT(reply.error().message, HasSubstr(address_.text()));
+    EXPECT_THAT(reply.error().message, HasSubstr(field));
+  };
+  const auto bad_view = [&](const std::function<void(View*)>& spoil, const std::string& field) {
+    View view = full_view();
+    spoil(&view);
+    failure(ViewEvent{view}, field);
+  };
+  bad_view([](View* view) { view->number = -1; }, "view.number is -1");
+  bad_view([](View* view) { view->first_step = -1; }, "view.first_step is -1");
+  bad_view([](View* view) { view->restore.step = -4; }, "view.restore.step is -4");
+  bad_view([](View* view) { view->restore.bytes = -5; }, "view.restore.bytes is -5");
+  bad_view([](View* view) { view->donor = -2; }, "view.donor has -2");
+  bad_view([](View* view) { view->donor = 2; }, "view.donor has 2");
+  bad_view([](View* view) { view->era = -1; }, "view.era is -1");
+  bad_view([](View* view) { view->decided_epochs = -1; }, "view.decided_epochs is -1");
+  bad_view([](View* view) { view->slice_owners[1] = 2; }, "view.slice_owners has 2");
+  bad_view([](View* view) { view->slice_owners[1] = -1; }, "view.slice_owners has -1");
+  using Edit = std::function<void(Member*)>;
+  const auto bad_member = [&](const Edit& spoil, const std::string& field) {
+    bad_view([&](View* view) { spoil(&view->members[0]); }, "view.members." + field);
+  };
+  bad_member([](Member* member) { member->session = -7; }, "session is -7");
+  bad_member([](Member* member) { member->step = -2; }, "step is -2");
+  bad_member([](Member* member) { member->partitions.begin = -1; }, "partitions.begin is -1");
+  bad_member([](Member* member) { member->partitions = {3, 2}; }, "partitions.end is 2");
+  bad_member([](Member* member) { member->carried[0].begin = -1; }, "carried.begin is -1");
+  bad_member([](Member* member) { member->carried[2].end = 3; }, "carried.end is 3");
+  bad_member([](Member* member) { member->carried[2].begin = 1; }, "carried.begin is 1");
+  failure(HoldEvent{-1}, "hold.number is -1");
+  failure(EpochDecision{-1, true}, "epoch_decision.epoch is -1");
+  failure(SnapshotEvent{-1}, "snapshot.step is -1");
+  failure(CheckpointEvent{-1}, "checkpoint.step is -1");
+  failure(StopEvent{static_cast<ErrorKind>(5), false, ""}, "stop.kind is 5");
+  service_.reply = {-1, false, {}};
+  EXPECT_THAT(client->poll({7, 0, 0}).error().message, HasSubstr("reply.term is -1"));
 }
 
 TEST_F(ControlTest, TooLargeUploadIsRefusedBeforeItIsSent) {
   start();
   const auto client = connect();
-  const auto status = client->upload(7, 0, std::string((8 << 20) + 1, 'x'));
+  const int64_t limit = 8 << 20;
+  const auto status = client->upload({7, 0, 0, limit + 1, std::string(limit + 1, 'x')});
   ASSERT_FALSE(status.ok());
   EXPECT_THAT(status.error().message, HasSubstr("at most 8388608"));
-  EXPECT_TRUE(client->upload(7, 0, std::string(8 << 20, 'x')).ok());
+  EXPECT_TRUE(client->upload({7, 0, 0, limit, std::string(limit, 'x')}).ok());
 }
 
 TEST_F(ControlTest, NobodyThereIsConnectionRefused) {
@@ -247,11 +382,29 @@ TEST_F(ControlTest, CallsHaveADeadline) {
   options.call_timeout_ms = 100;
   const auto client = connect(options);
   const Stopwatch watch;
-  const auto events = client->poll(7);
-  ASSERT_FALSE(events.ok());
-  EXPECT_THAT(events.error().message, HasSubstr("no answer within 100 ms"));
+  const auto reply = client->poll({7, 0, 0});
+  ASSERT_FALSE(reply.ok());
+  EXPECT_THAT(reply.error().message, HasSubstr("no answer within 100 ms"));
   EXPECT_LT(watch.ms(), 350);
   EXPECT_TRUE(client->status().ok());
+}
+
+TEST_F(ControlTest, CallsThatWaitForADiskHaveALaterDeadline) {
+  service_.disk_takes_ms = 400;
+  start();
+  ControlClientOptions options;
+  options.call_timeout_ms = 100;
+  const auto patient = connect(options);
+  EXPECT_TRUE(patient->upload({7, 0, 1, 2, "x"}).ok());
+  EXPECT_TRUE(patient->fetch(7, "o", 0).ok());
+  const auto part = patient->upload({7, 0, 0, 2, "x"});
+  ASSERT_FALSE(part.ok()) << "not the last: it waits for no disk";
+  EXPECT_THAT(part.error().message, HasSubstr("no answer within 100 ms"));
+  options.disk_timeout_ms = 150;
+  const auto hasty = connect(options);
+  const auto fetched = hasty->fetch(7, "o", 0);
+  ASSERT_FALSE(fetched.ok());
+  EXPECT_THAT(fetched.error().message, HasSubstr("no answer within 150 ms"));
 }
 
 TEST_F(ControlTest, TheNetworkServesControl) {

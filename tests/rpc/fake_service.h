@@ -16,9 +16,11 @@ class FakeService final : public ControlService {
  public:
   // Set before the server starts.
   Welcome welcome{7, 3, "{\"epochs\":2}"};
-  std::vector<NodeEvent> events;
-  Status answer;  // of every call that can fail
+  PollReply reply;
+  std::string state;  // what fetch reads
+  Status answer;      // of every call that can fail
   int poll_takes_ms = 0;
+  int disk_takes_ms = 0;  // of uploads and fetches
 
   Result<Welcome> hello(const Hello& said) override {
     record([&] { hello_ = said; });
@@ -32,11 +34,22 @@ class FakeService final : public ControlService {
     });
     return answer;
   }
-  Result<std::vector<NodeEvent>> poll(SessionId session) override {
+  Result<PollReply> poll(const PollRequest& request) override {
     std::this_thread::sleep_for(std::chrono::milliseconds(poll_takes_ms));
-    record([&] { session_ = session; });
+    record([&] { poll_ = request; });
     if (!answer.ok()) return answer.error();
-    return events;
+    return reply;
+  }
+  Status attach(SessionId session, const Standing& standing) override {
+    record([&] {
+      session_ = session;
+      standing_ = standing;
+    });
+    return answer;
+  }
+  Status report_held(const HeldReport& report) override {
+    record([&] { held_ = report; });
+    return answer;
   }
   Status report_step(const StepReport& report) override {
     record([&] { step_ = report; });
@@ -46,20 +59,32 @@ class FakeService final : public ControlService {
     record([&] { epoch_ = report; });
     return answer;
   }
-  Status report_final(const FinalReport& report) override {
-    record([&] { final_ = report; });
-    return answer;
-  }
   Status report_fault(const FaultReport& report) override {
     record([&] { fault_ = report; });
     return answer;
   }
-  Status upload(SessionId session, int64_t offset, const std::string& bytes) override {
+  Status upload(const StatePart& part) override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(disk_takes_ms));
+    record([&] {
+      part_ = part;
+      uploaded_ += static_cast<int64_t>(part.bytes.size());
+    });
+    return answer;
+  }
+  Result<std::string> fetch(SessionId session, const std::string& object, int64_t offset) override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(disk_takes_ms));
     record([&] {
       session_ = session;
+      object_ = object;
       offset_ = offset;
-      last_upload_ = bytes;
-      uploaded_ += static_cast<int64_t>(bytes.size());
+    });
+    if (!answer.ok()) return answer.error();
+    return state;
+  }
+  Status ask_to_leave(SessionId session) override {
+    record([&] {
+      session_ = session;
+      asked_to_leave_ = true;
     });
     return answer;
   }
@@ -90,13 +115,17 @@ class FakeService final : public ControlService {
   Hello hello_;
   JoinRequest join_;
   std::string peer_host_;
+  PollRequest poll_;
   SessionId session_ = 0;
+  Standing standing_;
+  HeldReport held_;
   StepReport step_;
   EpochReport epoch_;
-  FinalReport final_;
   FaultReport fault_;
+  StatePart part_;
+  std::string object_;
   int64_t offset_ = 0;
-  std::string last_upload_;
+  bool asked_to_leave_ = false;
   int64_t uploaded_ = 0;
 
  private:

@@ -47,7 +47,6 @@ class ReplicaDigest : public testing::TestWithParam<std::string> {
     const auto ranges = replica.device_ranges(all);
     const int64_t step = replica.state().step;
     if (step == 0) {
-      ASSERT_TRUE(replica.allocate_gradients(all, true).ok());
     }
     BatchLoader loader(data_, {{0, data_.rows()}, job_.batch_size, job_.partitions, 0, true});
     const int64_t steps = job_.steps_per_epoch();

@@ -1,0 +1,132 @@
+#include "host/runtime/journal.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "host/core/digest.h"
+#include "host/runtime/state_file.h"
+
+namespace lockstep {
+namespace {
+
+constexpr size_t kLongLog = 2000;  // records
+
+std::map<std::string, std::vector<double>> history_of(const std::vector<EpochRecord>& epochs) {
+  std::map<std::string, std::vector<double>> history;
+  for (const EpochRecord& epoch : epochs) {
+    history["loss"].push_back(epoch.done.loss);
+    history["accuracy"].push_back(epoch.done.accuracy);
+    if (!epoch.done.has_validation) continue;
+    history["val_loss"].push_back(epoch.done.validation_loss);
+    history["val_accuracy"].push_back(epoch.done.validation_accuracy);
+  }
+  return history;
+}
+
+}  // namespace
+
+Journal::Journal(JournalOptions options, RecordLog log, ObjectStore objects)
+    : options_(std::move(options)),
+      log_(std::move(log)),
+      objects_(std::move(objects)),
+      lineage_(objects_, {}) {}
+
+Result<std::unique_ptr<Journal>> Journal::open(FileSystem& files, const JournalOptions& options) {
+  LOCKSTEP_RETURN_IF_ERROR(files.make_folders(options.state));
+  LOCKSTEP_ASSIGN(auto opened, RecordLog::open(files, options.state + "/log"));
+  const std::string& folder = options.checkpoints.empty() ? options.state : options.checkpoints;
+  LOCKSTEP_ASSIGN(auto objects, ObjectStore::open(files, folder + "/objects"));
+  std::unique_ptr<Journal> journal(
+      new Journal(options, std::move(opened.log), std::move(objects)));
+  for (const Note& note : opened.notes) journal->notes_.push_back(note.text());
+  LOCKSTEP_RETURN_IF_ERROR(journal->recover(opened.records));
+  return journal;
+}
+
+Status Journal::recover(const std::vector<LogRecord>& records) {
+  for (const LogRecord& record : records) {
+    LOCKSTEP_ASSIGN(JobRecord decoded, decode_record(record.body));
+    records_.push_back(std::move(decoded));
+  }
+  recovered_ = recover_job(records_, options_.steps_per_epoch);
+  term_ = static_cast<int64_t>(log_.term()) + 1;
+  if (recovered_.recipe_sha256.empty()) {
+    LOCKSTEP_RETURN_IF_ERROR(append(RunRecord{options_.recipe_sha256}));
+  } else if (recovered_.recipe_sha256 != options_.recipe_sha256) {
+    return Error{fmt::format("the state folder '{}' belongs to another recipe ({}, this job's is "
+                             "{}); choose another folder, or give the job as it was",
+                             options_.state, recovered_.recipe_sha256.substr(0, 12),
+                             options_.recipe_sha256.substr(0, 12))};
+  }
+  std::vector<std::string> manifests;
+  for (const CheckpointRecord& each : recovered_.checkpoints) manifests.push_back(each.manifest);
+  lineage_ = Lineage(objects_, manifests);
+  LOCKSTEP_ASSIGN(const auto newest, lineage_.newest_whole());
+  for (const Note& note : newest.notes) notes_.push_back(note.text());
+  std::vector<CheckpointRecord>& kept = recovered_.checkpoints;
+  while (newest.found && !kept.empty() && kept.back().manifest != newest.found->id) kept.pop_back();
+  manifests.resize(kept.size());
+  lineage_ = Lineage(objects_, manifests);
+  LOCKSTEP_RETURN_IF_ERROR(lineage_.sweep({}));
+  return append(TermRecord{});
+}
+
+Status Journal::append(const JobRecord& record) {
+  const std::lock_guard lock(mutex_);
+  LOCKSTEP_RETURN_IF_ERROR(log_.append(static_cast<uint64_t>(term_), encode_record(record)));
+  records_.push_back(record);
+  return {};
+}
+
+Result<StateRef> Journal::store_state(const std::string& bytes) {
+  LOCKSTEP_ASSIGN(const StateView state, decode_state(bytes));
+  StateRef ref{state.header.step, "", digest_of_state(state), static_cast<int64_t>(bytes.size())};
+  LOCKSTEP_ASSIGN(ref.object, objects_.put(bytes));
+  const std::lock_guard lock(mutex_);
+  accumulators_[ref.object] = {state.header.loss_sum, state.header.correct, state.header.rows};
+  return ref;
+}
+
+Result<CheckpointRecord> Journal::commit(const CommitCheckpoint& commit) {
+  CheckpointRecord record{commit.state, "", commit.samples_consumed};
+  {
+    const std::lock_guard lock(mutex_);
+    Checkpoint checkpoint;
+    checkpoint.recipe_sha256 = options_.recipe_sha256;
+    checkpoint.step = commit.state.step;
+    checkpoint.parent = lineage_.ids().empty() ? "" : lineage_.ids().back();
+    checkpoint.state = commit.state.object;
+    checkpoint.state_bytes = static_cast<uint64_t>(commit.state.bytes);
+    checkpoint.state_digest = hex64(commit.state.digest);
+    checkpoint.epoch = static_cast<int64_t>(commit.epochs.size());
+    checkpoint.accumulators = accumulators_[commit.state.object];
+    checkpoint.history = history_of(commit.epochs);
+    checkpoint.samples_consumed = commit.samples_consumed;
+    checkpoint.is_final = !commit.epochs.empty() && !commit.epochs.back().go_on;
+    accumulators_.erase(commit.state.object);
+    LOCKSTEP_ASSIGN(record.manifest, lineage_.commit(checkpoint));
+  }
+  LOCKSTEP_RETURN_IF_ERROR(append(record));
+  const std::lock_guard lock(mutex_);
+  LOCKSTEP_ASSIGN(const auto gone,
+                  lineage_.prune(static_cast<size_t>(options_.keep_checkpoints), {}));
+  LOCKSTEP_RETURN_IF_ERROR(compact_if_long());
+  return record;
+}
+
+// Records of checkpoints that are gone stay out of a compacted log.
+Status Journal::compact_if_long() {
+  if (records_.size() < kLongLog) return {};
+  RecoveredJob job = recover_job(records_, options_.steps_per_epoch);
+  const auto& ids = lineage_.ids();
+  std::erase_if(job.checkpoints, [&](const CheckpointRecord& checkpoint) {
+    return std::find(ids.begin(), ids.end(), checkpoint.manifest) == ids.end();
+  });
+  records_ = compacted(job);
+  std::vector<std::string> bodies;
+  for (const JobRecord& record : records_) bodies.push_back(encode_record(record));
+  return log_.compact(static_cast<uint64_t>(term_), bodies);
+}
+
+}  // namespace lockstep

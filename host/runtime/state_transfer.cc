@@ -1,0 +1,123 @@
+#include "host/runtime/state_transfer.h"
+
+#include <fmt/format.h>
+
+#include "host/core/check.h"
+#include "host/core/digest.h"
+
+namespace lockstep {
+
+StateTransfer::StateTransfer(Replica& replica, std::function<void(SessionId, Frame)> send,
+                             std::function<void()> done)
+    : replica_(replica),
+      layout_(static_cast<int64_t>(replica.state().weights.size())),
+      send_(std::move(send)),
+      done_(std::move(done)) {}
+
+std::span<float> StateTransfer::vector(int index) const {
+  const TrainState& state = replica_.state();
+  return index == 0 ? state.weights : state.slots[static_cast<size_t>(index) - 1];
+}
+
+void StateTransfer::adopt(const View& view, SessionId self) {
+  std::set<SessionId> owed;
+  {
+    const std::lock_guard lock(mutex_);
+    owed_.clear();
+    missing_.clear();
+    under_way_.clear();
+    donor_ = 0;
+    step_ = view.first_step;
+    const int index = view.index_of(self);
+    if (view.restores || view.donor < 0) return;
+    if (view.members[index].step < 0) {
+      donor_ = view.members[view.donor].session;
+      for (int i = 0; i < vectors(); ++i) {
+        for (int part = 0; part < layout_.count(); ++part) missing_.insert({i, part});
+      }
+      missing_.insert({kAccumulators, 0});
+      return;
+    }
+    if (view.donor != index) return;
+    const TrainState& state = replica_.state();
+    accumulators_ = {state.loss_sum, state.correct, state.rows, state.digest};
+    for (const Member& member : view.members) {
+      if (member.step < 0) owed_.insert(member.session);
+    }
+    owed = owed_;
+  }
+  for (const SessionId session : owed) send_state(session);  // where there is a stream already
+}
+
+void StateTransfer::connected(SessionId peer) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!owed_.contains(peer)) return;
+  }
+  send_state(peer);
+}
+
+void StateTransfer::send_state(SessionId to) {
+  const auto accumulators = reinterpret_cast<const float*>(&accumulators_);
+  send_(to, {{FrameKind::state, step_, 0, {kAccumulators, 0}},
+             accumulators,
+             sizeof(accumulators_) / sizeof(float),
+             nullptr});
+  for (int i = 0; i < vectors(); ++i) {
+    for (int part = 0; part < layout_.count(); ++part) {
+      send_(to, {{FrameKind::state, step_, part, {i, 0}},
+                 vector(i).data() + layout_.begin(part),
+                 layout_.size(part),
+                 nullptr});
+    }
+  }
+}
+
+Result<float*> StateTransfer::accept(SessionId from, const FrameKey& key, int64_t count) {
+  const std::lock_guard lock(mutex_);
+  const std::pair<int, int> part{key.subtree.first, key.slice};
+  if (from != donor_ || key.step != step_ || !missing_.contains(part)) return nullptr;
+  if (!under_way_.insert(part).second) return nullptr;
+  const bool is_accumulators = part.first == kAccumulators;
+  const int64_t expected = is_accumulators
+                               ? static_cast<int64_t>(sizeof(accumulators_) / sizeof(float))
+                               : layout_.size(part.second);
+  if (count != expected) {
+    under_way_.erase(part);
+    return Error{fmt::format("part {} of vector {} of the state has {} values, expected {}",
+                             part.second, part.first, count, expected)};
+  }
+  if (is_accumulators) return reinterpret_cast<float*>(&accumulators_);
+  return vector(part.first).data() + layout_.begin(part.second);
+}
+
+void StateTransfer::arrived(SessionId, const FrameKey& key, float*) {
+  bool whole = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const std::pair<int, int> part{key.subtree.first, key.slice};
+    under_way_.erase(part);
+    missing_.erase(part);
+    whole = missing_.empty();
+  }
+  if (whole) done_();
+}
+
+void StateTransfer::gave_up(SessionId, const FrameKey& key, float*) {
+  const std::lock_guard lock(mutex_);
+  under_way_.erase({key.subtree.first, key.slice});
+}
+
+Result<bool> StateTransfer::take() {
+  const std::lock_guard lock(mutex_);
+  if (donor_ == 0 || !missing_.empty()) return false;
+  replica_.set_accumulators(step_, accumulators_.loss_sum, accumulators_.correct,
+                            accumulators_.rows);
+  donor_ = 0;
+  const uint64_t digest = replica_.state().digest;
+  if (accumulators_.digest == 0 || accumulators_.digest == digest) return true;
+  return Error{fmt::format("the state of step {} arrived with digest {}, its donor has {}", step_,
+                           hex64(digest), hex64(accumulators_.digest))};
+}
+
+}  // namespace lockstep

@@ -1,0 +1,60 @@
+// state[t] from the donor to a member that joins, over the tensor streams: straight out of the one's
+// memory and into the other's. No member can apply step t before the joiner has begun it, so the
+// donor's state does not change while it is being sent.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <set>
+#include <vector>
+
+#include "host/runtime/exchange.h"
+#include "host/runtime/replica.h"
+
+namespace lockstep {
+
+class StateTransfer final : public FrameSink {
+ public:
+  // `send` as of ExchangeOptions; `done` is called from a stream's thread when the state is there.
+  StateTransfer(Replica& replica, std::function<void(SessionId, Frame)> send,
+                std::function<void()> done);
+
+  // The main thread, when it adopts a view: expects the state, gives it to others, or neither.
+  void adopt(const View& view, SessionId self);
+  // Whether the awaited state is whole; an error where its digest is not the donor's. Takes it up.
+  Result<bool> take();
+
+  Result<float*> accept(SessionId from, const FrameKey& key, int64_t count) override;
+  void arrived(SessionId from, const FrameKey& key, float* values) override;
+  void gave_up(SessionId from, const FrameKey& key, float* values) override;
+  void connected(SessionId peer) override;
+
+ private:
+  // What a state has beside its vectors; travels as one part.
+  struct Accumulators {
+    double loss_sum = 0;
+    int64_t correct = 0;
+    int64_t rows = 0;
+    uint64_t digest = 0;
+  };
+  static constexpr int kAccumulators = 255;  // in place of a vector's number
+
+  void send_state(SessionId to);
+  std::span<float> vector(int index) const;
+  int vectors() const { return static_cast<int>(1 + replica_.state().slots.size()); }
+
+  Replica& replica_;
+  const SliceLayout layout_;  // of a vector's values
+  const std::function<void(SessionId, Frame)> send_;
+  const std::function<void()> done_;
+  std::mutex mutex_;
+  std::set<SessionId> owed_;  // members that get the state from this node
+  int64_t step_ = 0;
+  SessionId donor_ = 0;                        // 0: no state is awaited
+  std::set<std::pair<int, int>> missing_;      // (vector, part)
+  std::set<std::pair<int, int>> under_way_;
+  Accumulators accumulators_;                  // sent, or received
+};
+
+}  // namespace lockstep

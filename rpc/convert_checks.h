@@ -1,0 +1,28 @@
+// What the conversions ask of a number that came from the wire.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <cstdint>
+
+#include "host/core/result.h"
+
+namespace lockstep {
+
+inline Status not_negative(const char* field, int64_t value) {
+  if (value >= 0) return {};
+  return refused_error(fmt::format("bad message: {} is {}, must not be negative", field, value));
+}
+
+inline Status at_least(const char* field, int64_t value, int64_t least) {
+  if (value >= least) return {};
+  return refused_error(
+      fmt::format("bad message: {} is {}, must be at least {}", field, value, least));
+}
+
+inline bool is_error_kind(int32_t kind) {
+  return kind >= static_cast<int32_t>(ErrorKind::failed) &&
+         kind <= static_cast<int32_t>(ErrorKind::refused);
+}
+
+}  // namespace lockstep
