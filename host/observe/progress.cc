@@ -166,7 +166,11 @@ void Progress::epoch_done(const EpochDone& epoch) {
   if (epoch.has_validation && !job_.metrics.empty()) {
     text += fmt::format(" - val_accuracy: {:.4f}", epoch.validation_accuracy);
   }
-  line(text + fmt::format(" - {:.0f} samples/s", static_cast<double>(rows_) / seconds));
+  // None where this coordinator came when the epoch was over.
+  if (rows_ > 0) {
+    text += fmt::format(" - {:.0f} samples/s", static_cast<double>(rows_) / seconds);
+  }
+  line(text);
   begin_counting();
 }
 
