@@ -62,12 +62,14 @@ void Progress::view_made(const View& view) {
   if (!begun_ && resumed_term_) {
     line(fmt::format("resumed from step {} (term {})", view.first_step, *resumed_term_));
   }
+  const auto working = std::count_if(view.members.begin(), view.members.end(),
+                                     [](const Member& m) { return !m.partitions.empty(); });
   for (const Member& member : view.members) {
     names_[member.session] = member.name;
     live_.insert(member.session);
     if (!member.partitions.empty()) {
       spares_.erase(member.session);
-    } else if (spares_.insert(member.session).second) {
+    } else if (working >= job_.partitions && spares_.insert(member.session).second) {
       line(fmt::format("node '{}' is a spare: all {} partitions have a node", member.name,
                        job_.partitions));
     }

@@ -88,11 +88,18 @@ TEST_F(ProgressTest, AResumedJobSaysFromWhere) {
   EXPECT_EQ(text(), "");
 }
 
-TEST_F(ProgressTest, ASpareIsNamedOnce) {
+TEST_F(ProgressTest, ANodeThatHandsOverIsNoSpare) {
   View view = view_of(0, {1, 2});
   view.members[1].partitions = {};
   progress_.observe(ViewMade{view});
-  EXPECT_THAT(text(), HasSubstr("'node-2' is a spare"));
+  EXPECT_EQ(text(), "");
+}
+
+TEST_F(ProgressTest, ASpareIsNamedOnce) {
+  View view = view_of(0, {1, 2, 3, 4, 5});
+  view.members[4].partitions = {};
+  progress_.observe(ViewMade{view});
+  EXPECT_THAT(text(), HasSubstr("'node-5' is a spare"));
   progress_.observe(ViewMade{view});
   EXPECT_THAT(text(), Not(HasSubstr("spare")));
 }
