@@ -196,7 +196,7 @@ void World::check_result() {
   if (rows != facts.train_rows * facts.epochs) {
     fail(fmt::format("{} samples were consumed, not {}", rows, facts.train_rows * facts.epochs));
   }
-  std::vector<LogRecord> records;
+  std::vector<JobRecord> records;
   for (const Store::Entry& entry : store->log) records.push_back(*decode_record(entry.body));
   const RecoveredJob job = recover_job(records, facts.steps_per_epoch());
   if (!job.ended) fail("the log does not say that the job has ended");
