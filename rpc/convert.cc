@@ -68,6 +68,7 @@ wire::Standing to_wire(const Standing& standing) {
   wired.__set_view(standing.view);
   wired.__set_step(standing.step);
   wired.__set_begun(standing.begun);
+  wired.__set_since(standing.since);
   wired.__set_decided_epochs(standing.decided_epochs);
   return wired;
 }
@@ -109,6 +110,7 @@ wire::StepReport to_wire(const StepReport& report) {
 wire::EpochReport to_wire(const EpochReport& report) {
   wire::EpochReport wired;
   wired.__set_session(report.session);
+  wired.__set_era(report.era);
   wired.__set_epoch(report.epoch);
   wired.__set_loss_sum(report.loss_sum);
   wired.__set_correct(report.correct);
@@ -177,8 +179,10 @@ Result<JoinRequest> from_wire(const wire::JoinRequest& request) {
 Result<Standing> from_wire(const wire::Standing& standing) {
   LOCKSTEP_RETURN_IF_ERROR(not_negative("standing.view", standing.view));
   LOCKSTEP_RETURN_IF_ERROR(at_least("standing.step", standing.step, -1));
+  LOCKSTEP_RETURN_IF_ERROR(at_least("standing.since", standing.since, -1));
   LOCKSTEP_RETURN_IF_ERROR(not_negative("standing.decided_epochs", standing.decided_epochs));
-  return Standing{standing.view, standing.step, standing.begun, standing.decided_epochs};
+  return Standing{standing.view, standing.step, standing.begun, standing.since,
+                  standing.decided_epochs};
 }
 
 Result<HeldReport> from_wire(const wire::HeldReport& report) {
@@ -216,11 +220,12 @@ Result<StepReport> from_wire(const wire::StepReport& report) {
 
 Result<EpochReport> from_wire(const wire::EpochReport& report) {
   LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.session", report.session));
+  LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.era", report.era));
   LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.epoch", report.epoch));
   LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.correct", report.correct));
   LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.rows", report.rows));
-  EpochReport result{report.session, report.epoch, report.loss_sum,
-                     report.correct, report.rows,  {}};
+  EpochReport result{report.session, report.era, report.epoch, report.loss_sum, report.correct,
+                     report.rows,    {}};
   result.validation.reserve(report.validation.size());
   for (const wire::ValidationPart& each : report.validation) {
     LOCKSTEP_ASSIGN(const ValidationPart part, from_wire(each));

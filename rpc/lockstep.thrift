@@ -41,7 +41,8 @@ struct Standing {
   1: i32 view
   2: i64 step
   3: bool begun
-  4: i64 decided_epochs
+  4: i64 since
+  5: i64 decided_epochs
 }
 
 struct HeldReport {
@@ -116,11 +117,12 @@ struct ValidationPart {
 
 struct EpochReport {
   1: i64 session
-  2: i64 epoch
-  3: double loss_sum
-  4: i64 correct
-  5: i64 rows
-  6: list<ValidationPart> validation
+  2: i32 era
+  3: i64 epoch
+  4: double loss_sum
+  5: i64 correct
+  6: i64 rows
+  7: list<ValidationPart> validation
 }
 
 struct FaultReport {

@@ -19,10 +19,12 @@ namespace {
 
 constexpr uint64_t kOfferMagic = 0x31'4d'48'53'4b'43'4f'4c;  // "LOCKSHM1"
 constexpr int kAnswerTimeoutMs = 2000;
-constexpr size_t kRingBytes = 512 << 10;    // stays in the cache
-constexpr size_t kPublishBytes = 64 << 10;  // the other end starts on it while we copy on
-constexpr int kSpins = 200;                 // a few microseconds
-constexpr int kLookAtSocketMs = 50;         // how soon a dead peer is noticed
+constexpr size_t kRingBytes = 512 << 10;  // stays in the cache
+// What is copied at a time: the other end starts on it while we copy on. An end that sleeps is not
+// woken for less than it wants, up to this much.
+constexpr size_t kPartBytes = kRingBytes / 4;
+constexpr int kSpins = 200;          // a few microseconds
+constexpr int kLookAtSocketMs = 50;  // how soon a dead peer is noticed
 constexpr const char* kNamePrefix = "/lockstep-";
 
 struct Offer {
@@ -35,9 +37,9 @@ struct Ring {
   alignas(64) std::atomic<uint64_t> written;
   alignas(64) std::atomic<uint64_t> read;
   alignas(64) std::atomic<uint32_t> data_events;
-  std::atomic<uint32_t> reader_waits;
+  std::atomic<uint32_t> reader_waits;  // for so many bytes; 0: it does not wait
   alignas(64) std::atomic<uint32_t> space_events;
-  std::atomic<uint32_t> writer_waits;
+  std::atomic<uint32_t> writer_waits;  // for so much space
   alignas(4096) char bytes[kRingBytes];
 };
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
@@ -55,6 +57,12 @@ void futex_wait(std::atomic<uint32_t>& word, uint32_t seen, int timeout_ms) {
 void wake(std::atomic<uint32_t>& events) {
   events.fetch_add(1);
   syscall(SYS_futex, &events, FUTEX_WAKE, 1, nullptr, nullptr, 0);
+}
+
+// Wakes who waits for at most `there` bytes.
+void wake_waiting(std::atomic<uint32_t>& waits, size_t there, std::atomic<uint32_t>& events) {
+  const uint32_t wanted = waits.load();
+  if (wanted != 0 && there >= wanted && waits.exchange(0) != 0) wake(events);
 }
 
 // A mapping that goes with its owner.
@@ -86,24 +94,26 @@ class SharedStream final : public ByteStream {
 
   Status read(void* data, size_t bytes, int timeout_ms) override {
     auto* next = static_cast<char*>(data);
+    uint64_t position = in_.read.load();
     while (bytes > 0) {
-      const uint64_t position = in_.read.load();
-      LOCKSTEP_ASSIGN(const size_t there, wait_for_data(position, timeout_ms));
-      const size_t offset = position % kRingBytes;
-      const size_t part = std::min({bytes, there, kRingBytes - offset, kPublishBytes});
-      std::memcpy(next, in_.bytes + offset, part);
-      in_.read.store(position + part);
-      if (in_.writer_waits.exchange(0) != 0) wake(in_.space_events);
+      const size_t part = std::min({bytes, kPartBytes, kRingBytes - position % kRingBytes});
+      LOCKSTEP_RETURN_IF_ERROR(wait_for_data(position, part, timeout_ms));
+      std::memcpy(next, in_.bytes + position % kRingBytes, part);
+      position += part;
+      in_.read.store(position);
+      wake_waiting(in_.writer_waits, kRingBytes - (in_.written.load() - position),
+                   in_.space_events);
       next += part;
       bytes -= part;
     }
     return {};
   }
 
+  // The header goes with the first part of the body.
   Status write(const void* header, size_t header_bytes, const void* body,
                size_t body_bytes) override {
-    LOCKSTEP_RETURN_IF_ERROR(write_part(header, header_bytes));
-    return write_part(body, body_bytes);
+    LOCKSTEP_RETURN_IF_ERROR(write_part(header, header_bytes, body_bytes == 0));
+    return write_part(body, body_bytes, true);
   }
 
   bool in_memory() const override { return true; }
@@ -118,60 +128,65 @@ class SharedStream final : public ByteStream {
   }
 
  private:
-  Status write_part(const void* data, size_t bytes) {
+  Status write_part(const void* data, size_t bytes, bool publish) {
     const auto* next = static_cast<const char*>(data);
     while (bytes > 0) {
-      const uint64_t position = out_.written.load();
-      LOCKSTEP_ASSIGN(const size_t space, wait_for_space(position));
-      const size_t offset = position % kRingBytes;
-      const size_t part = std::min({bytes, space, kRingBytes - offset, kPublishBytes});
-      std::memcpy(out_.bytes + offset, next, part);
-      out_.written.store(position + part);
-      if (out_.reader_waits.exchange(0) != 0) wake(out_.data_events);
+      const size_t part = std::min({bytes, kPartBytes, kRingBytes - written_ % kRingBytes});
+      LOCKSTEP_RETURN_IF_ERROR(wait_for_space(part));
+      std::memcpy(out_.bytes + written_ % kRingBytes, next, part);
+      written_ += part;
+      if (publish) this->publish();
       next += part;
       bytes -= part;
     }
     return {};
   }
 
-  // Bytes that can be read, more than none.
-  Result<size_t> wait_for_data(uint64_t position, int timeout_ms) {
+  void publish() {
+    out_.written.store(written_);
+    wake_waiting(out_.reader_waits, written_ - out_.read.load(), out_.data_events);
+  }
+
+  Status wait_for_data(uint64_t position, size_t bytes, int timeout_ms) {
     const auto there = [&] { return in_.written.load() - position; };
     LOCKSTEP_RETURN_IF_ERROR(
-        wait_until([&] { return there() != 0; }, in_.data_events, in_.reader_waits, timeout_ms));
+        wait_until(there, bytes, in_.data_events, in_.reader_waits, timeout_ms));
     if (there() > kRingBytes) return Error{"the peer wrote nonsense into the shared memory"};
-    return static_cast<size_t>(there());
+    return {};
   }
 
-  Result<size_t> wait_for_space(uint64_t position) {
-    const auto used = [&] { return position - out_.read.load(); };
-    LOCKSTEP_RETURN_IF_ERROR(
-        wait_until([&] { return used() != kRingBytes; }, out_.space_events, out_.writer_waits, 0));
-    if (used() > kRingBytes) return Error{"the peer wrote nonsense into the shared memory"};
-    return static_cast<size_t>(kRingBytes - used());
+  Status wait_for_space(size_t bytes) {
+    const auto space = [&] { return kRingBytes - (written_ - out_.read.load()); };
+    LOCKSTEP_RETURN_IF_ERROR(wait_until(space, bytes, out_.space_events, out_.writer_waits, 0));
+    if (space() > kRingBytes) return Error{"the peer wrote nonsense into the shared memory"};
+    return {};
   }
 
-  // What is in the ring is still read after the peer has gone.
-  template <class Condition>
-  Status wait_until(const Condition& condition, std::atomic<uint32_t>& events,
+  // Until there() is `bytes` or more; only `timeout_ms` without any more are too long. What is in
+  // the ring is still read after the peer has gone.
+  template <class There>
+  Status wait_until(const There& there, size_t bytes, std::atomic<uint32_t>& events,
                     std::atomic<uint32_t>& waits, int timeout_ms) {
     for (int i = 0; i < kSpins; ++i) {
-      if (condition()) return {};
+      if (there() >= bytes) return {};
       __builtin_ia32_pause();
     }
+    uint64_t last = there();
     for (int waited_ms = 0; true; waited_ms += kLookAtSocketMs) {
       if (closed_) return Error{"stream closed here"};
       const uint32_t seen = events.load();
-      waits.store(1);
-      if (condition()) return {};
+      waits.store(static_cast<uint32_t>(bytes));
+      if (there() >= bytes) return {};
       const bool alive = socket_->alive();
-      if (condition()) return {};
+      if (there() >= bytes) return {};
       if (!alive) return Error{"connection closed by the peer"};
+      if (there() != last) waited_ms = 0;
+      last = there();
       if (timeout_ms > 0 && waited_ms >= timeout_ms) {
         return Error{fmt::format("silent for {} ms", timeout_ms)};
       }
       futex_wait(events, seen, kLookAtSocketMs);
-      if (condition()) return {};
+      if (there() >= bytes) return {};
     }
   }
 
@@ -179,6 +194,7 @@ class SharedStream final : public ByteStream {
   const std::unique_ptr<Mapping> mapping_;
   Ring& out_;
   Ring& in_;
+  uint64_t written_ = 0;  // to the ring of out_, published or not
   std::atomic<bool> closed_{false};
 };
 

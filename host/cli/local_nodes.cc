@@ -45,16 +45,17 @@ Status LocalNodes::start_process(Node& node) {
   return {};
 }
 
-std::optional<std::string> LocalNodes::tend(bool begun, const std::set<std::string>& worked) {
+std::optional<std::string> LocalNodes::tend(const Seen& seen) {
   for (Node& node : nodes_) {
-    if (worked.contains(node.name)) node.worked = true;
+    if (seen.worked.contains(node.name)) node.worked = true;
     look_after(node);
-    if (const auto failure = see_to_failure(node, begun)) return failure;
-    if (!node.start_ms || now_ms() < *node.start_ms) continue;
+    if (const auto failure = see_to_failure(node, seen.begun)) return failure;
+    const bool is_due = node.start_ms && now_ms() >= *node.start_ms;
+    if (!is_due || seen.present.contains(node.name)) continue;
     const Status started = start_process(node);
     if (!started.ok()) return started.error().message;
   }
-  return too_few(begun);
+  return too_few(seen.begun);
 }
 
 void LocalNodes::look_after(Node& node) {

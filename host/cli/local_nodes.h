@@ -25,10 +25,15 @@ class LocalNodes {
   // As many as may join: "node-0", "node-1", …
   Status start();
 
-  // Starts again what has died. `begun`: a view was made; before that a node that fails ends the
-  // job. `worked`: names of nodes that did some work since the last call. Returns why the job
-  // cannot go on, if so.
-  std::optional<std::string> tend(bool begun, const std::set<std::string>& worked);
+  // What the coordinator knows.
+  struct Seen {
+    bool begun = false;             // a view was made; before that a node that fails ends the job
+    std::set<std::string> worked;   // names of nodes that did some work since the last call
+    std::set<std::string> present;  // that have joined, and are not known to be gone
+  };
+  // Starts again what has died, once the coordinator knows of it: before that it would refuse one
+  // node too many. Returns why the job cannot go on, if so.
+  std::optional<std::string> tend(const Seen& seen);
 
   // Kills the last node, as a fault would; its name, or nothing where it does not run.
   std::optional<std::string> kill_one();

@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 #include <stdlib.h>
 
+#include <algorithm>
 #include <filesystem>
 
-#include "host/core/files.h"
 #include "host/job/recipe.h"
 
 namespace lockstep {
@@ -37,6 +37,10 @@ Status RunStore::open(const TrainingRequest& request, const Job& job) {
     state_path_ = temporary.path();
     temporary_.emplace(std::move(temporary));
   }
+  LOCKSTEP_RETURN_IF_ERROR(lock(state_path_, "the state folder"));
+  if (!request.checkpoints.empty()) {
+    LOCKSTEP_RETURN_IF_ERROR(lock(request.checkpoints, "the folder of checkpoints"));
+  }
   if (!request.state.empty()) {
     LOCKSTEP_RETURN_IF_ERROR(check_recipe(state_path_, "the state folder", "--state", job, true));
   }
@@ -49,6 +53,22 @@ Status RunStore::open(const TrainingRequest& request, const Job& job) {
   LOCKSTEP_ASSIGN(journal_, Journal::open(file_system_, options));
   if (request.state.empty()) return {};
   return write_job(state_path_, job);
+}
+
+Status RunStore::lock(const std::string& path, const std::string& what) {
+  LOCKSTEP_RETURN_IF_ERROR(make_writable_folder(path));
+  const auto is_same = [&](const std::string& other) {
+    std::error_code ignored;
+    return std::filesystem::equivalent(path, other, ignored);
+  };
+  // One folder may be given for several things.
+  if (std::any_of(locked_.begin(), locked_.end(), is_same)) return {};
+  locked_.push_back(path);
+  if (folder_ && is_same(folder_->path())) return {};
+  LOCKSTEP_ASSIGN(auto held,
+                  FileLock::acquire(path + "/.lock", fmt::format("{} '{}'", what, path)));
+  locks_.push_back(std::move(held));
+  return {};
 }
 
 Status RunStore::open_files(const TrainingRequest& request, JobReport& report) {

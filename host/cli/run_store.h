@@ -4,9 +4,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "host/cli/training.h"
 #include "host/core/file_system.h"
+#include "host/core/files.h"
 #include "host/runtime/journal.h"
 #include "host/train/output_folder.h"
 #include "host/train/report.h"
@@ -44,10 +46,14 @@ class RunStore {
   bool resumes() const { return journal_->recovered().view.has_value(); }
 
  private:
+  Status lock(const std::string& path, const std::string& what);
+
   PosixFileSystem file_system_;
   std::optional<TemporaryFolder> temporary_;
   std::optional<OutputFolder> folder_;
   std::string state_path_;
+  std::vector<std::string> locked_;  // folders of log and states
+  std::vector<FileLock> locks_;
   std::unique_ptr<Journal> journal_;
   std::optional<RunFiles> files_;
 };

@@ -69,7 +69,7 @@ class Training {
   std::mutex mutex_;  // of what follows; taken inside the coordinator's lock, never around it
   std::optional<JobReport> report_;
   std::optional<Progress> progress_;
-  std::map<SessionId, std::string> names_;
+  std::map<SessionId, std::string> present_;  // names of nodes that have joined and not left
   std::set<std::string> worked_;  // nodes that did some work since the main thread looked
   bool begun_ = false;            // a view was made
   double first_step_ = 0;
@@ -84,9 +84,12 @@ void Training::observe(const CoordinatorAction& action) {
   if (std::holds_alternative<StepDone>(action) && first_step_ == 0) first_step_ = now;
   if (std::holds_alternative<EpochDone>(action)) last_step_ = now;
   if (const auto* joined = std::get_if<NodeJoined>(&action)) {
-    names_[joined->member.session] = joined->member.name;
+    present_[joined->member.session] = joined->member.name;
+  } else if (const auto* left = std::get_if<NodeLeft>(&action)) {
+    present_.erase(left->session);
   } else if (const auto* samples = std::get_if<SamplesConsumed>(&action)) {
-    worked_.insert(names_[samples->session]);
+    const auto found = present_.find(samples->session);
+    if (found != present_.end()) worked_.insert(found->second);
   }
   begun_ = begun_ || std::holds_alternative<ViewMade>(action);
   report_->observe(action);
@@ -199,14 +202,14 @@ void Training::watch() {
 
 // Why the job must end, if it must.
 std::optional<Error> Training::look_around() {
-  std::set<std::string> worked;
-  bool begun = false;
+  LocalNodes::Seen seen;
   int64_t steps = 0;
   {
     const std::lock_guard lock(mutex_);
     if (const auto& failure = store_.files().failure()) return failure;
-    worked.swap(worked_);
-    begun = begun_;
+    seen.begun = begun_;
+    seen.worked.swap(worked_);
+    for (const auto& [session, name] : present_) seen.present.insert(name);
     steps = report_->steps();
   }
   if (!nodes_) return std::nullopt;
@@ -214,7 +217,7 @@ std::optional<Error> Training::look_around() {
     const auto killed = nodes_->kill_one();
     if (killed) faults_ = fmt::format("{} killed at step {}", *killed, steps);
   }
-  const auto failure = nodes_->tend(begun, worked);
+  const auto failure = nodes_->tend(seen);
   return failure ? std::optional(Error{*failure}) : std::nullopt;
 }
 

@@ -157,6 +157,8 @@ Status Coordinator::held(const HeldReport& report, int64_t now_ms, CoordinatorAc
   node->lease_ends_ms = std::max(node->lease_ends_ms, now_ms + facts_.lease_ms);
   if (phase_ != Phase::changing || report.number != hold_) return {};  // of a change that is over
   node->held = report.standing;
+  // A restore was logged, and the coordinator died before it said so: what is there does not count.
+  if (report.standing.view < view_.era) node->held->step = -1;
   make_view_if_held(actions);
   return {};
 }
@@ -171,7 +173,7 @@ void Coordinator::make_view_if_held(CoordinatorActions* actions) {
     if (!node.live()) continue;
     if (!node.attached || !node.held) return;
     request.candidates.push_back({session, node.hello.name, node.join.address, node.held->step,
-                                  node.held->begun, !node.leaving || !enough});
+                                  node.held->begun, node.held->since, !node.leaving || !enough});
   }
   if (static_cast<int>(request.candidates.size()) < needed) return;  // the job waits for nodes
   request.number = hold_;
@@ -182,6 +184,7 @@ void Coordinator::make_view_if_held(CoordinatorActions* actions) {
   const bool no_state = std::all_of(request.candidates.begin(), request.candidates.end(),
                                     [](const Candidate& candidate) { return candidate.step < 0; });
   if (no_state && !restore_wanted_) restore_why_ = "no node holds the state";
+  if ((restore_wanted_ || no_state) && committing_) return;  // it will be the state to go back to
   const View previous = view_;
   if (restore_wanted_ || no_state) {
     const auto decided = static_cast<size_t>(request.durable.step / facts_.steps_per_epoch());
@@ -209,8 +212,9 @@ void Coordinator::announce(const View& previous, CoordinatorActions* actions) {
     actions->push_back(SendEvent{member.session, ViewEvent{view_}});
     // What it was told before the coordinator was away it may have missed.
     const bool keeps_state = member.step >= 0 && !view_.restores;
-    const int64_t decided =
-        keeps_state ? nodes_.at(member.session).held->decided_epochs : view_.decided_epochs;
+    Node& node = nodes_.at(member.session);
+    node.since = keeps_state ? node.held->since : view_.first_step;
+    const int64_t decided = keeps_state ? node.held->decided_epochs : view_.decided_epochs;
     for (auto epoch = static_cast<size_t>(decided); epoch < epochs_.size(); ++epoch) {
       actions->push_back(SendEvent{
           member.session, EpochDecision{static_cast<int64_t>(epoch), epochs_[epoch].go_on}});
@@ -368,7 +372,7 @@ void Coordinator::node_died(SessionId session, const std::string& how, int64_t n
   node.left = true;
   if (!node.joined) return;
   actions->push_back(NodeLeft{session, node.steps, how});
-  if (ended() || !started_) return;
+  if (ended()) return;
   if (view_.index_of(session) >= 0) deaths_.push_back({session, node.hello.name, how, now_ms, 0});
   for (auto& [step, digests] : digests_) digests.erase(session);
   change_view(actions);
@@ -398,6 +402,7 @@ void Coordinator::tick(int64_t now_ms, CoordinatorActions* actions) {
   if (checkpoint_ms_ < 0) checkpoint_ms_ = now_ms;
   const int64_t since = std::max(checkpoint_ms_, snapshot_asked_ms_);
   if (now_ms - since < facts_.checkpoint_every_ms) return;
+  if (steps_done_ <= newest_state().step) return;  // nothing new
   snapshot_asked_ms_ = now_ms;
   ask_snapshot(0, actions);
 }

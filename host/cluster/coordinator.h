@@ -169,6 +169,7 @@ class Coordinator {
     int64_t steps = 0;  // applied, as reported
     bool asked_to_hold = false;
     std::optional<Standing> held;
+    int64_t since = -1;  // as Standing::since
     bool live() const { return joined && !left; }
   };
   struct Death {

@@ -60,19 +60,20 @@ void Coordinator::count_applied(CoordinatorActions* actions) {
   steps_done_ = std::max(steps_done_, view_.first_step);
 }
 
+// By all members that have applied the step themselves; who was given a later state says nothing.
 bool Coordinator::all_reported_digest(int64_t step) const {
   const auto found = digests_.find(step);
-  if (found == digests_.end()) return false;
   return std::all_of(view_.members.begin(), view_.members.end(), [&](const Member& member) {
-    const bool gone = nodes_.at(member.session).left || member.step > step;
-    return gone || found->second.contains(member.session);
+    const Node& node = nodes_.at(member.session);
+    const bool reported = found != digests_.end() && found->second.contains(member.session);
+    return node.left || node.since > step || reported;
   });
 }
 
 void Coordinator::compare_digests(int64_t step, int64_t now_ms, CoordinatorActions* actions) {
   const bool is_due = facts_.verify_every > 0 && ((step + 1) % facts_.verify_every == 0 ||
                                                   (step + 1) % facts_.steps_per_epoch() == 0);
-  if (!is_due || restore_wanted_ || !all_reported_digest(step)) return;
+  if (!is_due || restore_wanted_ || !digests_.contains(step) || !all_reported_digest(step)) return;
   const auto& digests = digests_.at(step);
   const uint64_t first = digests.begin()->second;
   const bool same = std::all_of(digests.begin(), digests.end(),
@@ -189,7 +190,7 @@ EpochDone Coordinator::summarize_epoch(const EpochReport& report) const {
 Status Coordinator::epoch_measured(const EpochReport& report, CoordinatorActions* actions) {
   LOCKSTEP_RETURN_IF_ERROR(member(report.session));
   const auto epoch = static_cast<int64_t>(epochs_.size());
-  if (ended() || report.epoch < epoch) return {};
+  if (ended() || report.era != view_.era || report.epoch < epoch) return {};
   if (report.epoch > epoch || report.rows <= 0) {
     return Error{
         fmt::format("{} reports epoch {} out of order", node_text(report.session), report.epoch)};
@@ -204,9 +205,9 @@ Status Coordinator::epoch_measured(const EpochReport& report, CoordinatorActions
 void Coordinator::decide_epoch_if_whole(CoordinatorActions* actions) {
   if (!epoch_report_ || phase_ != Phase::training || restore_wanted_) return;
   const int64_t last_step = (epoch_report_->epoch + 1) * facts_.steps_per_epoch() - 1;
-  // A view that began after this step had all its members agree on it, or restored it.
-  const bool agreed =
-      facts_.verify_every == 0 || last_step < view_.first_step || all_reported_digest(last_step);
+  // What is durable was agreed on; it is not reported again.
+  const bool agreed = facts_.verify_every == 0 || last_step < newest_state().step ||
+                      all_reported_digest(last_step);
   if (!agreed || !validation_is_whole()) return;
   EpochRecord record{summarize_epoch(*epoch_report_), true};
   record.go_on = static_cast<int64_t>(epochs_.size()) + 1 < facts_.epochs;
@@ -264,17 +265,17 @@ Status Coordinator::snapshot_stored(SessionId session, const StateRef& state,
   return {};
 }
 
-// A copy becomes a checkpoint once two members have reported its digest, where there are two.
+// A copy becomes a checkpoint once all members that came to this state by themselves have reported
+// its digest: two that agree may both have applied a wrong gradient of a third.
 void Coordinator::commit_snapshot_if_agreed(CoordinatorActions* actions) {
   if (!snapshot_ || committing_ || restore_wanted_) return;
   const StateRef state = *snapshot_;
   if (facts_.verify_every > 0) {
-    const auto found = digests_.find(state.step - 1);
-    const size_t witnesses = std::min<size_t>(2, view_.members.size());
-    if (found == digests_.end() || found->second.size() < witnesses) return;
-    const bool agreed =
-        std::all_of(found->second.begin(), found->second.end(),
-                    [&](const auto& entry) { return entry.second == state.digest; });
+    if (!all_reported_digest(state.step - 1)) return;
+    const auto& digests = digests_[state.step - 1];
+    const bool agreed = std::all_of(digests.begin(), digests.end(), [&](const auto& entry) {
+      return entry.second == state.digest;
+    });
     if (!agreed) {  // a copy of another state: the members' own comparison says whose is wrong
       snapshot_.reset();
       planned_snapshot_ = 0;
@@ -293,7 +294,7 @@ void Coordinator::checkpoint_durable(const CheckpointRecord& record, Coordinator
   if (ended()) return;
   const int64_t step = record.state.step;
   checkpoints_.push_back(record);
-  snapshot_.reset();
+  if (snapshot_ && snapshot_->step <= step) snapshot_.reset();
   consumption_.durable_before(step);
   digests_.erase(digests_.begin(), digests_.lower_bound(step - 1));
   checkpoint_ms_ = -1;  // the clock starts again at the next tick
@@ -311,6 +312,8 @@ void Coordinator::checkpoint_durable(const CheckpointRecord& record, Coordinator
     if (any) change_view(actions);
   }
   if (started_) plan_snapshot(actions);
+  commit_snapshot_if_agreed(actions);  // of the copy that came meanwhile
+  make_view_if_held(actions);          // which waited for it
   complete_if_durable(actions);
 }
 

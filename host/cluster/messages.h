@@ -52,6 +52,7 @@ struct Standing {
   int view = 0;        // the last that it adopted; 0: none
   int64_t step = -1;   // state[step] is here; -1: no state yet
   bool begun = false;  // it has begun to compute `step`
+  int64_t since = -1;  // state[since] was given to it; all steps from there on it has applied itself
   int64_t decided_epochs = 0;
   bool operator==(const Standing&) const = default;
 };
@@ -100,6 +101,7 @@ struct ValidationPart {
 // When a node has applied an epoch's last step and measured partitions of the validation rows.
 struct EpochReport {
   SessionId session = 0;
+  int era = 0;  // as StepReport::era
   int64_t epoch = 0;
   double loss_sum = 0;  // over the epoch, the state's accumulator
   int64_t correct = 0;

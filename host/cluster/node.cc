@@ -19,7 +19,9 @@ NodeAction NodeMachine::next(int64_t now_ms) const {
   const bool planned = snapshot_step_ && step_ >= *snapshot_step_;
   if (!begun_ && !sending_ && (planned || snapshot_now_)) return TakeSnapshot{step_};
   if (!begun_ && planned) return AwaitEvent{};  // this very step is wanted, the last is on its way
-  if (training_over_) return AwaitEvent{};
+  // The others may have been told so before this node has applied the last step.
+  const bool trained = training_over_ && step_ >= decided_epochs_ * steps_per_epoch_;
+  if (trained) return AwaitEvent{};
   if (const auto action = next_of_epoch_end()) return *action;
   if (!begun_ && checkpoint_is_due(now_ms)) return AwaitEvent{};
   return next_of_training();
@@ -74,8 +76,6 @@ void NodeMachine::event(const NodeEvent& event, int64_t now_ms) {
     const int newest = coming_view_ ? coming_view_->number : view_ ? view_->number : 0;
     if (made->view.number > newest && made->view.index_of(session_) >= 0) {
       coming_view_ = made->view;
-      snapshot_step_.reset();
-      snapshot_now_ = false;
       hold_ = std::max(hold_, made->view.number);
     }
   } else if (const auto* decision = std::get_if<EpochDecision>(&event)) {
@@ -99,6 +99,9 @@ void NodeMachine::view_adopted() {
   view_ = std::move(*coming_view_);
   coming_view_.reset();
   held_ = std::max(held_, view_->number);
+  snapshot_step_.reset();
+  snapshot_now_ = false;
+  complete_ = false;  // a new member must have begun the step, too, and may need state[step]
   const Member& self = view_->members[view_->index_of(session_)];
   if (view_->restores || self.step < 0) {
     has_state_ = false;
@@ -121,6 +124,7 @@ void NodeMachine::state_here(int64_t step) {
   LOCKSTEP_CHECK(view_ && step == view_->first_step);
   has_state_ = true;
   step_ = step;
+  since_ = step;
 }
 
 void NodeMachine::snapshot_taken() {
@@ -159,6 +163,7 @@ Standing NodeMachine::standing() const {
   standing.view = view_ ? view_->number : 0;
   standing.step = has_state_ ? step_ : -1;
   standing.begun = begun_;
+  standing.since = has_state_ ? since_ : -1;
   standing.decided_epochs = decided_epochs_;
   return standing;
 }

@@ -120,6 +120,7 @@ class NodeMachine {
   int held_ = 0;                     // said so
   bool has_state_ = false;
   int64_t step_ = -1;
+  int64_t since_ = -1;  // state[since_] was given to it
   bool begun_ = false;
   bool complete_ = false;
   std::vector<PartitionRange> computed_;  // of step_

@@ -71,12 +71,17 @@ View make_view(const View& previous, const ViewRequest& request) {
   view.decided_epochs = request.decided_epochs;
   std::vector<int> working;
   bool begun = false;
+  bool gradient_is_here = false;  // of the step before the furthest, for those that lack it
   int64_t furthest = -1;
   for (const Candidate& candidate : request.candidates) {
     if (candidate.works) working.push_back(static_cast<int>(view.members.size()));
     view.members.push_back(
         {candidate.session, candidate.name, candidate.address, {}, {}, candidate.step});
     furthest = std::max(furthest, candidate.step);
+  }
+  for (const Candidate& candidate : request.candidates) {
+    const bool applied = candidate.step == furthest && candidate.since < furthest;
+    gradient_is_here = gradient_is_here || applied;
   }
   LOCKSTEP_CHECK(!working.empty());
   std::vector<PartitionRange> ranges(view.members.size());
@@ -93,7 +98,7 @@ View make_view(const View& previous, const ViewRequest& request) {
     if (member.step == furthest) {
       begun = begun || request.candidates[i].begun;
       if (view.donor < 0) view.donor = static_cast<int>(i);
-    } else if (member.step < furthest - 1) {
+    } else if (member.step < furthest - 1 || !gradient_is_here) {
       member.step = -1;
     }
   }

@@ -10,8 +10,8 @@ namespace lockstep::cpu::LOCKSTEP_ISA {
 
 // A block of the gradient, kGradientInputs x kGradientColumns, is computed leaf by leaf.
 inline constexpr int kGradientColumns = 2 * kLanes;  // output features
-inline constexpr int kGradientInputs = 16;           // input features
-inline constexpr int kGradientTile = 4;              // input features in registers at a time
+inline constexpr int kGradientInputs = 24;           // input features
+inline constexpr int kGradientTile = 6;              // input features in registers at a time
 inline constexpr int64_t kGradientEntry = kGradientInputs * kGradientColumns;  // of the stack
 
 inline constexpr int64_t kGradientChunk = 512;  // output features between flushes of the roots

@@ -20,6 +20,24 @@ std::string shown(const nlohmann::json& value) {
   return fmt::format("one of sha256 {}…", sha256_hex(text).substr(0, 12));
 }
 
+// Objects are compared key by key: "optimizer.learning_rate".
+void add_differences(const std::string& prefix, const nlohmann::json& theirs,
+                     const nlohmann::json& mine, std::vector<RecipeDifference>* differences) {
+  std::set<std::string> keys;
+  for (const auto* object : {&theirs, &mine}) {
+    for (const auto& [key, value] : object->items()) keys.insert(key);
+  }
+  for (const std::string& key : keys) {
+    const nlohmann::json left = theirs.value(key, nlohmann::json());
+    const nlohmann::json right = mine.value(key, nlohmann::json());
+    if (left.is_object() && right.is_object()) {
+      add_differences(prefix + key + ".", left, right, differences);
+    } else if (left != right) {
+      differences->push_back({prefix + key, shown(left), shown(right)});
+    }
+  }
+}
+
 }  // namespace
 
 std::string lineage_sha256(const Job& job) {
@@ -30,17 +48,14 @@ std::string lineage_sha256(const Job& job) {
 
 std::vector<RecipeDifference> recipe_differences(const nlohmann::json& theirs,
                                                  const nlohmann::json& mine) {
-  std::set<std::string> keys;
-  for (const auto* recipe : {&theirs, &mine}) {
-    for (const auto& [key, value] : recipe->items()) keys.insert(key);
+  nlohmann::json left = theirs;
+  nlohmann::json right = mine;
+  for (const char* key : kNotInRecipe) {
+    left.erase(key);
+    right.erase(key);
   }
-  for (const char* key : kNotInRecipe) keys.erase(key);
   std::vector<RecipeDifference> differences;
-  for (const std::string& key : keys) {
-    const nlohmann::json left = theirs.value(key, nlohmann::json());
-    const nlohmann::json right = mine.value(key, nlohmann::json());
-    if (left != right) differences.push_back({key, shown(left), shown(right)});
-  }
+  add_differences("", left, right, &differences);
   return differences;
 }
 

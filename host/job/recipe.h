@@ -13,7 +13,7 @@ namespace lockstep {
 // run may go on from the states of a shorter one.
 std::string lineage_sha256(const Job& job);
 
-// A key of the recipe that differs, with both values as short text.
+// A key of the recipe that differs ("optimizer.learning_rate"), with both values as short text.
 struct RecipeDifference {
   std::string key;
   std::string theirs;

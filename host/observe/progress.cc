@@ -62,12 +62,14 @@ void Progress::view_made(const View& view) {
   if (!begun_ && resumed_term_) {
     line(fmt::format("resumed from step {} (term {})", view.first_step, *resumed_term_));
   }
+  const auto working = std::count_if(view.members.begin(), view.members.end(),
+                                     [](const Member& m) { return !m.partitions.empty(); });
   for (const Member& member : view.members) {
     names_[member.session] = member.name;
     live_.insert(member.session);
     if (!member.partitions.empty()) {
       spares_.erase(member.session);
-    } else if (spares_.insert(member.session).second) {
+    } else if (working >= job_.partitions && spares_.insert(member.session).second) {
       line(fmt::format("node '{}' is a spare: all {} partitions have a node", member.name,
                        job_.partitions));
     }
@@ -168,7 +170,11 @@ void Progress::epoch_done(const EpochDone& epoch) {
   if (epoch.has_validation && !job_.metrics.empty()) {
     text += fmt::format(" - val_accuracy: {:.4f}", epoch.validation_accuracy);
   }
-  line(text + fmt::format(" - {:.0f} samples/s", static_cast<double>(rows_) / seconds));
+  // None where this coordinator came when the epoch was over.
+  if (rows_ > 0) {
+    text += fmt::format(" - {:.0f} samples/s", static_cast<double>(rows_) / seconds);
+  }
+  line(text);
   begin_counting();
 }
 

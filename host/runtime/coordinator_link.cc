@@ -160,9 +160,8 @@ bool CoordinatorLink::all_reported() const {
 
 void CoordinatorLink::wait_until_reported(int timeout_ms) {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms), [this] {
-    return (sent_ == reports_.size() && !sending_) || !events_.empty();
-  });
+  changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms),
+                    [this] { return (sent_ == reports_.size() && !sending_) || !events_.empty(); });
 }
 
 void CoordinatorLink::durable_before(int64_t step) {
@@ -199,8 +198,8 @@ void CoordinatorLink::send_loop() {
     const bool refused = !status.ok() && status.error().kind == ErrorKind::refused;
     if (status.ok() || refused) {
       if (is_fault) faults_.pop_front();
-      const bool same = term == term_ && sent_ < reports_.size() &&
-                        reports_[sent_].step == report.step;
+      const bool same =
+          term == term_ && sent_ < reports_.size() && reports_[sent_].step == report.step;
       if (!is_fault && same) ++sent_;
       changed_.notify_all();
       continue;

@@ -21,7 +21,7 @@ struct CoordinatorLinkOptions {
   Address coordinator;
   SessionId session = 0;
   int64_t term = 0;
-  int away_ms = 1'800'000;       // how long a coordinator may be away
+  int away_ms = 1'800'000;        // how long a coordinator may be away
   std::function<void()> arrived;  // something for take(); from the link's thread
 };
 

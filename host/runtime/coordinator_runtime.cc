@@ -271,9 +271,10 @@ Status CoordinatorRuntime::upload(const StatePart& part) {
     if (part.total != state_bytes_ || part.step != upload.step || end > part.total ||
         part.offset != static_cast<int64_t>(upload.bytes.size())) {
       uploads_.erase(part.session);
-      return Error{fmt::format("bytes {}..{} of {} of state {}, which do not follow what came "
-                               "before, or are not of this job's {} bytes",
-                               part.offset, end, part.total, part.step, state_bytes_)};
+      return Error{
+          fmt::format("bytes {}..{} of {} of state {}, which do not follow what came "
+                      "before, or are not of this job's {} bytes",
+                      part.offset, end, part.total, part.step, state_bytes_)};
     }
     if (part.offset == 0) upload.bytes.reserve(static_cast<size_t>(part.total));
     upload.bytes += part.bytes;
@@ -339,13 +340,12 @@ std::string CoordinatorRuntime::status() {
   static constexpr const char* kPhases[] = {"gathering", "changing",  "training",
                                             "finishing", "completed", "failed"};
   const auto& checkpoints = machine_->checkpoints();
-  return nlohmann::json{
-      {"phase", kPhases[static_cast<int>(machine_->phase())]},
-      {"term", machine_->term()},
-      {"view", machine_->view().number},
-      {"step", machine_->steps_done()},
-      {"checkpoint", checkpoints.empty() ? 0 : checkpoints.back().state.step},
-      {"members", members}}
+  return nlohmann::json{{"phase", kPhases[static_cast<int>(machine_->phase())]},
+                        {"term", machine_->term()},
+                        {"view", machine_->view().number},
+                        {"step", machine_->steps_done()},
+                        {"checkpoint", checkpoints.empty() ? 0 : checkpoints.back().state.step},
+                        {"members", members}}
       .dump();
 }
 

@@ -53,8 +53,7 @@ class CoordinatorRuntime final : public ControlService {
   Status report_epoch(const EpochReport& report) override;
   Status report_fault(const FaultReport& report) override;
   Status upload(const StatePart& part) override;
-  Result<std::string> fetch(SessionId session, const std::string& object,
-                            int64_t offset) override;
+  Result<std::string> fetch(SessionId session, const std::string& object, int64_t offset) override;
   Status ask_to_leave(SessionId session) override;
   Status leave(SessionId session) override;
   std::string status() override;

@@ -82,7 +82,7 @@ class Exchange final : public FrameSink {
   const float* reduced(int64_t step) const { return reduced_[step % 2]->data(); }
   void applied(int64_t step);
   std::vector<SessionId> waiting_for(int64_t step) const;
-  void interrupt();        // ends the wait that is under way, or the next
+  void interrupt();  // ends the wait that is under way, or the next
   void ask_again();
 
   // One device has finished elements [begin, end) of all its roots. Any thread.

@@ -37,8 +37,7 @@ Result<std::unique_ptr<Journal>> Journal::open(FileSystem& files, const JournalO
   LOCKSTEP_ASSIGN(auto opened, RecordLog::open(files, options.state + "/log"));
   const std::string& folder = options.checkpoints.empty() ? options.state : options.checkpoints;
   LOCKSTEP_ASSIGN(auto objects, ObjectStore::open(files, folder + "/objects"));
-  std::unique_ptr<Journal> journal(
-      new Journal(options, std::move(opened.log), std::move(objects)));
+  std::unique_ptr<Journal> journal(new Journal(options, std::move(opened.log), std::move(objects)));
   for (const Note& note : opened.notes) journal->notes_.push_back(note.text());
   LOCKSTEP_RETURN_IF_ERROR(journal->recover(opened.records));
   return journal;
@@ -54,10 +53,11 @@ Status Journal::recover(const std::vector<LogRecord>& records) {
   if (recovered_.recipe_sha256.empty()) {
     LOCKSTEP_RETURN_IF_ERROR(append(RunRecord{options_.recipe_sha256}));
   } else if (recovered_.recipe_sha256 != options_.recipe_sha256) {
-    return Error{fmt::format("the state folder '{}' belongs to another recipe ({}, this job's is "
-                             "{}); choose another folder, or give the job as it was",
-                             options_.state, recovered_.recipe_sha256.substr(0, 12),
-                             options_.recipe_sha256.substr(0, 12))};
+    return Error{
+        fmt::format("the state folder '{}' belongs to another recipe ({}, this job's is "
+                    "{}); choose another folder, or give the job as it was",
+                    options_.state, recovered_.recipe_sha256.substr(0, 12),
+                    options_.recipe_sha256.substr(0, 12))};
   }
   std::vector<std::string> manifests;
   for (const CheckpointRecord& each : recovered_.checkpoints) manifests.push_back(each.manifest);

@@ -40,8 +40,8 @@ class NodeRuntime {
  public:
   NodeRuntime(NodeOptions options, Network& network);
   ~NodeRuntime();
-  // Success: the job completed, or this node has handed over. Otherwise the error's kind is the exit
-  // code.
+  // Success: the job completed, or this node has handed over. Otherwise the error's kind is the
+  // exit code.
   Status run();
   // Asks to leave: run() returns when others have taken over, or after a while all the same. Called
   // again, or before the node has joined, it ends at once. Any thread.

@@ -14,7 +14,7 @@ namespace lockstep {
 namespace {
 
 constexpr int kConnectMs = 2000;
-constexpr int kLookMs = 100;          // how long the main thread sleeps without looking around
+constexpr int kLookMs = 100;  // how long the main thread sleeps without looking around
 constexpr int kLeavePatienceMs = 20'000;
 
 // The resident set of this process.

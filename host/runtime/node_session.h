@@ -77,11 +77,11 @@ class NodeSession {
   std::unique_ptr<Exchange> exchange_;
   std::unique_ptr<NodeMachine> machine_;
   std::unique_ptr<CoordinatorLink> coordinator_;
-  std::vector<PartitionSamples> samples_;      // contributed to the step under way
-  std::optional<EpochReport> epoch_report_;    // measured, not sent yet
+  std::vector<PartitionSamples> samples_;    // contributed to the step under way
+  std::optional<EpochReport> epoch_report_;  // measured, not sent yet
   std::vector<PartitionRange> measured_ranges_;
-  int64_t progress_ms_ = 0;                    // when the step that is waited for began
-  int64_t resident_before_ = 0;                // data loaded, nothing else
+  int64_t progress_ms_ = 0;      // when the step that is waited for began
+  int64_t resident_before_ = 0;  // data loaded, nothing else
   bool memory_told_ = false;
 
   std::mutex mutex_;

@@ -8,7 +8,7 @@
 namespace lockstep {
 namespace {
 
-constexpr int kAskAgainMs = 1000;     // without progress: what was asked for may have been lost
+constexpr int kAskAgainMs = 1000;      // without progress: what was asked for may have been lost
 constexpr int kNoProgressMs = 30'000;  // then the members that are waited for are accused
 constexpr int kRetryMs = 100;
 constexpr size_t kUploadBytes = 4 << 20;
@@ -84,8 +84,8 @@ Status NodeSession::fetch_state(const StateRef& state) {
   std::string bytes;
   bytes.reserve(static_cast<size_t>(state.bytes));
   while (static_cast<int64_t>(bytes.size()) < state.bytes) {
-    const auto part = control_->fetch(welcome_.session, state.object,
-                                      static_cast<int64_t>(bytes.size()));
+    const auto part =
+        control_->fetch(welcome_.session, state.object, static_cast<int64_t>(bytes.size()));
     if (part.ok() && !part->empty()) {
       bytes += *part;
       continue;
@@ -103,8 +103,8 @@ Status NodeSession::fetch_state(const StateRef& state) {
   LOCKSTEP_ASSIGN(const StateView view, decode_state(bytes));
   LOCKSTEP_RETURN_IF_ERROR(replica_->set_state(view));
   if (view.header.step == state.step && replica_->state().digest == state.digest) return {};
-  return Error{fmt::format("the state of step {} has another digest than its checkpoint says",
-                           state.step)};
+  return Error{
+      fmt::format("the state of step {} has another digest than its checkpoint says", state.step)};
 }
 
 Status NodeSession::await_state(int64_t step) {
@@ -215,8 +215,8 @@ Status NodeSession::await_step(int64_t step) {
   progress_ms_ = monotonic_ms();
   for (const SessionId accused : exchange_->waiting_for(step)) {
     if (accused == welcome_.session) continue;
-    coordinator_->report_fault({welcome_.session, accused, step,
-                                fmt::format("its part of step {} has not come", step)});
+    coordinator_->report_fault(
+        {welcome_.session, accused, step, fmt::format("its part of step {} has not come", step)});
   }
   return {};
 }
@@ -261,6 +261,7 @@ Status NodeSession::measure_epoch(const MeasureEpoch& action) {
       measured_ranges_ != action.partitions) {
     EpochReport report;
     report.session = welcome_.session;
+    report.era = machine_->view()->era;
     report.epoch = action.epoch;
     report.loss_sum = replica_->state().loss_sum;
     report.correct = replica_->state().correct;

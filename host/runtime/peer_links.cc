@@ -249,8 +249,8 @@ Status PeerLinks::read_frame(const Peer& peer, ByteStream& stream) {
       header.count > kMostValues) {
     return Error{"garbage where a frame should begin"};
   }
-  const FrameKey key{static_cast<FrameKind>(header.kind), header.step, header.slice,
-                     {header.first, header.level}};
+  const FrameKey key{
+      static_cast<FrameKind>(header.kind), header.step, header.slice, {header.first, header.level}};
   const size_t bytes = static_cast<size_t>(header.count) * sizeof(float);
   LOCKSTEP_ASSIGN(float* space, sink_->accept(peer.session, key, header.count));
   if (space == nullptr) {

@@ -63,8 +63,8 @@ class PeerLinks {
     std::deque<Frame> queue;
     std::condition_variable changed;
     std::thread writer;
-    std::thread dialler;             // of the later session
-    std::atomic<int> threads{0};     // of these that still run
+    std::thread dialler;          // of the later session
+    std::atomic<int> threads{0};  // of these that still run
   };
   using PeerPtr = std::shared_ptr<Peer>;
 

@@ -57,7 +57,8 @@ uint64_t digest_of_state(const StateView& state) {
       for (size_t vector = state.vectors.size(); vector-- > 0;) {
         uint32_t bits = 0;
         std::memcpy(&bits, state.vectors[vector].data() + i * 4, 4);
-        word = vector + 1 == state.vectors.size() ? bits : mix_digest(word, kDigestWordFactor) + bits;
+        word =
+            vector + 1 == state.vectors.size() ? bits : mix_digest(word, kDigestWordFactor) + bits;
       }
       uint32_t& lane = lanes.values[(i - begin) % DigestLanes::kCount];
       lane = mix_digest(lane, kDigestLaneFactor) + word;

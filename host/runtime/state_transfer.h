@@ -1,6 +1,6 @@
-// state[t] from the donor to a member that joins, over the tensor streams: straight out of the one's
-// memory and into the other's. No member can apply step t before the joiner has begun it, so the
-// donor's state does not change while it is being sent.
+// state[t] from the donor to a member that joins, over the tensor streams: straight out of the
+// one's memory and into the other's. No member can apply step t before the joiner has begun it, so
+// the donor's state does not change while it is being sent.
 #pragma once
 
 #include <condition_variable>
@@ -51,10 +51,10 @@ class StateTransfer final : public FrameSink {
   std::mutex mutex_;
   std::set<SessionId> owed_;  // members that get the state from this node
   int64_t step_ = 0;
-  SessionId donor_ = 0;                        // 0: no state is awaited
-  std::set<std::pair<int, int>> missing_;      // (vector, part)
+  SessionId donor_ = 0;                    // 0: no state is awaited
+  std::set<std::pair<int, int>> missing_;  // (vector, part)
   std::set<std::pair<int, int>> under_way_;
-  Accumulators accumulators_;                  // sent, or received
+  Accumulators accumulators_;  // sent, or received
 };
 
 }  // namespace lockstep

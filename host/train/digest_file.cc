@@ -14,7 +14,7 @@ namespace lockstep {
 namespace {
 
 static_assert(std::endian::native == std::endian::little);
-constexpr size_t kMaxBuffered = 4096;
+constexpr size_t kMaxBuffered = 64;  // what a killed coordinator loses at most
 constexpr int64_t kBytes = sizeof(uint64_t);
 
 Error write_error(const std::string& path) {

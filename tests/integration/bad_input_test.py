@@ -66,6 +66,11 @@ class BadInputTest(runs.RunTest):
             ({"--partitions": "3"}, ("--partitions 3", "power of two", "8")),
             ({"--partitions": "64"}, ("--partitions 64", "batch of 32", "--batch-size")),
             ({"--nodes": "0"}, ("--nodes 0", "between 1 and")),
+            ({"--nodes": "two"}, ("--nodes two", "MIN:MAX")),
+            ({"--nodes": "3:2"}, ("--nodes 3:2", "MIN must not be above MAX")),
+            ({"--checkpoint-every": "5m"}, ("--checkpoint-every 5m", "60s", "500steps")),
+            ({"--keep-checkpoints": "0"}, ("--keep-checkpoints 0", "between 1 and")),
+            ({"--verify-every": "-1"}, ("--verify-every -1",)),
             ({"--devices": "0"}, ("--devices 0",)),
             ({"--validation-split": "1"}, ("--validation-split 1", "below 1")),
             ({"--learning-rate": "nan"}, ("--learning-rate",)),
@@ -74,6 +79,13 @@ class BadInputTest(runs.RunTest):
         for changes, words in cases:
             with self.subTest(changes=changes):
                 self.assert_fails(self.train_with(changes), 2, *words)
+
+    def test_resume(self):
+        self.assert_fails(run("train", "--resume"), 2, "--resume", "--output")
+        self.assert_fails(run("train", "--resume", "--output", self.folder / "none"), 2,
+                          "none", "job.json")
+        done = run("node", "--coordinator-timeout", "-1")
+        self.assert_fails(done, 2, "--coordinator-timeout -1", "between 0 and")
 
     def test_job_files(self):
         job = self.folder / "job.json"

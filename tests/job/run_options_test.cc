@@ -72,10 +72,17 @@ TEST(Recipe, AllDifferencesAreListed) {
   EXPECT_TRUE(recipe_differences(theirs, theirs).empty());
 }
 
+TEST(Recipe, ObjectsAreComparedKeyByKey) {
+  const nlohmann::json theirs = {{"optimizer", {{"name", "adam"}, {"learning_rate", 0.5}}}};
+  const nlohmann::json mine = {{"optimizer", {{"name", "adam"}, {"learning_rate", 0.25}}}};
+  EXPECT_EQ(there_and_here(recipe_differences(theirs, mine)),
+            "optimizer.learning_rate: 0.5 there, 0.25 here");
+}
+
 TEST(Recipe, LongValuesAreHashedAndDiffer) {
   const std::string common(200, 'c');
-  const auto differences = recipe_differences({{"model_config", {{"a", common + "1"}}}},
-                                              {{"model_config", {{"a", common + "2"}}}});
+  const auto differences =
+      recipe_differences({{"layers", {1, common + "1"}}}, {{"layers", {1, common + "2"}}});
   ASSERT_EQ(differences.size(), 1u);
   EXPECT_LT(differences[0].theirs.size(), 64u);
   EXPECT_NE(differences[0].theirs, differences[0].mine);

@@ -112,7 +112,7 @@ TEST_F(ControlTest, PollBringsEveryKindOfEventInOrder) {
 TEST_F(ControlTest, StandingIsSaidToHoldAndToAttach) {
   start();
   const auto client = connect();
-  const Standing standing{4, 1LL << 45, true, 6};
+  const Standing standing{4, 1LL << 45, true, 1LL << 44, 6};
   ASSERT_TRUE(client->attach(7, standing).ok());
   EXPECT_EQ(service_.session_, 7);
   EXPECT_EQ(service_.standing_, standing);
@@ -145,7 +145,7 @@ TEST_F(ControlTest, EpochReportKeepsEveryBit) {
   start();
   const float tiny = std::numeric_limits<float>::denorm_min();
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  const EpochReport report{7, 1, -0.0, 3, 100, {{0, 1, 25, tiny, 20}, {9, 2, 24, nan, 1}}};
+  const EpochReport report{7, 2, 1, -0.0, 3, 100, {{0, 1, 25, tiny, 20}, {9, 2, 24, nan, 1}}};
   ASSERT_TRUE(connect()->report_epoch(report).ok());
   EXPECT_EQ(service_.epoch_.epoch, 1);
   EXPECT_TRUE(std::signbit(service_.epoch_.loss_sum));
@@ -240,7 +240,7 @@ TEST_F(ControlTest, NumbersOutOfRangeNeverReachTheService) {
   refusal(client->report_step({7, -2, 3, 0, 0, 0, {}}), "step.era is -2");
   refusal(client->report_step({7, 0, 3, 0, 0, 0, {{-2, 0, {}}}}),
           "step.partitions.partition is -2");
-  refusal(client->report_epoch({7, 1, 0, 0, 0, {{0, 0, -9, 0, 0}}}), "epoch.validation.rows is -9");
+  refusal(client->report_epoch({7, 0, 1, 0, 0, 0, {{0, 0, -9, 0, 0}}}), "epoch.validation.rows is -9");
   refusal(client->report_fault({7, -1, 0, ""}), "fault.accused is -1");
   const auto poll_refusal = [&](const PollRequest& request, const std::string& field) {
     const auto reply = client->poll(request);

@@ -39,10 +39,10 @@ void Head::kill() {
 }
 
 void Head::recover(bool may_return) {
-  std::vector<LogRecord> records;
+  std::vector<JobRecord> records;
   int64_t term = 0;
   for (const Store::Entry& entry : world_.store->log) {
-    const Result<LogRecord> record = decode_record(entry.body);
+    const Result<JobRecord> record = decode_record(entry.body);
     if (!record.ok() || encode_record(*record) != entry.body) {
       world_.fail("a record does not come back from the log as it was: " + entry.body);
       return;
@@ -95,7 +95,7 @@ void Head::tick() {
 }
 
 // One append, then a sync, before the next.
-void Head::append(const LogRecord& record, std::function<void()> done) {
+void Head::append(const JobRecord& record, std::function<void()> done) {
   busy_ = true;
   const Store::Entry entry{term_, encode_record(record)};
   world_.store->pending = entry;
@@ -162,6 +162,7 @@ void Head::perform(const CoordinatorAction& action) {
   } else if (const auto* left = std::get_if<NodeLeft>(&action)) {
     world_.trace("session {} is out: {}", left->session, left->why);
     world_.count("members lost or left");
+    world_.member_lost(left->why);
     if (left->why == "it gave no sign of life") world_.count("leases that ended");
   } else if (const auto* recovered = std::get_if<Recovered>(&action)) {
     world_.count("recoveries");
@@ -227,7 +228,7 @@ void Head::commit(const CommitCheckpoint& checkpoint) {
 
 // The log is written anew with the fewest records; the same job must come back from it.
 void Head::compact() {
-  std::vector<LogRecord> records;
+  std::vector<JobRecord> records;
   for (const Store::Entry& entry : world_.store->log) records.push_back(*decode_record(entry.body));
   const int64_t per_epoch = world_.setting.facts.steps_per_epoch();
   const RecoveredJob before = recover_job(records, per_epoch);
@@ -237,7 +238,7 @@ void Head::compact() {
                     before.ended == after.ended;
   if (!same) world_.fail("a compacted log brings back another job");
   world_.store->log.clear();
-  for (const LogRecord& record : compacted(before)) {
+  for (const JobRecord& record : compacted(before)) {
     world_.store->log.push_back({term_, encode_record(record)});
   }
   world_.count("compactions");

@@ -67,7 +67,7 @@ class Head {
   void act(CoordinatorActions actions);
   void drain();
   void perform(const CoordinatorAction& action);
-  void append(const LogRecord& record, std::function<void()> done);
+  void append(const JobRecord& record, std::function<void()> done);
   void commit(const CommitCheckpoint& checkpoint);
   void deliver(SessionId session);
   void check_event(const NodeEvent& event);

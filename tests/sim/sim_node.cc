@@ -337,7 +337,7 @@ void SimNode::apply(int64_t step, const std::vector<float>& flat) {
 }
 
 void SimNode::measure(const MeasureEpoch& action) {
-  EpochReport report{session_, action.epoch, state_.loss_sum, state_.correct, state_.rows, {}};
+  EpochReport report{session_, era(), action.epoch, state_.loss_sum, state_.correct, state_.rows, {}};
   for (const PartitionRange range : action.partitions) {
     for (int p = range.begin; p < range.end; ++p) {
       const auto parts = world_.model->validate(state_, p);

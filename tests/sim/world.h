@@ -115,6 +115,7 @@ class World {
   void samples(const SamplesConsumed& consumed);
   void job_completed(const StateRef& state);
   void job_failed(const std::string& reason);
+  void member_lost(const std::string& why);
 
   const uint64_t seed;
   Random random;
@@ -157,6 +158,7 @@ class World {
   }
   void print(const std::string& line);
   void check_result();
+  void check_cost();
   std::string stuck() const;
 
   const bool print_trace_;

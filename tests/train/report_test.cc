@@ -132,7 +132,10 @@ TEST(JobReport, GoesOnFromALog) {
   RecoveredJob recovered;
   recovered.view = view_of(1, 0, {1});
   recovered.epochs = {{epoch_done(0, 0.5), true}};
-  recovered.checkpoints = {{{3, "o", 1, 1}, "m", 20}};
+  CheckpointRecord checkpoint;
+  checkpoint.state.step = 3;
+  checkpoint.samples_consumed = 20;
+  recovered.checkpoints.push_back(checkpoint);
   JobReport report(job, false);
   report.resume(recovered);
   EXPECT_EQ(report.steps(), 3);
