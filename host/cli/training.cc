@@ -110,7 +110,9 @@ Status Training::prepare() {
   report_->resume(store_.journal().recovered());
   LOCKSTEP_RETURN_IF_ERROR(store_.open_files(request_, *report_));
   progress_.emplace(job, stderr, begin_);
-  if (store_.resumes()) progress_->resumed(store_.journal().term());
+  if (store_.resumes()) {
+    progress_->resumed(store_.journal().term(), store_.journal().recovered().view);
+  }
   say_plan();
   for (const std::string& note : store_.journal().notes()) progress_->line("note: " + note);
   return {};

@@ -31,7 +31,7 @@ Coordinator::Coordinator(ClusterFacts facts, int64_t term, const RecoveredJob& r
       term_(term),
       consumption_(facts_.partitions, [this](int64_t step) { return facts_.rows_of_step(step); }) {
   epochs_ = recovered.epochs;
-  // A run may go on to more epochs than its log knew of.
+  // A run may go on to more epochs than its log knew of; a restore may uncover any of these.
   for (EpochRecord& epoch : epochs_) epoch.go_on = epoch.done.epoch + 1 < facts_.epochs;
   checkpoints_ = recovered.checkpoints;
   if (!checkpoints_.empty()) {

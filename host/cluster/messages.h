@@ -52,7 +52,7 @@ struct Standing {
   int view = 0;        // the last that it adopted; 0: none
   int64_t step = -1;   // state[step] is here; -1: no state yet
   bool begun = false;  // it has begun to compute `step`
-  int64_t since = -1;  // state[since] was given to it; all steps from there on it has applied itself
+  int64_t since = -1;  // state[since] was given to it; from there on it has applied all itself
   int64_t decided_epochs = 0;
   bool operator==(const Standing&) const = default;
 };

@@ -28,6 +28,12 @@ Progress::Progress(const Job& job, std::FILE* stream, Clock::time_point begin)
       terminal_(::isatty(::fileno(stream)) == 1),
       colour_(terminal_ && std::getenv("NO_COLOR") == nullptr) {}
 
+void Progress::resumed(int64_t term, const std::optional<View>& former) {
+  resumed_term_ = term;
+  if (!former) return;
+  for (const Member& member : former->members) names_[member.session] = member.name;
+}
+
 void Progress::observe(const CoordinatorAction& action) {
   if (const auto* joined = std::get_if<NodeJoined>(&action)) {
     node_joined(*joined);
@@ -93,7 +99,8 @@ void Progress::node_left(const NodeLeft& left) {
     line(fmt::format("node '{}' died at step {}: {}; {}", name_of(left.session), left.step,
                      left.why, rest));
   } else {
-    line(fmt::format("node '{}' died before the job began: {}", name_of(left.session), left.why));
+    line(fmt::format("node '{}' {}: {}", name_of(left.session),
+                     resumed_term_ ? "did not come back" : "died before the job began", left.why));
   }
 }
 

@@ -20,7 +20,8 @@ class Progress {
   // `begin` is when the command began.
   Progress(const Job& job, std::FILE* stream, std::chrono::steady_clock::time_point begin);
   // The job was begun by a coordinator of before: the first view says from where it goes on.
-  void resumed(int64_t term) { resumed_term_ = term; }
+  // `former`: its last view, if it had made one.
+  void resumed(int64_t term, const std::optional<View>& former);
   void observe(const CoordinatorAction& action);
   void line(const std::string& text);
 

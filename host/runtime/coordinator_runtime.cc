@@ -172,6 +172,7 @@ void CoordinatorRuntime::write_checkpoint(std::unique_lock<std::mutex>& lock) {
 
 // What could not be made durable never happens; the job halts where it can be resumed.
 void CoordinatorRuntime::disk_failed(const Error& error) {
+  if (ended_) return;
   waiting_.clear();
   commits_.clear();
   CoordinatorActions actions;
@@ -283,7 +284,11 @@ Status CoordinatorRuntime::upload(const StatePart& part) {
     uploads_.erase(part.session);
   }
   const auto state = journal_->store_state(bytes);
-  if (!state.ok()) return state.error();
+  if (!state.ok()) {
+    const std::lock_guard lock(mutex_);
+    disk_failed(state.error());
+    return state.error();
+  }
   return with_machine([&](Coordinator& machine, CoordinatorActions* actions) {
     return machine.snapshot_stored(part.session, *state, actions);
   });

@@ -169,6 +169,7 @@ Status NodeSession::work() {
     take_events();
     const NodeAction action = machine_->next(monotonic_ms());
     if (const auto* leaving = std::get_if<LeaveJob>(&action)) {
+      log_memory_used();
       if (leaving->completed) return {};
       return Error{leaving->reason, leaving->kind};
     }
@@ -241,6 +242,14 @@ void NodeSession::shut_down() {
 
 void NodeSession::log(const std::string& line) const {
   if (options_.log) options_.log(line);
+}
+
+void NodeSession::log_memory_used() {
+  if (snapshot_sender_.joinable()) snapshot_sender_.join();  // its copy is not part of the plan
+  const double mib = 1 << 20;
+  log(fmt::format("memory used: {:.1f} MiB beside the data; resident set {:.1f} MiB",
+                  static_cast<double>(resident_bytes() - resident_before_) / mib,
+                  static_cast<double>(resident_bytes()) / mib));
 }
 
 void NodeSession::log_memory() {

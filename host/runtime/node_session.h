@@ -59,6 +59,7 @@ class NodeSession {
   void prefetch(int64_t step);
   ExchangeOptions exchange_options();
   void log_memory();
+  void log_memory_used();
 
   const NodeOptions options_;
   Network& network_;

@@ -76,7 +76,9 @@ TEST_F(ProgressTest, NothingIsSaidOfNodesThatEndWithTheJob) {
 }
 
 TEST_F(ProgressTest, AResumedJobSaysFromWhere) {
-  progress_.resumed(3);
+  progress_.resumed(3, view_of(90, {1, 2}));
+  progress_.observe(NodeLeft{2, 0, "it gave no sign of life"});
+  EXPECT_EQ(text(), "node 'node-2' did not come back: it gave no sign of life\n");
   progress_.observe(ViewMade{view_of(100, {1})});
   progress_.observe(Restored{100, 800, "no node holds the state"});
   EXPECT_EQ(text(), "resumed from step 100 (term 3)\n");

@@ -240,7 +240,8 @@ TEST_F(ControlTest, NumbersOutOfRangeNeverReachTheService) {
   refusal(client->report_step({7, -2, 3, 0, 0, 0, {}}), "step.era is -2");
   refusal(client->report_step({7, 0, 3, 0, 0, 0, {{-2, 0, {}}}}),
           "step.partitions.partition is -2");
-  refusal(client->report_epoch({7, 0, 1, 0, 0, 0, {{0, 0, -9, 0, 0}}}), "epoch.validation.rows is -9");
+  refusal(client->report_epoch({7, 0, 1, 0, 0, 0, {{0, 0, -9, 0, 0}}}),
+          "epoch.validation.rows is -9");
   refusal(client->report_fault({7, -1, 0, ""}), "fault.accused is -1");
   const auto poll_refusal = [&](const PollRequest& request, const std::string& field) {
     const auto reply = client->poll(request);

@@ -47,8 +47,8 @@ void Faults::strike() {
   if (plan.slow_disk) kinds.push_back(&Faults::slow_disk);
   if (plan.flips) kinds.push_back(&Faults::flip);
   if (plan.coordinator_kills || (plan.kills_of_all && !calm)) {
-    const bool all = plan.kills_of_all && !calm &&
-                     (!plan.coordinator_kills || world_.random.chance(40));
+    const bool all =
+        plan.kills_of_all && !calm && (!plan.coordinator_kills || world_.random.chance(40));
     kinds.push_back(nullptr);
     const auto chosen = kinds[static_cast<size_t>(
         world_.random.between(0, static_cast<int64_t>(kinds.size()) - 1))];
@@ -61,7 +61,7 @@ void Faults::strike() {
   }
   if (kinds.empty()) return;
   (this->*kinds[static_cast<size_t>(
-      world_.random.between(0, static_cast<int64_t>(kinds.size()) - 1))])();
+              world_.random.between(0, static_cast<int64_t>(kinds.size()) - 1))])();
 }
 
 std::shared_ptr<SimNode> Faults::any_node() {
@@ -113,8 +113,8 @@ void Faults::cut_link() {
   if (!a || !b || a == b) return;
   const bool is_long = world_.random.chance(40);
   world_.count(is_long ? "fault: link cut for long" : "fault: link broken briefly");
-  const int64_t for_us = is_long ? world_.random.between(2, 6) * kSecond
-                                 : world_.random.between(0, 1500) * kMs;
+  const int64_t for_us =
+      is_long ? world_.random.between(2, 6) * kSecond : world_.random.between(0, 1500) * kMs;
   world_.trace("the link {} {} breaks for {}", a->name(), b->name(), for_us);
   world_.network->cut(a->session(), b->session(), world_.now_us() + for_us);
 }

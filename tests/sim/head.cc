@@ -50,9 +50,9 @@ void Head::recover(bool may_return) {
     term = std::max(term, entry.term);
     records.push_back(*record);
     const auto* checkpoint = std::get_if<CheckpointRecord>(&*record);
-    const bool there = checkpoint == nullptr ||
-                       (world_.store->objects.contains(checkpoint->state.object) &&
-                        world_.store->objects.contains(checkpoint->manifest));
+    const bool there =
+        checkpoint == nullptr || (world_.store->objects.contains(checkpoint->state.object) &&
+                                  world_.store->objects.contains(checkpoint->manifest));
     if (!there) world_.fail("a CHECKPOINT record without its object");
   }
   const RecoveredJob job = recover_job(records, world_.setting.facts.steps_per_epoch());
@@ -102,13 +102,13 @@ void Head::append(const JobRecord& record, std::function<void()> done) {
   world_.trace("append {}", describe_record(record));
   world_.after(world_.random.between(1, 2 * world_.setting.disk_us),
                [this, entry, done, life = life_] {
-    if (life_ != life) return;
-    world_.store->log.push_back(entry);
-    world_.store->pending.reset();
-    busy_ = false;
-    done();
-    drain();
-  });
+                 if (life_ != life) return;
+                 world_.store->log.push_back(entry);
+                 world_.store->pending.reset();
+                 busy_ = false;
+                 done();
+                 drain();
+               });
   if (planted(Bug::reply_before_sync)) busy_ = false;
 }
 
@@ -180,14 +180,13 @@ void Head::commit(const CommitCheckpoint& checkpoint) {
   const std::string bytes = world_.store->objects.contains(checkpoint.state.object)
                                 ? world_.store->objects[checkpoint.state.object]
                                 : "";
-  const bool whole = checkpoint.samples_consumed ==
-                     step / world_.setting.facts.steps_per_epoch() *
-                             world_.setting.facts.train_rows +
-                         step % world_.setting.facts.steps_per_epoch() *
-                             world_.setting.facts.batch_size;
+  const bool whole =
+      checkpoint.samples_consumed ==
+      step / world_.setting.facts.steps_per_epoch() * world_.setting.facts.train_rows +
+          step % world_.setting.facts.steps_per_epoch() * world_.setting.facts.batch_size;
   if (!whole) {
-    world_.fail(fmt::format("checkpoint of step {} counts {} samples", step,
-                            checkpoint.samples_consumed));
+    world_.fail(
+        fmt::format("checkpoint of step {} counts {} samples", step, checkpoint.samples_consumed));
   }
   if (bytes.empty() || xxh3(bytes.data(), bytes.size()) != (checkpoint.state.digest)) {
     if (bytes.empty() || (xxh3(bytes.data(), bytes.size()) | 1) != checkpoint.state.digest) {

@@ -50,8 +50,7 @@ class Head {
   Status leave(SessionId session);
   void connection_lost(SessionId session);
   // The bytes of a state have come; `done` is told when they are stored, or that they are not.
-  void upload(SessionId session, int64_t step, std::string bytes,
-              std::function<void(Status)> done);
+  void upload(SessionId session, int64_t step, std::string bytes, std::function<void(Status)> done);
 
   std::string describe() const;
 

@@ -130,7 +130,8 @@ std::string Head::describe() const {
       static_cast<int>(machine.phase()), machine.view().number, machine.view().first_step,
       machine.steps_done(), machine.checkpoints().size());
   for (const auto& [session, outbox] : outboxes_) {
-    if (!outbox.events.empty()) text += fmt::format("[{}: {} events]", session, outbox.events.size());
+    if (!outbox.events.empty())
+      text += fmt::format("[{}: {} events]", session, outbox.events.size());
   }
   if (busy_) text += " busy";
   return text;

@@ -229,8 +229,8 @@ int run_traced(const Options& options) {
                 world.trace_hash());
     if (!failure.empty()) ++failed;
   }
-  std::printf("%ld passed, %ld failed\n", static_cast<int64_t>(options.end - options.first) - failed,
-              failed);
+  std::printf("%ld passed, %ld failed\n",
+              static_cast<int64_t>(options.end - options.first) - failed, failed);
   return failed == 0 ? 0 : 1;
 }
 
@@ -298,8 +298,8 @@ std::optional<Options> parse(int argc, char** argv) {
       options.planted_table = true;
     } else if (flag == "--check-repeat") {
       options.check_repeat = true;
-    } else if (flag == "--seeds" && std::sscanf(value.c_str(), "%lu:%lu", &options.first,
-                                                &options.end) == 2) {
+    } else if (flag == "--seeds" &&
+               std::sscanf(value.c_str(), "%lu:%lu", &options.first, &options.end) == 2) {
       ++i;
     } else if (flag == "--new" && !value.empty()) {  // seeds that nobody has run yet
       options.first = mix64(static_cast<uint64_t>(std::time(nullptr))) % 1'000'000'000'000u;

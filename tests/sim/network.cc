@@ -43,8 +43,8 @@ void Network::dial(const std::shared_ptr<SimNode>& from, SessionId to) {
   const int era = from->era();
   world_.after(delay(), [this, from, self, to, era] {
     const auto target = world_.node_of(to);
-    const bool reachable = target && !is_cut(self, to) && silent_for(self, to) == 0 &&
-                           silent_for(to, self) == 0;
+    const bool reachable =
+        target && !is_cut(self, to) && silent_for(self, to) == 0 && silent_for(to, self) == 0;
     if (!reachable) {
       from->post(world_.random.between(5, 200) * kMs, [from, to] { from->dial_failed(to); });
       return;
@@ -109,8 +109,7 @@ void Network::deliver(const std::shared_ptr<Stream>& stream, int side, const Fra
   Stream::Side& sender = stream->sides[side];
   const SessionId to = stream->sides[1 - side].session;
   const int64_t quiet = silent_for(sender.session, to);
-  const int64_t header_us =
-      std::max(sender.last_arrival_us + 1, world_.now_us() + delay() + quiet);
+  const int64_t header_us = std::max(sender.last_arrival_us + 1, world_.now_us() + delay() + quiet);
   const int64_t body_us = header_us + world_.random.between(1, world_.setting.message_us);
   sender.last_arrival_us = body_us;
   const auto arrive = [this, stream, to](auto what) {

@@ -15,7 +15,7 @@ struct Stream {
     SessionId session = 0;
     std::deque<FrameKey> queue;  // to be sent by this side
     bool sending = false;
-    int64_t last_arrival_us = 0;  // of what it sent, at the other side
+    int64_t last_arrival_us = 0;      // of what it sent, at the other side
     std::optional<FrameKey> partial;  // being received by this side
     bool closed = false;
   };

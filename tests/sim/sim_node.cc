@@ -32,9 +32,8 @@ void SimNode::die() {
   }
   alive_ = false;
   if (!silent && world_.head) {
-    world_.after(world_.random.between(1, 20) * kMs, [world = &world_, session = session_] {
-      world->head->connection_lost(session);
-    });
+    world_.after(world_.random.between(1, 20) * kMs,
+                 [world = &world_, session = session_] { world->head->connection_lost(session); });
   }
   world_.node_exited(this, false);
 }
@@ -46,9 +45,8 @@ void SimNode::exit_process(bool clean) {
     if (peer.stream) world_.network->close(peer.stream, session_);
   }
   alive_ = false;
-  world_.after(world_.random.between(1, 20) * kMs, [world = &world_, session = session_] {
-    world->head->connection_lost(session);
-  });
+  world_.after(world_.random.between(1, 20) * kMs,
+               [world = &world_, session = session_] { world->head->connection_lost(session); });
   world_.node_exited(this, clean);
 }
 
@@ -128,8 +126,8 @@ void SimNode::perform(const NodeAction& action) {
     for (int slice = 0; slice < world_.setting.facts.slices; ++slice) {
       const auto& reduced = values_at(applying->step).reduced[static_cast<size_t>(slice)];
       if (!reduced) {
-        world_.fail(fmt::format("{} applies step {} without slice {}", name_, applying->step,
-                                slice));
+        world_.fail(
+            fmt::format("{} applies step {} without slice {}", name_, applying->step, slice));
         return;
       }
       flat.insert(flat.end(), reduced->begin(), reduced->end());
@@ -255,8 +253,8 @@ void SimNode::compute(const ComputeStep& action) {
     carry_out(orders);
   }
   if (state_.step != action.step) {
-    world_.fail(fmt::format("{} is to compute step {} of state[{}]", name_, action.step,
-                            state_.step));
+    world_.fail(
+        fmt::format("{} is to compute step {} of state[{}]", name_, action.step, state_.step));
     return;
   }
   const auto roots = gradients(action.partitions);
@@ -265,13 +263,14 @@ void SimNode::compute(const ComputeStep& action) {
   std::vector<int> slices(static_cast<size_t>(world_.setting.facts.slices));
   for (size_t i = 0; i < slices.size(); ++i) {
     slices[i] = static_cast<int>(i);
-    std::swap(slices[i], slices[static_cast<size_t>(
-                             world_.random.between(0, static_cast<int64_t>(i)))]);
+    std::swap(slices[i],
+              slices[static_cast<size_t>(world_.random.between(0, static_cast<int64_t>(i)))]);
   }
   const auto self = shared_from_this();
   for (const int slice : slices) {
     if (roots.empty()) break;
-    post(at_us, [self, step = action.step, slice, roots] { self->slice_ready(step, slice, roots); });
+    post(at_us,
+         [self, step = action.step, slice, roots] { self->slice_ready(step, slice, roots); });
     at_us += world_.random.between(1, world_.setting.compute_us / 8);
   }
   post(at_us, [self, partitions = action.partitions] {
@@ -286,9 +285,9 @@ void SimNode::slice_ready(int64_t step, int slice, const std::vector<Piece>& roo
   for (const Piece& root : roots) {
     keys.push_back(root.subtree);
     const auto begin = root.values.begin();
-    local.push_back({root.subtree,
-                     {begin + world_.model->slice_begin(slice),
-                      begin + world_.model->slice_end(slice)}});
+    local.push_back(
+        {root.subtree,
+         {begin + world_.model->slice_begin(slice), begin + world_.model->slice_end(slice)}});
   }
   ExchangeOrders orders;
   exchange_->local_ready(step, slice, keys, &orders);
@@ -313,8 +312,8 @@ void SimNode::apply(int64_t step, const std::vector<float>& flat) {
   }
   world_.model->apply(&state_, flat, static_cast<int>(view.members.size()), own);
   const auto weights = static_cast<size_t>(world_.setting.facts.slices * ToyModel::kWidth);
-  StepReport report{session_, view.era, step, flat[weights],
-                    static_cast<int64_t>(flat[weights + 1]), 0, {}};
+  StepReport report{
+      session_, view.era, step, flat[weights], static_cast<int64_t>(flat[weights + 1]), 0, {}};
   if (world_.setting.facts.verify_every > 0) report.digest = state_.digest();
   for (const int p : contributed_) {
     report.partitions.push_back({p, world_.model->rows(step, p), {}});
@@ -337,7 +336,8 @@ void SimNode::apply(int64_t step, const std::vector<float>& flat) {
 }
 
 void SimNode::measure(const MeasureEpoch& action) {
-  EpochReport report{session_, era(), action.epoch, state_.loss_sum, state_.correct, state_.rows, {}};
+  EpochReport report{session_,    era(), action.epoch, state_.loss_sum, state_.correct,
+                     state_.rows, {}};
   for (const PartitionRange range : action.partitions) {
     for (int p = range.begin; p < range.end; ++p) {
       const auto parts = world_.model->validate(state_, p);
@@ -358,8 +358,8 @@ namespace {
 
 std::string action_name(const NodeAction& action) {
   constexpr std::array<const char*, 12> kNames = {
-      "AwaitEvent", "ReportHeld", "AdoptView", "RestoreState", "AwaitState",   "TakeSnapshot",
-      "ComputeStep", "TrainAlone", "AwaitStep", "ApplyStep",   "MeasureEpoch", "LeaveJob"};
+      "AwaitEvent",  "ReportHeld", "AdoptView", "RestoreState", "AwaitState",   "TakeSnapshot",
+      "ComputeStep", "TrainAlone", "AwaitStep", "ApplyStep",    "MeasureEpoch", "LeaveJob"};
   return kNames[action.index()];
 }
 

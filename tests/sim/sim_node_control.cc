@@ -45,12 +45,12 @@ void SimNode::ask(std::function<Reply(Head&)> on_head, std::function<void(Reply)
         const Reply answer = on_head(head);
         const int64_t life = head.life();
         const int64_t usual = self->world_.setting.message_us;
-        self->post(self->world_.random.between(usual / 4, 2 * usual), [self, reply, answer, id,
-                                                                      life] {
-          const bool gone = self->world_.now_us() < self->control_cut_until_us_ ||
-                            self->world_.head->life() != life;
-          if (!gone && self->answered(*id)) reply(answer);
-        });
+        self->post(self->world_.random.between(usual / 4, 2 * usual),
+                   [self, reply, answer, id, life] {
+                     const bool gone = self->world_.now_us() < self->control_cut_until_us_ ||
+                                       self->world_.head->life() != life;
+                     if (!gone && self->answered(*id)) reply(answer);
+                   });
       },
       std::move(lost), id.get());
 }
@@ -75,9 +75,9 @@ void SimNode::say_hello() {
         self->term_ = welcome->term;
         self->name_ = fmt::format("node{}/{}", self->slot_, self->session_);
         const ClusterFacts& facts = self->world_.setting.facts;
-        self->machine_.emplace(self->session_, facts.steps_per_epoch(), facts.partitions,
-                               CheckpointRule{facts.checkpoint_every_ms,
-                                              facts.checkpoint_every_steps});
+        self->machine_.emplace(
+            self->session_, facts.steps_per_epoch(), facts.partitions,
+            CheckpointRule{facts.checkpoint_every_ms, facts.checkpoint_every_steps});
         self->exchange_.emplace(facts.partitions, facts.slices,
                                 [facts](int64_t step) { return facts.rows_of_step(step); });
         self->world_.trace("{} is welcome in term {}", self->name_, self->term_);
@@ -149,9 +149,8 @@ void SimNode::polled(const Result<PollReply>& reply) {
     ++received_;
     machine_->event(event, world_.now_ms());
     if (std::holds_alternative<CheckpointEvent>(event)) {
-      std::erase_if(kept_steps_, [&](const StepReport& step) {
-        return step.step < machine_->durable_step();
-      });
+      std::erase_if(kept_steps_,
+                    [&](const StepReport& step) { return step.step < machine_->durable_step(); });
     }
     if (std::holds_alternative<EpochDecision>(event)) {
       std::erase_if(kept_epochs_, [&](const EpochReport& epoch) {

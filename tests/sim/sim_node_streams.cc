@@ -75,7 +75,8 @@ void SimNode::drop_streams(const View& view, bool all) {
   for (auto& [session, peer] : peers_) {
     const bool member = view.index_of(session) >= 0;
     peer.without_since_us = world_.now_us();
-    if (peer.stream && (all || (!member && world_.random.chance(70)))) closed.push_back(peer.stream);
+    if (peer.stream && (all || (!member && world_.random.chance(70))))
+      closed.push_back(peer.stream);
   }
   for (const auto& stream : closed) stream_closed(stream);
 }
@@ -96,8 +97,8 @@ void SimNode::header(const std::shared_ptr<Stream>& stream, const FrameKey& key)
   }
   if (*wanted && values) {
     if (key.step < exchange_step_ || key.step > exchange_step_ + 1) {
-      world_.fail(fmt::format("{} takes a frame of step {} at step {}", name_, key.step,
-                              exchange_step_));
+      world_.fail(
+          fmt::format("{} takes a frame of step {} at step {}", name_, key.step, exchange_step_));
     }
   }
   if (*wanted) self.partial = key;
@@ -161,11 +162,11 @@ std::optional<std::vector<float>> SimNode::values_of(const FrameKey& key, Sessio
   if (key.kind == FrameKind::state) {
     const auto other = world_.node_of(to);
     if (!has_state_bytes_ || state_.step != key.step) {
-      const bool needed = other && other->awaits_state() && other->machine_->view()->number ==
-                              machine_->view()->number;
+      const bool needed = other && other->awaits_state() &&
+                          other->machine_->view()->number == machine_->view()->number;
       if (needed && machine_->view()->first_step == key.step) {
-        world_.fail(fmt::format("{} overwrote state[{}] before {} had it", name_, key.step,
-                                other->name()));
+        world_.fail(
+            fmt::format("{} overwrote state[{}] before {} had it", name_, key.step, other->name()));
       }
       return std::nullopt;
     }
@@ -219,9 +220,8 @@ void SimNode::reduce(const ReduceSlice& order) {
     std::vector<Piece> pieces;
     for (const Subtree& subtree : order.pieces) {
       const std::vector<Piece>& come = found->second.pieces[slice];
-      const auto same = std::find_if(come.begin(), come.end(), [&](const Piece& piece) {
-        return piece.subtree == subtree;
-      });
+      const auto same = std::find_if(come.begin(), come.end(),
+                                     [&](const Piece& piece) { return piece.subtree == subtree; });
       if (same != come.end()) {
         pieces.push_back(*same);
       } else if (auto own = sum_in_tree(found->second.local[slice], subtree)) {

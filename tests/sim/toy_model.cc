@@ -137,8 +137,7 @@ int ToyModel::rows(int64_t step, int partition) const {
 }
 
 float ToyModel::dropout(int64_t epoch, int64_t position, int weight, int local_row) const {
-  const auto row =
-      static_cast<uint64_t>(planted(Bug::dropout_by_local_row) ? local_row : position);
+  const auto row = static_cast<uint64_t>(planted(Bug::dropout_by_local_row) ? local_row : position);
   return signed_uniform(derive_key(seed_ + 7, static_cast<uint64_t>(epoch) << 32 | row,
                                    static_cast<uint64_t>(weight))) < 0.5f
              ? 1.5f
@@ -163,8 +162,8 @@ std::vector<float> ToyModel::gradient(const ToyState& state, int partition, int 
       if (i == 0) continue;  // its gradient is -0 for ever
       const auto power = static_cast<int>(mix64(key ^ static_cast<uint64_t>(i)) % 13) - 6;
       const float kept = dropout(epoch, position, i, local_row);
-      flat[static_cast<size_t>(i)] += std::ldexp(x, power) * kept +
-                                      state.weights[static_cast<size_t>(i)] * x * 0.25f;
+      flat[static_cast<size_t>(i)] +=
+          std::ldexp(x, power) * kept + state.weights[static_cast<size_t>(i)] * x * 0.25f;
     }
     flat[static_cast<size_t>(weights)] += output * output + 0.1f;
     flat[static_cast<size_t>(weights) + 1] += output > 0 ? 1.0f : 0.0f;
@@ -180,8 +179,8 @@ void ToyModel::apply(ToyState* state, const std::vector<float>& flat, int member
   const float divisor = static_cast<float>(planted(Bug::mean_over_nodes) ? members : rows);
   float norm = 0;
   for (int i = 0; i < weights; ++i) {
-    const bool own = std::find(own_slices.begin(), own_slices.end(), i / kWidth) !=
-                     own_slices.end();
+    const bool own =
+        std::find(own_slices.begin(), own_slices.end(), i / kWidth) != own_slices.end();
     if (planted(Bug::norm_of_slice) && !own) continue;
     const float mean = flat[static_cast<size_t>(i)] / divisor;
     norm += mean * mean;

@@ -53,9 +53,10 @@ void World::print(const std::string& line) {
 
 std::string World::run() {
   const ClusterFacts& facts = setting.facts;
-  trace("seed {}: P {} batch {} rows {} epochs {} slices {} nodes {}-{} start {} slots {} verify {}",
-        seed, facts.partitions, facts.batch_size, facts.train_rows, facts.epochs, facts.slices,
-        facts.min_nodes, facts.max_nodes, facts.start_nodes, setting.slots, facts.verify_every);
+  trace(
+      "seed {}: P {} batch {} rows {} epochs {} slices {} nodes {}-{} start {} slots {} verify {}",
+      seed, facts.partitions, facts.batch_size, facts.train_rows, facts.epochs, facts.slices,
+      facts.min_nodes, facts.max_nodes, facts.start_nodes, setting.slots, facts.verify_every);
   head->start(true);
   for (int slot = 0; slot < setting.slots; ++slot) {
     const bool late = slot >= facts.start_nodes && random.chance(70);
@@ -201,8 +202,8 @@ void World::check_result() {
   const RecoveredJob job = recover_job(records, facts.steps_per_epoch());
   if (!job.ended) fail("the log does not say that the job has ended");
   if (job.epochs != reference.epochs) fail("the epochs' metrics are not those of a quiet run");
-  const bool one_death = setting.faults.one_kill && deaths == 1 &&
-                         counters.find("restores") == counters.end();
+  const bool one_death =
+      setting.faults.one_kill && deaths == 1 && counters.find("restores") == counters.end();
   if (one_death) check_cost();
   if (one_death) count("runs with one death, whose cost is checked");
 }
@@ -259,9 +260,9 @@ Setting make_setting(Random* random) {
   facts.partitions = 1 << random->between(0, 3);
   facts.batch_size = facts.partitions + random->between(0, 2 * facts.partitions + 3);
   const int64_t whole = random->between(1, 6);
-  const int64_t rest = random->chance(30) ? 0 : random->between(1, facts.batch_size - 1 > 0
-                                                                       ? facts.batch_size - 1
-                                                                       : 1);
+  const int64_t rest =
+      random->chance(30) ? 0
+                         : random->between(1, facts.batch_size - 1 > 0 ? facts.batch_size - 1 : 1);
   facts.train_rows = whole * facts.batch_size + rest;
   facts.validation_rows = random->chance(30) ? 0 : random->between(1, 3 * facts.batch_size);
   facts.epochs = random->between(1, 4);

@@ -127,7 +127,7 @@ class World {
   std::unique_ptr<Network> network;
   std::unique_ptr<Head> head;
   std::unique_ptr<Faults> faults;
-  bool flipped = false;     // a bit somewhere is wrong, and nobody has noticed yet
+  bool flipped = false;  // a bit somewhere is wrong, and nobody has noticed yet
   int flips = 0;
   int flip_era = 0;         // states of it and of those before may be wrong
   int deaths = 0;           // of nodes, however they died
