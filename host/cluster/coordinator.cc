@@ -66,6 +66,11 @@ Result<Welcome> Coordinator::hello(const Hello& hello, int64_t now_ms) {
   }
   if (ended()) return refused_error("refused to join: the job is over");
   if (static_cast<int>(live_sessions().size()) >= facts_.max_nodes) {
+    // After this coordinator's return some of them may not come back, and leave room.
+    const bool all_here = std::all_of(nodes_.begin(), nodes_.end(), [](const auto& entry) {
+      return !entry.second.live() || entry.second.attached;
+    });
+    if (!all_here) return Error{"the job waits for its former nodes; try again"};
     return refused_error("refused to join: the job is already running with all its nodes");
   }
   const SessionId session = term_ * kSessionsPerTerm + ++sessions_;
