@@ -68,7 +68,8 @@ class FilesTest(runs.RunTest):
         self.assert_fails(done, 1, output, "batch_size: 32 there, 16 here", "--output")
         again = run("train", *SMALL, "--output", output)
         self.assert_fails(again, 1, output, "completed run", "--output")
-        self.assertEqual(before, {p.name: p.read_bytes() for p in output.iterdir()})
+        self.assertEqual(
+            before, {p.name: p.read_bytes() for p in output.rglob("*") if p.is_file()})
 
     def test_a_folder_that_cannot_be_written(self):
         done = run("train", *SMALL, "--output", "/proc/no-such-folder/x")

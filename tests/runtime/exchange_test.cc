@@ -53,7 +53,7 @@ class Nodes {
         deliver(static_cast<SessionId>(i + 1), to, frame);
       };
       exchanges_.push_back(Exchange::create(options, *device_).value());
-      dead_.push_back(false);
+      dead_.emplace_back(false);
     }
     adopt(view_of(1, ranges), 0);
   }
