@@ -31,10 +31,8 @@ Coordinator::Coordinator(ClusterFacts facts, int64_t term, const RecoveredJob& r
       term_(term),
       consumption_(facts_.partitions, [this](int64_t step) { return facts_.rows_of_step(step); }) {
   epochs_ = recovered.epochs;
-  // The job may have more epochs than when it was begun.
-  if (!epochs_.empty()) {
-    epochs_.back().go_on = static_cast<int64_t>(epochs_.size()) < facts_.epochs;
-  }
+  // A run may go on to more epochs than its log knew of; a restore may uncover any of these.
+  for (EpochRecord& epoch : epochs_) epoch.go_on = epoch.done.epoch + 1 < facts_.epochs;
   checkpoints_ = recovered.checkpoints;
   if (!checkpoints_.empty()) {
     consumption_.restore(checkpoints_.back().state.step, checkpoints_.back().samples_consumed);

@@ -12,6 +12,8 @@ constexpr int64_t kMaxNodes = 1024;
 constexpr double kMaxSeconds = 365.0 * 24 * 3600;
 constexpr int64_t kMaxSteps = int64_t{1} << 40;
 constexpr int64_t kMaxKept = 1'000'000;
+constexpr double kLeastLease = 0.5;  // nodes give a sign of life every 0.2 s
+constexpr double kLongestLease = 3600;
 
 // A number at the beginning of `text`, which then begins behind it.
 template <class T>
@@ -37,7 +39,8 @@ std::vector<OptionSpec> run_options() {
           {"checkpoint_every", text, "60s", "60s|500steps",
            "how often the state is kept between the ends of epochs (0: only there)"},
           {"keep_checkpoints", integer, 3, "N", "checkpoints that are kept, the newest"},
-          {"verify_every", integer, 1, "N", "compare the nodes' states every N steps (0: never)"}};
+          {"verify_every", integer, 1, "N", "compare the nodes' states every N steps (0: never)"},
+          {"lease", number, 5.0, "S", "seconds without a sign of life until a node is given up"}};
 }
 
 Result<NodeCounts> parse_nodes(const std::string& text) {
@@ -101,6 +104,12 @@ Result<RunOptions> run_options_from(const nlohmann::json& values) {
   options.keep_checkpoints = static_cast<int>(keep);
   options.verify_every = values.at("verify_every");
   LOCKSTEP_RETURN_IF_ERROR(check_range("--verify-every", options.verify_every, 0, kMaxSteps));
+  const double lease = values.at("lease");
+  if (!(lease >= kLeastLease && lease <= kLongestLease)) {
+    return usage_error(fmt::format("--lease {}: must be between {} and {} seconds", lease,
+                                   kLeastLease, kLongestLease));
+  }
+  options.lease_ms = static_cast<int>(lease * 1000);
   return options;
 }
 

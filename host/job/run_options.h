@@ -30,10 +30,11 @@ struct RunOptions {
   CheckpointInterval checkpoint_every;
   int keep_checkpoints = 3;
   int64_t verify_every = 1;  // steps; 0: never
+  int lease_ms = 5000;
   bool keep_ledger = false;
 };
 
-// --nodes, --checkpoint-every, --keep-checkpoints, --verify-every.
+// --nodes, --checkpoint-every, --keep-checkpoints, --verify-every, --lease.
 std::vector<OptionSpec> run_options();
 // Reads the values of those options. Errors name the flag and what it takes.
 Result<RunOptions> run_options_from(const nlohmann::json& values);

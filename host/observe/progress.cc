@@ -131,7 +131,9 @@ std::string Progress::name_of(SessionId session) const {
 }
 
 void Progress::step_done(const StepDone& step) {
-  resumed_term_.reset();
+  // Nodes that come back report steps before there is a view; that the run was resumed is told
+  // with the view.
+  if (begun_) resumed_term_.reset();
   if (!first_step_told_) {
     first_step_told_ = true;
     line(fmt::format("first step done {:.2f} s after the start",

@@ -59,6 +59,7 @@ ClusterFacts cluster_facts(const ResolvedJob& resolved, const RunOptions& run) {
   facts.checkpoint_every_ms = run.checkpoint_every.ms;
   facts.checkpoint_every_steps = run.checkpoint_every.steps;
   facts.verify_every = run.verify_every;
+  facts.lease_ms = run.lease_ms;
   facts.partitions = job.partitions;
   facts.batch_size = job.batch_size;
   facts.train_rows = job.train_rows;

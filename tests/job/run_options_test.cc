@@ -55,6 +55,7 @@ TEST(RunOptions, RangesOfNumbers) {
   ASSERT_TRUE(run_options_from(values).ok());
   EXPECT_EQ(run_options_from(values)->keep_checkpoints, 3);
   EXPECT_EQ(run_options_from(values)->verify_every, 1);
+  EXPECT_EQ(run_options_from(values)->lease_ms, 5000);
   values["keep_checkpoints"] = 0;
   EXPECT_TRUE(contains(run_options_from(values).error().message, "--keep-checkpoints 0"));
   values["keep_checkpoints"] = 1;
