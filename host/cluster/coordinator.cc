@@ -226,6 +226,7 @@ void Coordinator::announce(const View& previous, CoordinatorActions* actions) {
   commit_snapshot_if_agreed(actions);
   snapshot_asked_ms_ = -1;
   planned_snapshot_ = 0;
+  doubted_.clear();
   if (!epochs_.empty() && !epochs_.back().go_on) phase_ = Phase::finishing;
   decide_epoch_if_whole(actions);  // the last report may have come while the members held
   plan_snapshot(actions);

@@ -61,8 +61,8 @@ bool NodeMachine::is_alone(int64_t step) const {
 
 void NodeMachine::event(const NodeEvent& event, int64_t now_ms) {
   if (durable_ms_ < 0) durable_ms_ = now_ms;
-  const bool of_view = std::holds_alternative<EpochDecision>(event) ||
-                       std::holds_alternative<SnapshotEvent>(event);
+  const bool of_view =
+      std::holds_alternative<EpochDecision>(event) || std::holds_alternative<SnapshotEvent>(event);
   if (coming_view_ && of_view) {  // adopting the view must not undo it
     deferred_.push_back(event);
     return;

@@ -24,7 +24,9 @@ void SimNode::call(std::function<void(Head&)> on_head, std::function<void()> los
     lost_call();
   };
   const int64_t usual = world_.setting.message_us;
-  world_.after(world_.random.between(usual / 4, 2 * usual), [self, on_head, give_up, usual] {
+  const bool late = world_.random.chance(world_.setting.late_percent);
+  const int64_t delay_us = world_.random.between(usual / 4, late ? kCallUs * 9 / 10 : 2 * usual);
+  world_.after(delay_us, [self, on_head, give_up, usual] {
     if (self->world_.now_us() < self->control_cut_until_us_) return;
     if (self->world_.head->serving()) {
       on_head(*self->world_.head);

@@ -65,6 +65,7 @@ struct Setting {
   FaultPlan faults;
   int64_t compute_us = 20 * kMs;
   int64_t message_us = 1 * kMs;
+  int late_percent = 0;  // of the calls to the coordinator come much later
   int64_t disk_us = 2 * kMs;
 };
 
