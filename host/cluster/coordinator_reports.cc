@@ -5,13 +5,15 @@
 #include <algorithm>
 
 #include "host/cluster/coordinator.h"
+#include "host/core/planted.h"
 
 namespace lockstep {
 
 Status Coordinator::step_applied(const StepReport& report, int64_t now_ms,
                                  CoordinatorActions* actions) {
   LOCKSTEP_ASSIGN(Node * node, member(report.session));
-  if (ended() || report.era != view_.era) return {};
+  if (planted(Bug::lease_by_anything)) node->lease_ends_ms = now_ms + 20 * facts_.lease_ms;
+  if (ended() || (report.era != view_.era && !planted(Bug::stale_era))) return {};
   for (const PartitionSamples& part : report.partitions) {
     if (part.partition >= 0 && part.partition < facts_.partitions) continue;
     return Error{fmt::format("{} reports samples of partition {}, which does not exist",
@@ -190,7 +192,8 @@ EpochDone Coordinator::summarize_epoch(const EpochReport& report) const {
 Status Coordinator::epoch_measured(const EpochReport& report, CoordinatorActions* actions) {
   LOCKSTEP_RETURN_IF_ERROR(member(report.session));
   const auto epoch = static_cast<int64_t>(epochs_.size());
-  if (ended() || report.era != view_.era || report.epoch < epoch) return {};
+  const bool stale = report.era != view_.era && !planted(Bug::stale_era);
+  if (ended() || stale || report.epoch < epoch) return {};
   if (report.epoch > epoch || report.rows <= 0) {
     return Error{
         fmt::format("{} reports epoch {} out of order", node_text(report.session), report.epoch)};
@@ -214,7 +217,7 @@ void Coordinator::decide_epoch_if_whole(CoordinatorActions* actions) {
   epoch_report_.reset();
   validation_.clear();
   epochs_.push_back(record);
-  actions->push_back(AppendRecord{record});
+  if (!planted(Bug::epoch_forgotten)) actions->push_back(AppendRecord{record});
   actions->push_back(record.done);
   send_to_all(EpochDecision{record.done.epoch, record.go_on}, actions);
   if (!record.go_on) phase_ = Phase::finishing;

@@ -150,6 +150,15 @@ void SimNode::polled(const Result<PollReply>& reply) {
   for (const NodeEvent& event : reply->events) {
     ++received_;
     machine_->event(event, world_.now_ms());
+    // What changes views must bear to be said twice, and late.
+    const bool repeats =
+        std::holds_alternative<ViewEvent>(event) || std::holds_alternative<HoldEvent>(event);
+    if (repeats && world_.random.chance(3)) {
+      post(world_.random.between(1, 500) * kMs, [self = shared_from_this(), event] {
+        self->machine_->event(event, self->world_.now_ms());
+        self->wake();
+      });
+    }
     if (std::holds_alternative<CheckpointEvent>(event)) {
       std::erase_if(kept_steps_,
                     [&](const StepReport& step) { return step.step < machine_->durable_step(); });

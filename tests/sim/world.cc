@@ -103,6 +103,7 @@ void World::start_node(int slot, int64_t delay_us) {
 
 void World::node_exited(SimNode* node, bool clean) {
   ++deaths;
+  if (node->session() != 0) dead_since_us[node->session()] = now_us_;
   if (node->machine() != nullptr && node->machine()->view()) {
     const View& view = *node->machine()->view();
     const int index = view.index_of(node->session());

@@ -129,6 +129,8 @@ class World {
   std::unique_ptr<Head> head;
   std::unique_ptr<Faults> faults;
   bool flipped = false;  // a bit somewhere is wrong, and nobody has noticed yet
+  std::map<SessionId, int64_t> dead_since_us;
+  std::set<SessionId> known_dead;  // as the coordinator has said
   int flips = 0;
   int flip_era = 0;         // states of it and of those before may be wrong
   int deaths = 0;           // of nodes, however they died
