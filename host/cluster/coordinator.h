@@ -216,6 +216,7 @@ class Coordinator {
   void decide_epoch_if_whole(CoordinatorActions* actions);
   void plan_snapshot(CoordinatorActions* actions);
   void ask_snapshot(int64_t step, CoordinatorActions* actions);
+  void ask_another(CoordinatorActions* actions);
   void commit_snapshot_if_agreed(CoordinatorActions* actions);
   void complete_if_durable(CoordinatorActions* actions);
   StateRef newest_state() const;
@@ -245,6 +246,8 @@ class Coordinator {
   int corruptions_ = 0;                                       // that no majority could settle
   std::vector<CheckpointRecord> checkpoints_;
   std::optional<StateRef> snapshot_;  // stored, waits for agreement
+  SessionId snapshot_from_ = 0;
+  std::set<SessionId> doubted_;  // their copies were of other states than what they had reported
   bool committing_ = false;
   int64_t planned_snapshot_ = 0;    // asked for in this view
   int64_t snapshot_asked_ms_ = -1;  // by time

@@ -5,13 +5,15 @@
 #include <algorithm>
 
 #include "host/cluster/coordinator.h"
+#include "host/core/planted.h"
 
 namespace lockstep {
 
 Status Coordinator::step_applied(const StepReport& report, int64_t now_ms,
                                  CoordinatorActions* actions) {
   LOCKSTEP_ASSIGN(Node * node, member(report.session));
-  if (ended() || report.era != view_.era) return {};
+  if (planted(Bug::lease_by_anything)) node->lease_ends_ms = now_ms + 20 * facts_.lease_ms;
+  if (ended() || (report.era != view_.era && !planted(Bug::stale_era))) return {};
   for (const PartitionSamples& part : report.partitions) {
     if (part.partition >= 0 && part.partition < facts_.partitions) continue;
     return Error{fmt::format("{} reports samples of partition {}, which does not exist",
@@ -190,7 +192,8 @@ EpochDone Coordinator::summarize_epoch(const EpochReport& report) const {
 Status Coordinator::epoch_measured(const EpochReport& report, CoordinatorActions* actions) {
   LOCKSTEP_RETURN_IF_ERROR(member(report.session));
   const auto epoch = static_cast<int64_t>(epochs_.size());
-  if (ended() || report.era != view_.era || report.epoch < epoch) return {};
+  const bool stale = report.era != view_.era && !planted(Bug::stale_era);
+  if (ended() || stale || report.epoch < epoch) return {};
   if (report.epoch > epoch || report.rows <= 0) {
     return Error{
         fmt::format("{} reports epoch {} out of order", node_text(report.session), report.epoch)};
@@ -206,15 +209,15 @@ void Coordinator::decide_epoch_if_whole(CoordinatorActions* actions) {
   if (!epoch_report_ || phase_ != Phase::training || restore_wanted_) return;
   const int64_t last_step = (epoch_report_->epoch + 1) * facts_.steps_per_epoch() - 1;
   // What is durable was agreed on; it is not reported again.
-  const bool agreed = facts_.verify_every == 0 || last_step < newest_state().step ||
-                      all_reported_digest(last_step);
+  const bool agreed =
+      facts_.verify_every == 0 || last_step < newest_state().step || all_reported_digest(last_step);
   if (!agreed || !validation_is_whole()) return;
   EpochRecord record{summarize_epoch(*epoch_report_), true};
   record.go_on = static_cast<int64_t>(epochs_.size()) + 1 < facts_.epochs;
   epoch_report_.reset();
   validation_.clear();
   epochs_.push_back(record);
-  actions->push_back(AppendRecord{record});
+  if (!planted(Bug::epoch_forgotten)) actions->push_back(AppendRecord{record});
   actions->push_back(record.done);
   send_to_all(EpochDecision{record.done.epoch, record.go_on}, actions);
   if (!record.go_on) phase_ = Phase::finishing;
@@ -250,7 +253,7 @@ void Coordinator::ask_snapshot(int64_t step, CoordinatorActions* actions) {
   for (const Member& member : view_.members) {
     const Node& node = nodes_.at(member.session);
     const bool last_one = node.leaving && working_count() == 0;
-    if (node.left || (node.leaving && !last_one)) continue;
+    if (node.left || (node.leaving && !last_one) || doubted_.contains(member.session)) continue;
     actions->push_back(SendEvent{member.session, SnapshotEvent{step}});
     return;
   }
@@ -261,8 +264,27 @@ Status Coordinator::snapshot_stored(SessionId session, const StateRef& state,
   LOCKSTEP_RETURN_IF_ERROR(member(session));
   if (ended() || state.step <= newest_state().step) return {};
   snapshot_ = state;
+  snapshot_from_ = session;
   commit_snapshot_if_agreed(actions);
   return {};
+}
+
+// A copy of another state than was agreed on: its giver's memory has changed since, or it is of
+// before a restore. Another member is asked; if nobody has the state any more, it is derived again.
+void Coordinator::ask_another(CoordinatorActions* actions) {
+  doubted_.insert(snapshot_from_);
+  snapshot_.reset();
+  planned_snapshot_ = 0;
+  const bool all = std::all_of(view_.members.begin(), view_.members.end(), [&](const Member& one) {
+    return nodes_.at(one.session).left || doubted_.contains(one.session);
+  });
+  if (!all) {
+    ask_snapshot(0, actions);
+    return;
+  }
+  restore_wanted_ = true;
+  restore_why_ = "no member's state is the one that it reported: silent corruption";
+  change_view(actions);
 }
 
 // A copy becomes a checkpoint once all members that came to this state by themselves have reported
@@ -276,10 +298,8 @@ void Coordinator::commit_snapshot_if_agreed(CoordinatorActions* actions) {
     const bool agreed = std::all_of(digests.begin(), digests.end(), [&](const auto& entry) {
       return entry.second == state.digest;
     });
-    if (!agreed) {  // a copy of another state: the members' own comparison says whose is wrong
-      snapshot_.reset();
-      planned_snapshot_ = 0;
-      ask_snapshot(0, actions);
+    if (!agreed) {
+      ask_another(actions);
       return;
     }
   }

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "host/core/check.h"
+#include "host/core/planted.h"
 #include "host/reduce/layout.h"
 
 namespace lockstep {
@@ -12,6 +13,10 @@ namespace lockstep {
 bool insert_subtree(std::vector<Subtree>* subtrees, const Subtree& subtree) {
   for (const Subtree& other : *subtrees) {
     if (other.contains(subtree)) return false;
+    if (planted(Bug::child_beside_ancestor) && subtree.contains(other)) {
+      subtrees->push_back(subtree);
+      return true;
+    }
   }
   std::erase_if(*subtrees, [&](const Subtree& other) { return subtree.contains(other); });
   subtrees->push_back(subtree);
@@ -160,7 +165,8 @@ void ExchangeMachine::reduced(int64_t step, int slice, ExchangeOrders* orders) {
 void ExchangeMachine::applied(int64_t step) {
   LOCKSTEP_CHECK(step == step_);
   step_ = step + 1;
-  std::erase_if(steps_, [&](const auto& entry) { return entry.first < step; });
+  const int64_t kept_from = planted(Bug::gradient_dropped_early) ? step + 1 : step;
+  std::erase_if(steps_, [&](const auto& entry) { return entry.first < kept_from; });
   const auto kept = steps_.find(step);
   if (kept == steps_.end()) return;
   for (Slice& slice : kept->second.slices) {
@@ -182,7 +188,9 @@ Status ExchangeMachine::check_piece(const FrameKey& key) const {
 }
 
 Result<bool> ExchangeMachine::offer(SessionId from, const FrameKey& key) {
-  if (view_.index_of(from) < 0) return Error{"a frame from a node that is not a member"};
+  if (view_.index_of(from) < 0 && !planted(Bug::no_session_check)) {
+    return Error{"a frame from a node that is not a member"};
+  }
   if (key.kind == FrameKind::want || key.kind == FrameKind::state) return true;
   if (key.step < step_) return false;
   if (key.step > step_ + 1) {
@@ -268,9 +276,11 @@ std::vector<SessionId> ExchangeMachine::waiting_for(int64_t step) const {
     const auto begun = begun_.find(member.session);
     const bool has_begun = begun != begun_.end() && begun->second >= step;
     if (step < view_.first_step || member.session == self_ || has_begun) continue;
+    if (planted(Bug::apply_before_all_begun)) continue;
     missing.insert(member.session);
   }
   const Step* held = find(step);
+  if (planted(Bug::update_before_all) && held != nullptr && held->unreduced < slices_) return {};
   for (int slice = 0; slice < slices_ && (held == nullptr || held->unreduced > 0); ++slice) {
     if (held != nullptr && held->slices[slice].reduced) continue;
     missing.insert(view_.members[view_.slice_owners[slice]].session);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "host/core/check.h"
+#include "host/core/planted.h"
 
 namespace lockstep {
 
@@ -11,7 +12,7 @@ NodeAction NodeMachine::next(int64_t now_ms) const {
   if (coming_view_) return AdoptView{*coming_view_};
   if (hold_ > held_) return ReportHeld{hold_, standing()};
   const bool holds = view_ ? held_ > view_->number : true;
-  if (holds) return AwaitEvent{};
+  if (holds && !(planted(Bug::hold_ignored) && view_)) return AwaitEvent{};
   if (!has_state_) {
     if (view_->restores) return RestoreState{view_->restore};
     return AwaitState{view_->first_step};
@@ -61,8 +62,8 @@ bool NodeMachine::is_alone(int64_t step) const {
 
 void NodeMachine::event(const NodeEvent& event, int64_t now_ms) {
   if (durable_ms_ < 0) durable_ms_ = now_ms;
-  const bool of_view = std::holds_alternative<EpochDecision>(event) ||
-                       std::holds_alternative<SnapshotEvent>(event);
+  const bool of_view =
+      std::holds_alternative<EpochDecision>(event) || std::holds_alternative<SnapshotEvent>(event);
   if (coming_view_ && of_view) {  // adopting the view must not undo it
     deferred_.push_back(event);
     return;
@@ -74,7 +75,8 @@ void NodeMachine::event(const NodeEvent& event, int64_t now_ms) {
     held_ = std::min(held_, hold->number - 1);
   } else if (const auto* made = std::get_if<ViewEvent>(&event)) {
     const int newest = coming_view_ ? coming_view_->number : view_ ? view_->number : 0;
-    if (made->view.number > newest && made->view.index_of(session_) >= 0) {
+    if ((made->view.number > newest || planted(Bug::stale_view)) &&
+        made->view.index_of(session_) >= 0) {
       coming_view_ = made->view;
       hold_ = std::max(hold_, made->view.number);
     }

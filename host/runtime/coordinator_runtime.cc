@@ -143,10 +143,8 @@ void CoordinatorRuntime::write_record(std::unique_lock<std::mutex>& lock) {
   lock.unlock();
   const Status written = journal_->append(record);
   lock.lock();
-  if (!written.ok()) {
-    disk_failed(written.error());
-    return;
-  }
+  if (!written.ok()) disk_failed(written.error());
+  if (disk_failed_) return;
   waiting_.pop_front();
   while (!waiting_.empty() && !std::holds_alternative<AppendRecord>(waiting_.front())) {
     carry_out(waiting_.front());
@@ -161,10 +159,8 @@ void CoordinatorRuntime::write_checkpoint(std::unique_lock<std::mutex>& lock) {
   lock.unlock();
   const auto record = journal_->commit(commit);
   lock.lock();
-  if (!record.ok()) {
-    disk_failed(record.error());
-    return;
-  }
+  if (!record.ok()) disk_failed(record.error());
+  if (disk_failed_) return;
   CoordinatorActions actions;
   machine_->checkpoint_durable(*record, &actions);
   take_up(std::move(actions));
@@ -172,7 +168,7 @@ void CoordinatorRuntime::write_checkpoint(std::unique_lock<std::mutex>& lock) {
 
 // What could not be made durable never happens; the job halts where it can be resumed.
 void CoordinatorRuntime::disk_failed(const Error& error) {
-  if (ended_) return;
+  disk_failed_ = true;
   waiting_.clear();
   commits_.clear();
   CoordinatorActions actions;
@@ -286,7 +282,7 @@ Status CoordinatorRuntime::upload(const StatePart& part) {
   const auto state = journal_->store_state(bytes);
   if (!state.ok()) {
     const std::lock_guard lock(mutex_);
-    disk_failed(state.error());
+    if (state.error().kind == ErrorKind::halted) disk_failed(state.error());
     return state.error();
   }
   return with_machine([&](Coordinator& machine, CoordinatorActions* actions) {

@@ -95,6 +95,7 @@ class CoordinatorRuntime final : public ControlService {
   std::optional<StateRef> final_state_;
   std::pair<std::string, std::shared_ptr<const std::string>> fetched_;  // the object last read
   Status outcome_;
+  bool disk_failed_ = false;
   bool ended_ = false;
   bool closing_ = false;
   bool observed_to_the_end_ = false;

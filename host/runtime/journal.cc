@@ -82,7 +82,9 @@ Status Journal::append(const JobRecord& record) {
 Result<StateRef> Journal::store_state(const std::string& bytes) {
   LOCKSTEP_ASSIGN(const StateView state, decode_state(bytes));
   StateRef ref{state.header.step, "", digest_of_state(state), static_cast<int64_t>(bytes.size())};
-  LOCKSTEP_ASSIGN(ref.object, objects_.put(bytes));
+  auto object = objects_.put(bytes);
+  if (!object.ok()) return Error{object.error().message, ErrorKind::halted};
+  ref.object = std::move(object).value();
   const std::lock_guard lock(mutex_);
   accumulators_[ref.object] = {state.header.loss_sum, state.header.correct, state.header.rows};
   return ref;

@@ -42,7 +42,7 @@ class Journal {
   // Writes the manifest and its record; then removes the checkpoints that are not kept.
   Result<CheckpointRecord> commit(const CommitCheckpoint& checkpoint);
 
-  // Checks the bytes, hashes them, makes them durable.
+  // Checks the bytes, hashes them, makes them durable. An error of kind `halted` is the disk's.
   Result<StateRef> store_state(const std::string& bytes);
   Result<std::string> read_state(const std::string& object) const { return objects_.read(object); }
 

@@ -229,7 +229,7 @@ void NodeSession::stop(const std::string& reason) {
 void NodeSession::shut_down() {
   if (control_ && machine_) static_cast<void>(control_->leave(welcome_.session));
   if (links_) links_->shut_down();
-  if (snapshot_sender_.joinable()) snapshot_sender_.join();
+  end_snapshot();
   std::unique_ptr<CoordinatorLink> coordinator;
   {
     const std::lock_guard lock(mutex_);
@@ -245,7 +245,7 @@ void NodeSession::log(const std::string& line) const {
 }
 
 void NodeSession::log_memory_used() {
-  if (snapshot_sender_.joinable()) snapshot_sender_.join();  // its copy is not part of the plan
+  end_snapshot();  // its copy is not part of the plan
   const double mib = 1 << 20;
   log(fmt::format("memory used: {:.1f} MiB beside the data; resident set {:.1f} MiB",
                   static_cast<double>(resident_bytes() - resident_before_) / mib,

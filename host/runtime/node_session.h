@@ -42,7 +42,9 @@ class NodeSession {
   Status fetch_state(const StateRef& state);
   Status await_state(int64_t step);
   Status take_snapshot();
-  void send_snapshot(std::string bytes, int64_t step);
+  void send_snapshot(const std::string& bytes, int64_t step);
+  Status upload_state(const std::string& bytes, int64_t step);
+  void end_snapshot();
   Status compute(const ComputeStep& action);
   Status compute_range(int64_t step, PartitionRange range);
   Status train_alone(const TrainAlone& action);
@@ -90,6 +92,7 @@ class NodeSession {
   std::condition_variable changed_;
   std::atomic<Exchange*> exchange_to_wake_{nullptr};
   std::atomic<bool> sending_snapshot_{false};
+  std::atomic<bool> snapshot_unwanted_{false};
   std::thread snapshot_sender_;
 };
 

@@ -11,6 +11,7 @@ namespace {
 constexpr int kAskAgainMs = 1000;      // without progress: what was asked for may have been lost
 constexpr int kNoProgressMs = 30'000;  // then the members that are waited for are accused
 constexpr int kRetryMs = 100;
+constexpr int kMaxRetryMs = 1000;
 constexpr size_t kUploadBytes = 4 << 20;
 
 }  // namespace
@@ -128,28 +129,49 @@ Status NodeSession::await_state(int64_t step) {
 Status NodeSession::take_snapshot() {
   if (snapshot_sender_.joinable()) snapshot_sender_.join();
   sending_snapshot_ = true;
-  snapshot_sender_ = std::thread(
-      [this, bytes = replica_->encode_state(), step = replica_->state().step]() mutable {
-        send_snapshot(std::move(bytes), step);
+  snapshot_sender_ =
+      std::thread([this, bytes = replica_->encode_state(), step = replica_->state().step] {
+        send_snapshot(bytes, step);
         sending_snapshot_ = false;
       });
   machine_->snapshot_taken();
   return {};
 }
 
-// Where this fails the coordinator asks again: it waits for the state, not for this node.
-void NodeSession::send_snapshot(std::string bytes, int64_t step) {
-  auto client = network_.connect_control(options_.coordinator, kAskAgainMs);
-  if (!client.ok()) return;
+// The coordinator counts on the copy: it is sent again until it is there, or nobody wants it.
+void NodeSession::send_snapshot(const std::string& bytes, int64_t step) {
+  bool told = false;
+  for (int pause_ms = kRetryMs; !snapshot_unwanted_;
+       pause_ms = std::min(2 * pause_ms, kMaxRetryMs)) {
+    const Status sent = upload_state(bytes, step);
+    if (sent.ok() || sent.error().kind == ErrorKind::refused) return;
+    if (!told) {
+      log(fmt::format("the copy of step {} could not be sent: {}", step, sent.error().message));
+    }
+    told = true;
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, std::chrono::milliseconds(pause_ms),
+                      [this] { return snapshot_unwanted_.load(); });
+  }
+}
+
+Status NodeSession::upload_state(const std::string& bytes, int64_t step) {
+  LOCKSTEP_ASSIGN(const auto client, network_.connect_control(options_.coordinator, kAskAgainMs));
   const auto total = static_cast<int64_t>(bytes.size());
   for (size_t offset = 0; offset < bytes.size(); offset += kUploadBytes) {
-    const StatePart part{welcome_.session, step, static_cast<int64_t>(offset), total,
-                         bytes.substr(offset, kUploadBytes)};
-    const Status sent = (*client)->upload(part);
-    if (sent.ok()) continue;
-    log(fmt::format("the copy of step {} could not be sent: {}", step, sent.error().message));
-    return;
+    LOCKSTEP_RETURN_IF_ERROR(client->upload({welcome_.session, step, static_cast<int64_t>(offset),
+                                             total, bytes.substr(offset, kUploadBytes)}));
   }
+  return {};
+}
+
+void NodeSession::end_snapshot() {
+  {
+    const std::lock_guard lock(mutex_);
+    snapshot_unwanted_ = true;
+    changed_.notify_all();
+  }
+  if (snapshot_sender_.joinable()) snapshot_sender_.join();
 }
 
 void NodeSession::prefetch(int64_t step) {

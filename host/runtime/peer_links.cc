@@ -126,7 +126,7 @@ void PeerLinks::close_others(const View& view) {
 
 void PeerLinks::connect(const View& view, FrameSink* sink) {
   const std::lock_guard lock(mutex_);
-  sink_ = sink;
+  if (sink_ != sink) sink_ = sink;  // streams that are up read it without the lock
   for (const Member& member : view.members) {
     if (member.session == self_ || peers_.contains(member.session)) continue;
     const auto address = parse_address(member.address, "peer");

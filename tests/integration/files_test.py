@@ -63,12 +63,15 @@ class FilesTest(runs.RunTest):
 
     def test_another_recipe_is_refused(self):
         _, output = self.train(*SMALL)
-        before = {p.name: p.read_bytes() for p in output.rglob("*") if p.is_file()}
+        before = self.contents(output)
         done = run("train", *SMALL, "--batch-size", 16, "--output", output)
         self.assert_fails(done, 1, output, "batch_size: 32 there, 16 here", "--output")
         again = run("train", *SMALL, "--output", output)
         self.assert_fails(again, 1, output, "completed run", "--output")
-        self.assertEqual(before, {p.name: p.read_bytes() for p in output.iterdir()})
+        self.assertEqual(before, self.contents(output))
+
+    def contents(self, folder):
+        return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
     def test_a_folder_that_cannot_be_written(self):
         done = run("train", *SMALL, "--output", "/proc/no-such-folder/x")

@@ -53,14 +53,20 @@ class Nodes {
         deliver(static_cast<SessionId>(i + 1), to, frame);
       };
       exchanges_.push_back(Exchange::create(options, *device_).value());
-      dead_.push_back(false);
+      dead_.emplace_back(false);
     }
     adopt(view_of(1, ranges), 0);
   }
 
+  // As streams do, which come up when both ends have the view: what is sent before gets lost.
   void adopt(const View& view, int64_t step) {
+    streams_ = false;
     for (const Member& member : view.members) {
       (*this)[static_cast<size_t>(member.session - 1)].adopt(view, member.session, step);
+    }
+    streams_ = true;
+    for (const Member& member : view.members) {
+      (*this)[static_cast<size_t>(member.session - 1)].ask_again();
     }
   }
   void kill(int node) { dead_[static_cast<size_t>(node)] = true; }
@@ -94,6 +100,7 @@ class Nodes {
 
  private:
   void deliver(SessionId from, SessionId to, const Frame& frame) {
+    if (!streams_) return;
     if (dead_[static_cast<size_t>(to - 1)] || dead_[static_cast<size_t>(from - 1)]) return;
     Exchange& receiver = *exchanges_[static_cast<size_t>(to - 1)];
     const auto space = receiver.accept(from, frame.key, frame.count);
@@ -107,6 +114,7 @@ class Nodes {
   }
 
   int64_t rows_;
+  bool streams_ = false;
   std::unique_ptr<Device> device_;
   std::vector<std::unique_ptr<Exchange>> exchanges_;
   std::deque<std::atomic<bool>> dead_;

@@ -161,7 +161,9 @@ void Faults::slow_disk() {
 void Faults::flip() {
   if (world_.flipped || world_.flips >= 2) return;
   const Coordinator* machine = world_.head->machine();
-  if (machine == nullptr || machine->phase() != Coordinator::Phase::training) return;
+  const bool under_way = machine != nullptr && (machine->phase() == Coordinator::Phase::training ||
+                                                machine->phase() == Coordinator::Phase::finishing);
+  if (!under_way) return;
   std::vector<std::shared_ptr<SimNode>> holders;
   for (const Member& member : machine->view().members) {
     const auto node = world_.node_of(member.session);

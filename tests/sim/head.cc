@@ -72,6 +72,7 @@ void Head::recover(bool may_return) {
   const auto serve = [this] {
     serving_ = true;
     served_term_ = term_;
+    serving_since_us_ = world_.now_us();
     world_.count("terms");
     world_.after(50 * kMs, [this, life = life_] {
       if (life_ == life) tick();
@@ -89,6 +90,15 @@ void Head::tick() {
   CoordinatorActions actions;
   coordinator_->tick(world_.now_ms(), &actions);
   act(std::move(actions));
+  const int64_t patience_us = world_.setting.facts.lease_ms * kMs + 3 * kSecond;
+  for (const Member& member : coordinator_->view().members) {
+    const auto dead = world_.dead_since_us.find(member.session);
+    if (dead == world_.dead_since_us.end()) continue;
+    if (world_.known_dead.contains(member.session)) continue;
+    if (world_.now_us() - std::max(dead->second, serving_since_us_) > patience_us) {
+      world_.fail(fmt::format("session {} is dead and still a member", member.session));
+    }
+  }
   world_.after(50 * kMs, [this, life = life_] {
     if (life_ == life) tick();
   });
@@ -163,6 +173,7 @@ void Head::perform(const CoordinatorAction& action) {
     world_.trace("session {} is out: {}", left->session, left->why);
     world_.count("members lost or left");
     world_.member_lost(left->why);
+    world_.known_dead.insert(left->session);
     if (left->why == "it gave no sign of life") world_.count("leases that ended");
   } else if (const auto* recovered = std::get_if<Recovered>(&action)) {
     world_.count("recoveries");

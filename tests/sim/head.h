@@ -80,6 +80,7 @@ class Head {
   int64_t term_ = 0;
   int64_t served_term_ = 0;
   bool serving_ = false;
+  int64_t serving_since_us_ = 0;
   std::optional<Coordinator> coordinator_;
   std::deque<CoordinatorAction> actions_;
   bool busy_ = false;

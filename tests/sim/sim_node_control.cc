@@ -24,7 +24,9 @@ void SimNode::call(std::function<void(Head&)> on_head, std::function<void()> los
     lost_call();
   };
   const int64_t usual = world_.setting.message_us;
-  world_.after(world_.random.between(usual / 4, 2 * usual), [self, on_head, give_up, usual] {
+  const bool late = world_.random.chance(world_.setting.late_percent);
+  const int64_t delay_us = world_.random.between(usual / 4, late ? kCallUs * 9 / 10 : 2 * usual);
+  world_.after(delay_us, [self, on_head, give_up, usual] {
     if (self->world_.now_us() < self->control_cut_until_us_) return;
     if (self->world_.head->serving()) {
       on_head(*self->world_.head);
@@ -148,6 +150,15 @@ void SimNode::polled(const Result<PollReply>& reply) {
   for (const NodeEvent& event : reply->events) {
     ++received_;
     machine_->event(event, world_.now_ms());
+    // What changes views must bear to be said twice, and late.
+    const bool repeats =
+        std::holds_alternative<ViewEvent>(event) || std::holds_alternative<HoldEvent>(event);
+    if (repeats && world_.random.chance(3)) {
+      post(world_.random.between(1, 500) * kMs, [self = shared_from_this(), event] {
+        self->machine_->event(event, self->world_.now_ms());
+        self->wake();
+      });
+    }
     if (std::holds_alternative<CheckpointEvent>(event)) {
       std::erase_if(kept_steps_,
                     [&](const StepReport& step) { return step.step < machine_->durable_step(); });

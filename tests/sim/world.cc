@@ -103,6 +103,7 @@ void World::start_node(int slot, int64_t delay_us) {
 
 void World::node_exited(SimNode* node, bool clean) {
   ++deaths;
+  if (node->session() != 0) dead_since_us[node->session()] = now_us_;
   if (node->machine() != nullptr && node->machine()->view()) {
     const View& view = *node->machine()->view();
     const int index = view.index_of(node->session());
@@ -201,7 +202,9 @@ void World::check_result() {
   for (const Store::Entry& entry : store->log) records.push_back(*decode_record(entry.body));
   const RecoveredJob job = recover_job(records, facts.steps_per_epoch());
   if (!job.ended) fail("the log does not say that the job has ended");
-  if (job.epochs != reference.epochs) fail("the epochs' metrics are not those of a quiet run");
+  // A bit that flips between the last digest and the validation spoils a metric, never a weight.
+  if (flips == 0 && job.epochs != reference.epochs)
+    fail("the epochs' metrics are not those of a quiet run");
   const bool one_death =
       setting.faults.one_kill && deaths == 1 && counters.find("restores") == counters.end();
   if (one_death) check_cost();
@@ -277,6 +280,7 @@ Setting make_setting(Random* random) {
   setting.slots = static_cast<int>(random->between(facts.start_nodes, facts.max_nodes));
   setting.compute_us = random->between(5, 400) * kMs;
   setting.message_us = random->chance(20) ? random->between(2, 20) * kMs : 1 * kMs;
+  setting.late_percent = random->chance(40) ? static_cast<int>(random->between(1, 30)) : 0;
   setting.disk_us = random->between(1, 10) * kMs;
   setting.faults = make_faults(random);
   if (facts.verify_every == 0) setting.faults.flips = false;

@@ -65,6 +65,7 @@ struct Setting {
   FaultPlan faults;
   int64_t compute_us = 20 * kMs;
   int64_t message_us = 1 * kMs;
+  int late_percent = 0;  // of the calls to the coordinator come much later
   int64_t disk_us = 2 * kMs;
 };
 
@@ -128,6 +129,8 @@ class World {
   std::unique_ptr<Head> head;
   std::unique_ptr<Faults> faults;
   bool flipped = false;  // a bit somewhere is wrong, and nobody has noticed yet
+  std::map<SessionId, int64_t> dead_since_us;
+  std::set<SessionId> known_dead;  // as the coordinator has said
   int flips = 0;
   int flip_era = 0;         // states of it and of those before may be wrong
   int deaths = 0;           // of nodes, however they died
