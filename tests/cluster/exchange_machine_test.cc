@@ -290,8 +290,7 @@ TEST_F(ExchangeMachineTest, WaitsForThePartitionsThatAViewAdds) {
   machine_->adopt(view, 1, 0, &orders_);
   EXPECT_THAT(taken().sends, ElementsAre(sent(3, want(0))));
   machine_->local_ready(0, 1, {{2, 0}}, &orders_);
-  EXPECT_THAT(taken().sends,
-              ElementsAre(sent(3, piece(0, 1, kLow)), sent(3, piece(0, 1, {2, 0}))));
+  EXPECT_THAT(taken().sends, ElementsAre(sent(3, piece(0, 1, kLow)), sent(3, piece(0, 1, {2, 0}))));
 }
 
 TEST_F(ExchangeMachineTest, WhatTheDeadContributedStaysCounted) {

@@ -253,7 +253,8 @@ TEST_F(ControlTest, NumbersOutOfRangeNeverReachTheService) {
   refusal(client->attach(-7, {}), "session is -7");
   refusal(client->attach(7, {-1, 0, false, 0}), "standing.view is -1");
   refusal(client->attach(7, {0, -2, false, 0}), "standing.step is -2");
-  refusal(client->attach(7, {0, 0, false, -1}), "standing.decided_epochs is -1");
+  refusal(client->attach(7, {0, 0, false, -2, 0}), "standing.since is -2");
+  refusal(client->attach(7, {0, 0, false, 0, -1}), "standing.decided_epochs is -1");
   refusal(client->report_held({-7, 0, {}}), "held.session is -7");
   refusal(client->report_held({7, -1, {}}), "held.number is -1");
   refusal(client->report_held({7, 1, {0, -2, false, 0}}), "standing.step is -2");
