@@ -31,7 +31,18 @@ EpochRecord epoch(int64_t number, double loss = 0.5, bool go_on = true) {
   return {{number, loss, 0.25, false, 0, 0}, go_on};
 }
 
-CheckpointRecord checkpoint(int64_t step) { return {{step, "object", 7, 100}, "manifest", step}; }
+// Not in one expression: GCC 12 then finds strings that may not be initialized.
+CheckpointRecord checkpoint_of(int64_t step, uint64_t digest, int64_t bytes, int64_t rows) {
+  CheckpointRecord record;
+  record.state.step = step;
+  record.state.object = "object";
+  record.state.digest = digest;
+  record.state.bytes = bytes;
+  record.manifest = "manifest";
+  record.samples_consumed = rows;
+  return record;
+}
+CheckpointRecord checkpoint(int64_t step) { return checkpoint_of(step, 7, 100, step); }
 
 ViewRecord view_from_step(int64_t step, bool restores) {
   ViewRecord record;
@@ -64,7 +75,7 @@ TEST(Records, EveryKindIsReadAsItWasWritten) {
   expect_same_after_a_round_trip(TermRecord{});
   expect_same_after_a_round_trip(ViewRecord{some_view()});
   expect_same_after_a_round_trip(EpochRecord{{4, 0.1, 1.0 / 3, true, 1e-300, 0.7}, false});
-  expect_same_after_a_round_trip(CheckpointRecord{{240, "cd34", 1, 1LL << 40}, "ef56", 1LL << 50});
+  expect_same_after_a_round_trip(checkpoint_of(240, 1, 1LL << 40, 1LL << 50));
   expect_same_after_a_round_trip(EndRecord{});
 }
 
@@ -78,10 +89,9 @@ TEST(Records, LossesThatAreNoNumbersAreKept) {
 }
 
 TEST(Records, TheTextOfACheckpointIsFixed) {
-  const CheckpointRecord record{{240, "cd34", 0x1f, 4096}, "ef56", 7680};
-  EXPECT_EQ(encode_record(record),
-            R"({"manifest":"ef56","record":"CHECKPOINT","samples_consumed":7680,)"
-            R"("state":{"bytes":4096,"digest":"000000000000001f","object":"cd34","step":240}})");
+  EXPECT_EQ(encode_record(checkpoint_of(240, 0x1f, 4096, 7680)),
+            R"({"manifest":"manifest","record":"CHECKPOINT","samples_consumed":7680,)"
+            R"("state":{"bytes":4096,"digest":"000000000000001f","object":"object","step":240}})");
 }
 
 TEST(Records, WhatCannotBeReadIsAnError) {
@@ -89,11 +99,11 @@ TEST(Records, WhatCannotBeReadIsAnError) {
   const std::string body = encode_record(checkpoint(7));
   const std::string bad_digest = R"({"record":"CHECKPOINT","manifest":"m","samples_consumed":1,)"
                                  R"("state":{"bytes":1,"digest":"?","object":"o","step":1}})";
-  const std::string bad_range = R"({"record":"VIEW","view":{"number":1,"members":[3]}})";
+  const std::string bad_view = R"({"record":"VIEW","view":{"number":1,"members":[3]}})";
   for (const std::string& damaged :
        {std::string(), std::string("[]"), std::string("{}"), body.substr(0, body.size() - 1),
         std::string(R"({"record":"EPOCH","epoch":0})"), std::string(R"({"record":7})"), bad_digest,
-        bad_range}) {
+        bad_view}) {
     EXPECT_FALSE(decode_record(damaged).ok()) << damaged;
   }
 }
