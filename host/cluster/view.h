@@ -61,7 +61,7 @@ struct Candidate {
   int64_t step = -1;  // as Member::step: -1 has no state
   bool begun = false;
   int64_t since = -1;  // as Standing::since
-  bool works = true;  // false: it is leaving and gets no partitions
+  bool works = true;   // false: it is leaving and gets no partitions
 };
 
 struct ViewRequest {

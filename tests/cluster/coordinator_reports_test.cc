@@ -173,7 +173,7 @@ TEST_F(CoordinatorReportsTest, ACopyOfAnotherStateIsNoCheckpoint) {
   actions_.clear();
   stored(state(2, 9));
   EXPECT_THAT(taken<CommitCheckpoint>(), IsEmpty());
-  EXPECT_THAT(receivers<SnapshotEvent>(), ElementsAre(kFirst));  // another copy is wanted
+  EXPECT_THAT(receivers<SnapshotEvent>(), ElementsAre(kSecond));  // another copy is wanted
 }
 
 TEST_F(CoordinatorReportsTest, ACopyWaitsForTheReportsOfItsSamples) {
