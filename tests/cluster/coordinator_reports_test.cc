@@ -166,6 +166,26 @@ TEST_F(CoordinatorReportsTest, ACopyIsACheckpointOnceAllAgreeOnIt) {
   EXPECT_EQ(coordinator_->checkpoints().size(), 1u);
 }
 
+TEST_F(CoordinatorReportsTest, WhoWasGivenAStateNeedNotAgreeOnIt) {
+  train(2);
+  applied_by_all(0);
+  applied_by_all(1);
+  enter();
+  held(kFirst, standing(2));
+  held(kSecond, standing(2));
+  held(kThird, {});
+  ASSERT_EQ(coordinator_->view().members.size(), 3u);
+  stored(state(2));
+  EXPECT_EQ(taken<CommitCheckpoint>().size(), 1u);
+  applied(kFirst, 2);
+  applied(kSecond, 2);
+  commit_durable();
+  stored(state(3));
+  EXPECT_EQ(taken<CommitCheckpoint>().size(), 1u);  // the next it has applied itself
+  applied(kThird, 2);
+  EXPECT_EQ(taken<CommitCheckpoint>().size(), 2u);
+}
+
 TEST_F(CoordinatorReportsTest, ACopyOfAnotherStateIsNoCheckpoint) {
   train(2);
   applied_by_all(0);

@@ -213,6 +213,27 @@ TEST_F(ExchangeMachineTest, IsCompleteOnlyWhenEveryMemberHasBegun) {
   EXPECT_TRUE(machine_->complete(0));
 }
 
+TEST_F(ExchangeMachineTest, AStepThatSomeMemberHasAppliedAllHaveBegun) {
+  begin(view_with_spare(), 1);
+  View view = view_of_two();
+  view.number = 2;
+  view.first_step = 1;
+  machine_->adopt(view, 1, 0, &orders_);
+  receive(2, reduced_slice(0, 0));
+  EXPECT_FALSE(machine_->complete(0));
+  receive(2, reduced_slice(0, 1));
+  EXPECT_TRUE(machine_->complete(0));
+}
+
+TEST_F(ExchangeMachineTest, DropsWhatComesForASliceThatIsBeingReduced) {
+  begin(view_of_two(), 1);
+  machine_->local_ready(0, 0, {kLow}, &orders_);
+  receive(2, piece(0, 0, kHigh));
+  ASSERT_EQ(taken().reductions.size(), 1u);
+  EXPECT_FALSE(wanted(2, reduced_slice(0, 0)));
+  EXPECT_FALSE(wanted(2, piece(0, 0, kAll)));
+}
+
 TEST_F(ExchangeMachineTest, AReducedSliceDoesNotShowThatItsSenderHasBegun) {
   begin(view_of_two(), 1);
   receive(2, reduced_slice(0, 0));
