@@ -47,7 +47,9 @@ class NodesOfTrainTest(faults.FaultTest):
         for pid in process.nodes().values():
             os.kill(pid, signal.SIGKILL)
         report = self.assert_same(process, output)
-        self.assertEqual(len(report["restores"]), 1, report)
+        # A node that comes before another has its state makes them all load it once more.
+        self.assertGreaterEqual(len(report["restores"]), 1, report)
+        self.assertEqual(len({each["step"] for each in report["restores"]}), 1, report)
         self.assertGreaterEqual(report["restores"][0]["step"], 80)
 
     def test_a_stopped_node(self):
