@@ -67,6 +67,7 @@ void Head::recover(bool may_return) {
   if (term_ <= served_term_) world_.fail("a term comes again");
   world_.sample_ledger_restart(job.checkpoints.empty() ? 0 : job.checkpoints.back().state.step);
   coordinator_.emplace(world_.setting.facts, term_, job, may_return, world_.now_ms());
+  forgotten_view_ = may_return || !job.view ? -1 : job.view->number;
   world_.trace("the coordinator has term {}, view {}, {} epochs, {} checkpoints", term_,
                job.view ? job.view->number : 0, job.epochs.size(), job.checkpoints.size());
   const auto serve = [this] {
@@ -92,6 +93,7 @@ void Head::tick() {
   act(std::move(actions));
   const int64_t patience_us = world_.setting.facts.lease_ms * kMs + 3 * kSecond;
   for (const Member& member : coordinator_->view().members) {
+    if (coordinator_->view().number == forgotten_view_) break;
     const auto dead = world_.dead_since_us.find(member.session);
     if (dead == world_.dead_since_us.end()) continue;
     if (world_.known_dead.contains(member.session)) continue;

@@ -81,6 +81,7 @@ class Head {
   int64_t served_term_ = 0;
   bool serving_ = false;
   int64_t serving_since_us_ = 0;
+  int forgotten_view_ = -1;  // its members may not return: they are none
   std::optional<Coordinator> coordinator_;
   std::deque<CoordinatorAction> actions_;
   bool busy_ = false;
