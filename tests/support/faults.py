@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -30,8 +31,9 @@ def reference(job=None):
     """The hash of a job that nothing happens to; each job is trained once in a process."""
     key = tuple(job or JOB)
     if key not in _references:
-        done = runs.run("train", *key, "--nodes", 1, "--devices", 2, "--output",
-                        pathlib.Path(runs.tempfile.mkdtemp(prefix="lockstep-test-")) / "run")
+        with tempfile.TemporaryDirectory(prefix="lockstep-test-") as folder:
+            done = runs.run("train", *key, "--nodes", 1, "--devices", 2, "--output",
+                            pathlib.Path(folder) / "run")
         assert done.returncode == 0, done.stderr
         _references[key] = runs.sha256_of(done.stdout)
     return _references[key]
