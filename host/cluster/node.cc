@@ -156,6 +156,11 @@ void NodeMachine::epoch_measured(int64_t epoch, const std::vector<PartitionRange
   measured_ = merged(std::move(all));
 }
 
+void NodeMachine::measure_again() {
+  measured_.clear();
+  reported_epoch_ = false;
+}
+
 void NodeMachine::fail(ErrorKind kind, const std::string& reason) {
   if (!stop_) stop_ = LeaveJob{kind, false, reason};
 }

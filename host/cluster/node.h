@@ -90,6 +90,8 @@ class NodeMachine {
   void step_complete() { complete_ = true; }
   void applied();
   void epoch_measured(int64_t epoch, const std::vector<PartitionRange>& partitions);
+  // A coordinator of a new term does not know what was measured of the epoch that is not decided.
+  void measure_again();
   // The node itself cannot go on.
   void fail(ErrorKind kind, const std::string& reason);
 

@@ -51,6 +51,11 @@ bool CoordinatorLink::away() const {
   return away_;
 }
 
+int64_t CoordinatorLink::term() const {
+  const std::lock_guard lock(mutex_);
+  return term_;
+}
+
 void CoordinatorLink::set_standing(const Standing& standing) {
   const std::lock_guard lock(mutex_);
   standing_ = standing;

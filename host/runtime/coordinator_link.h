@@ -36,6 +36,7 @@ class CoordinatorLink {
   // Waits for an event, at most so long.
   void wait(int timeout_ms);
   bool away() const;
+  int64_t term() const;  // of the coordinator that answered last
   // What a coordinator of a new term is told.
   void set_standing(const Standing& standing);
 

@@ -190,6 +190,10 @@ void NodeSession::take_events() {
       coordinator_->durable_before(durable->step);
     }
   }
+  if (const int64_t term = coordinator_->term(); term != welcome_.term) {
+    welcome_.term = term;
+    machine_->measure_again();
+  }
   machine_->coordinator_away(coordinator_->away());
   machine_->snapshot_under_way(sending_snapshot_);
   coordinator_->set_standing(machine_->standing());

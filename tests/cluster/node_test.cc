@@ -280,6 +280,16 @@ TEST_F(NodeMachineTest, MeasuresWhatTheDeadDidNot) {
   EXPECT_TRUE(next_is<AwaitEvent>());
 }
 
+TEST_F(NodeMachineTest, MeasuresAgainForACoordinatorThatDoesNotKnow) {
+  start(view_of_two(1, 0));
+  train_to(10);
+  node_.epoch_measured(0, {{0, 4}});
+  EXPECT_TRUE(next_is<AwaitEvent>());
+  node_.measure_again();
+  EXPECT_EQ(next<MeasureEpoch>().epoch, 0);
+  EXPECT_EQ(next<MeasureEpoch>().partitions, (Ranges{{0, 4}}));
+}
+
 TEST_F(NodeMachineTest, ASpareReportsTheEpochOnce) {
   View view = view_of_two(1, 0);
   view.members[0].partitions = {};
