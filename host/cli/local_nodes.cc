@@ -4,7 +4,8 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <chrono>
+
+#include "host/runtime/clock.h"
 
 namespace lockstep {
 namespace {
@@ -12,12 +13,6 @@ namespace {
 constexpr int kGraceMs = 600;  // between a process' end and the coordinator's own view of it
 constexpr int kEndMs = 200;
 constexpr int kHandedOver = 128 + SIGTERM;
-
-int64_t now_ms() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
 
 std::string how_it_ended(int code) {
   return code > 128 ? fmt::format("was ended by signal {}", code - 128)
@@ -39,7 +34,7 @@ Status LocalNodes::start() {
 Status LocalNodes::start_process(Node& node) {
   node.start_ms.reset();
   node.worked = false;
-  node.begun_ms = now_ms();
+  node.begun_ms = monotonic_ms();
   LOCKSTEP_ASSIGN(auto process, spawn_(node.name));
   node.process.emplace(std::move(process));
   return {};
@@ -50,7 +45,7 @@ std::optional<std::string> LocalNodes::tend(const Seen& seen) {
     if (seen.worked.contains(node.name)) node.worked = true;
     look_after(node);
     if (const auto failure = see_to_failure(node, seen.begun)) return failure;
-    const bool is_due = node.start_ms && now_ms() >= *node.start_ms;
+    const bool is_due = node.start_ms && monotonic_ms() >= *node.start_ms;
     if (!is_due || seen.present.contains(node.name)) continue;
     const Status started = start_process(node);
     if (!started.ok()) return started.error().message;
@@ -63,7 +58,7 @@ void LocalNodes::look_after(Node& node) {
   const auto code = node.process->poll();
   if (!code) return;
   node.process.reset();
-  node.ended_ms = now_ms();
+  node.ended_ms = monotonic_ms();
   if (*code == 0 || *code == kHandedOver) {
     node.gone = true;
   } else {
@@ -75,7 +70,7 @@ std::optional<std::string> LocalNodes::see_to_failure(Node& node, bool begun) {
   if (!node.failed) return std::nullopt;
   if (!begun) {
     // The coordinator may know more of it, and say so.
-    if (now_ms() - node.ended_ms < kGraceMs) return std::nullopt;
+    if (monotonic_ms() - node.ended_ms < kGraceMs) return std::nullopt;
     return "a node process ended before the job was done; its message stands above";
   }
   const auto delay_ms = node.policy.after_failure(node.ended_ms - node.begun_ms, node.worked);
@@ -101,8 +96,8 @@ std::optional<std::string> LocalNodes::too_few(bool begun) {
     too_few_since_ms_.reset();
     return std::nullopt;
   }
-  if (!too_few_since_ms_) too_few_since_ms_ = now_ms();
-  if (now_ms() - *too_few_since_ms_ < kGraceMs) return std::nullopt;
+  if (!too_few_since_ms_) too_few_since_ms_ = monotonic_ms();
+  if (monotonic_ms() - *too_few_since_ms_ < kGraceMs) return std::nullopt;
   return fmt::format("{} of the {} nodes have left, and the job needs {}", counts_.most - left,
                      counts_.most, needed);
 }

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 
-#include "host/core/check.h"
 #include "host/core/planted.h"
 
 namespace lockstep {
@@ -66,12 +65,9 @@ Result<Welcome> Coordinator::hello(const Hello& hello, int64_t now_ms) {
                                      "run the same version of lockstep on all machines"));
   }
   if (ended()) return refused_error("refused to join: the job is over");
-  if (static_cast<int>(live_sessions().size()) >= facts_.max_nodes) {
+  if (live_count() >= facts_.max_nodes) {
     // After this coordinator's return some of them may not come back, and leave room.
-    const bool all_here = std::all_of(nodes_.begin(), nodes_.end(), [](const auto& entry) {
-      return !entry.second.live() || entry.second.attached;
-    });
-    if (!all_here) return Error{"the job waits for its former nodes; try again"};
+    if (!all_attached()) return Error{"the job waits for its former nodes; try again"};
     return refused_error("refused to join: the job is already running with all its nodes");
   }
   const int64_t first = planted(Bug::no_term_check) ? 0 : term_ * kSessionsPerTerm;
@@ -126,7 +122,7 @@ Status Coordinator::join(const JoinRequest& request, int64_t now_ms, Coordinator
   Node& node = found->second;
   if (node.joined) return {};
   if (ended()) return refused_error("refused to join: the job is over");
-  if (static_cast<int>(live_sessions().size()) >= facts_.max_nodes) {
+  if (live_count() >= facts_.max_nodes) {
     return refused_error("refused to join: the job has all its nodes");
   }
   LOCKSTEP_RETURN_IF_ERROR(check_join(request));
@@ -143,8 +139,7 @@ Status Coordinator::join(const JoinRequest& request, int64_t now_ms, Coordinator
 // Asks everyone to hold. One change at a time: who comes while one is under way is part of it.
 void Coordinator::change_view(CoordinatorActions* actions) {
   if (ended()) return;
-  const int live = static_cast<int>(live_sessions().size());
-  if (!started_ && live < facts_.start_nodes) return;
+  if (!started_ && live_count() < facts_.start_nodes) return;
   if (hold_ <= view_.number) {
     ++hold_;
     for (auto& [session, node] : nodes_) {
@@ -240,7 +235,7 @@ void Coordinator::announce(const View& previous, CoordinatorActions* actions) {
   const bool hands_over = std::any_of(nodes_.begin(), nodes_.end(), [](const auto& entry) {
     return entry.second.live() && entry.second.leaving;
   });
-  if (hands_over && working_count() < std::max(1, facts_.min_nodes)) ask_snapshot(0, actions);
+  if (hands_over && too_few_work()) ask_snapshot(0, actions);
   complete_if_durable(actions);
 }
 
@@ -271,11 +266,8 @@ Status Coordinator::attach(SessionId session, const Standing& standing, int64_t 
         standing.view, view_.number));
   }
   node->attached = true;
-  const bool last = std::all_of(nodes_.begin(), nodes_.end(), [](const auto& entry) {
-    return !entry.second.live() || entry.second.attached;
-  });
   // One change for all that come back; tick() sees to those that do not.
-  if (last) change_view(actions);
+  if (all_attached()) change_view(actions);
   return {};
 }
 
@@ -332,7 +324,7 @@ Status Coordinator::ask_to_leave(SessionId session, CoordinatorActions* actions)
     actions->push_back(SendEvent{session, StopEvent{ErrorKind::failed, true, "left"}});
     return {};
   }
-  if (working_count() < std::max(1, facts_.min_nodes)) {
+  if (too_few_work()) {
     // Nobody to hand over to: the state must be durable first.
     ask_snapshot(0, actions);
     return {};
@@ -345,14 +337,23 @@ Status Coordinator::ask_to_leave(SessionId session, CoordinatorActions* actions)
 // the state, and they may go.
 void Coordinator::finish_leaving(int64_t step, CoordinatorActions* actions) {
   if (phase_ != Phase::training || step < view_.first_step) return;
+  let_leave(
+      [this](SessionId session) {
+        const int index = view_.index_of(session);
+        return index >= 0 && view_.members[index].partitions.empty();
+      },
+      actions);
+}
+
+// Those that asked to go and have handed over.
+void Coordinator::let_leave(const std::function<bool(SessionId)>& may_go,
+                            CoordinatorActions* actions) {
   bool any = false;
   for (auto& [session, node] : nodes_) {
-    const int index = view_.index_of(session);
-    if (!node.live() || !node.leaving || index < 0) continue;
-    if (!view_.members[index].partitions.empty()) continue;
+    if (!node.live() || !node.leaving || !may_go(session)) continue;
     actions->push_back(SendEvent{session, StopEvent{ErrorKind::failed, true, "handed over"}});
-    node.left = true;
     actions->push_back(NodeLeft{session, node.steps, "left"});
+    node.left = true;
     any = true;
   }
   if (any) change_view(actions);
@@ -424,13 +425,18 @@ void Coordinator::send_to_all(const NodeEvent& event, CoordinatorActions* action
   }
 }
 
-std::vector<SessionId> Coordinator::live_sessions() const {
-  std::vector<SessionId> live;
-  for (const auto& [session, node] : nodes_) {
-    if (node.live()) live.push_back(session);
-  }
-  return live;
+int Coordinator::live_count() const {
+  return static_cast<int>(std::count_if(nodes_.begin(), nodes_.end(),
+                                        [](const auto& entry) { return entry.second.live(); }));
 }
+
+bool Coordinator::all_attached() const {
+  return std::all_of(nodes_.begin(), nodes_.end(), [](const auto& entry) {
+    return !entry.second.live() || entry.second.attached;
+  });
+}
+
+bool Coordinator::too_few_work() const { return working_count() < std::max(1, facts_.min_nodes); }
 
 int Coordinator::working_count() const {
   return static_cast<int>(std::count_if(nodes_.begin(), nodes_.end(), [](const auto& entry) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -197,10 +198,13 @@ class Coordinator {
              CoordinatorActions* actions);
   void settle_complaints(int64_t now_ms, CoordinatorActions* actions);
   void finish_leaving(int64_t step, CoordinatorActions* actions);
+  void let_leave(const std::function<bool(SessionId)>& may_go, CoordinatorActions* actions);
   void fail(ErrorKind kind, const std::string& reason, CoordinatorActions* actions);
   void send_to_all(const NodeEvent& event, CoordinatorActions* actions);
   bool all_reported_digest(int64_t step) const;
-  std::vector<SessionId> live_sessions() const;
+  int live_count() const;
+  bool all_attached() const;
+  bool too_few_work() const;  // without those that leave
   int working_count() const;
   std::string node_text(SessionId session) const;
 

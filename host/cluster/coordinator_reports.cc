@@ -320,17 +320,7 @@ void Coordinator::checkpoint_durable(const CheckpointRecord& record, Coordinator
   checkpoint_ms_ = -1;  // the clock starts again at the next tick
   actions->push_back(CheckpointDone{step});
   send_to_all(CheckpointEvent{step}, actions);
-  if (working_count() < std::max(1, facts_.min_nodes)) {
-    bool any = false;
-    for (auto& [session, node] : nodes_) {
-      if (!node.live() || !node.leaving) continue;
-      actions->push_back(SendEvent{session, StopEvent{ErrorKind::failed, true, "handed over"}});
-      actions->push_back(NodeLeft{session, node.steps, "left"});
-      node.left = true;
-      any = true;
-    }
-    if (any) change_view(actions);
-  }
+  if (too_few_work()) let_leave([](SessionId) { return true; }, actions);
   if (started_) plan_snapshot(actions);
   commit_snapshot_if_agreed(actions);  // of the copy that came meanwhile
   make_view_if_held(actions);          // which waited for it

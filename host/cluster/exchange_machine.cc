@@ -9,6 +9,15 @@
 #include "host/reduce/layout.h"
 
 namespace lockstep {
+namespace {
+
+std::vector<PartitionRange> ranges_of(const std::vector<Subtree>& subtrees) {
+  std::vector<PartitionRange> ranges;
+  for (const Subtree& subtree : subtrees) ranges.push_back({subtree.first, subtree.end()});
+  return ranges;
+}
+
+}  // namespace
 
 bool insert_subtree(std::vector<Subtree>* subtrees, const Subtree& subtree) {
   for (const Subtree& other : *subtrees) {
@@ -104,10 +113,8 @@ void ExchangeMachine::local_ready(int64_t step, int slice, const std::vector<Sub
 }
 
 bool ExchangeMachine::local_complete(int64_t step, const Slice& slice) const {
-  std::vector<PartitionRange> held;
-  for (const Subtree& subtree : slice.local) held.push_back({subtree.first, subtree.end()});
-  const auto missing =
-      without(assigned_partitions(view_, view_.index_of(self_), step), merged(held));
+  const auto missing = without(assigned_partitions(view_, view_.index_of(self_), step),
+                               merged(ranges_of(slice.local)));
   return rows_of_ranges(step, missing) == 0;
 }
 
@@ -131,10 +138,8 @@ void ExchangeMachine::send_pieces(int64_t step, int slice, SessionId to, Exchang
 
 std::vector<Subtree> ExchangeMachine::contributions(int64_t step,
                                                     const std::vector<Subtree>& roots) const {
-  std::vector<PartitionRange> held;
-  for (const Subtree& root : roots) held.push_back({root.first, root.end()});
   std::vector<Subtree> result;
-  for (const PartitionRange range : merged(held)) {
+  for (const PartitionRange range : merged(ranges_of(roots))) {
     const auto subtrees = contributed_subtrees(rows_of_step_(step), partitions_, range);
     result.insert(result.end(), subtrees.begin(), subtrees.end());
   }
@@ -144,7 +149,7 @@ std::vector<Subtree> ExchangeMachine::contributions(int64_t step,
 void ExchangeMachine::reduce_if_covered(int64_t step, int slice, ExchangeOrders* orders) {
   Slice& state = step_at(step).slices[slice];
   if (state.reduced || state.reducing) return;
-  if (rows_of(step, state.pieces) != rows_of_step_(step)) return;
+  if (rows_of_ranges(step, ranges_of(state.pieces)) != rows_of_step_(step)) return;
   state.reducing = true;
   orders->reductions.push_back({step, slice, state.pieces});
 }
@@ -304,12 +309,6 @@ ExchangeMachine::Step& ExchangeMachine::step_at(int64_t number) {
 const ExchangeMachine::Step* ExchangeMachine::find(int64_t number) const {
   const auto found = steps_.find(number);
   return found == steps_.end() ? nullptr : &found->second;
-}
-
-int64_t ExchangeMachine::rows_of(int64_t step, const std::vector<Subtree>& subtrees) const {
-  std::vector<PartitionRange> ranges;
-  for (const Subtree& subtree : subtrees) ranges.push_back({subtree.first, subtree.end()});
-  return rows_of_ranges(step, ranges);
 }
 
 int64_t ExchangeMachine::rows_of_ranges(int64_t step,

@@ -6,6 +6,14 @@
 #include "host/core/planted.h"
 
 namespace lockstep {
+namespace {
+
+void add_ranges(const std::vector<PartitionRange>& more, std::vector<PartitionRange>* ranges) {
+  ranges->insert(ranges->end(), more.begin(), more.end());
+  *ranges = merged(std::move(*ranges));
+}
+
+}  // namespace
 
 NodeAction NodeMachine::next(int64_t now_ms) const {
   if (stop_) return *stop_;
@@ -83,8 +91,7 @@ void NodeMachine::event(const NodeEvent& event, int64_t now_ms) {
   } else if (const auto* decision = std::get_if<EpochDecision>(&event)) {
     if (decision->epoch != decided_epochs_) return;
     ++decided_epochs_;
-    measured_.clear();
-    reported_epoch_ = false;
+    measure_again();
     training_over_ = !decision->go_on;
   } else if (const auto* snapshot = std::get_if<SnapshotEvent>(&event)) {
     if (snapshot->step == 0) snapshot_now_ = true;
@@ -109,10 +116,8 @@ void NodeMachine::view_adopted() {
     has_state_ = false;
     step_ = -1;
     begun_ = false;
-    complete_ = false;
     computed_.clear();
-    measured_.clear();
-    reported_epoch_ = false;
+    measure_again();
     training_over_ = false;
     decided_epochs_ = view_->decided_epochs;
   }
@@ -136,9 +141,7 @@ void NodeMachine::snapshot_taken() {
 
 void NodeMachine::computed(const std::vector<PartitionRange>& partitions) {
   begun_ = true;
-  std::vector<PartitionRange> all = computed_;
-  all.insert(all.end(), partitions.begin(), partitions.end());
-  computed_ = merged(std::move(all));
+  add_ranges(partitions, &computed_);
 }
 
 void NodeMachine::applied() {
@@ -151,9 +154,7 @@ void NodeMachine::applied() {
 void NodeMachine::epoch_measured(int64_t epoch, const std::vector<PartitionRange>& partitions) {
   if (epoch != decided_epochs_) return;
   reported_epoch_ = true;
-  std::vector<PartitionRange> all = measured_;
-  all.insert(all.end(), partitions.begin(), partitions.end());
-  measured_ = merged(std::move(all));
+  add_ranges(partitions, &measured_);
 }
 
 void NodeMachine::measure_again() {

@@ -65,11 +65,8 @@ struct CheckpointRule {
 
 class NodeMachine {
  public:
-  NodeMachine(SessionId session, int64_t steps_per_epoch, int partitions, CheckpointRule rule)
-      : session_(session),
-        steps_per_epoch_(steps_per_epoch),
-        partitions_(partitions),
-        rule_(rule) {}
+  NodeMachine(SessionId session, int64_t steps_per_epoch, CheckpointRule rule)
+      : session_(session), steps_per_epoch_(steps_per_epoch), rule_(rule) {}
 
   // What to do now. Stays the same until one of the calls below changes it, or time does.
   NodeAction next(int64_t now_ms) const;
@@ -113,7 +110,6 @@ class NodeMachine {
 
   const SessionId session_;
   const int64_t steps_per_epoch_;
-  const int partitions_;
   const CheckpointRule rule_;
   std::optional<View> view_;         // adopted
   std::optional<View> coming_view_;  // told, not adopted yet

@@ -66,14 +66,6 @@ void CoordinatorLink::push(NodeEvent event) {
   changed_.notify_all();
 }
 
-void CoordinatorLink::stop(ErrorKind kind, const std::string& reason) {
-  {
-    const std::lock_guard lock(mutex_);
-    push(StopEvent{kind, false, reason});
-  }
-  options_.arrived();
-}
-
 void CoordinatorLink::poll_loop() {
   std::unique_ptr<ControlClient> client;
   int pause_ms = kRetryMs;

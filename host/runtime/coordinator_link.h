@@ -52,8 +52,6 @@ class CoordinatorLink {
   // Asks the coordinator to let this node go; an event says when. After `patience_ms`, or called
   // again, an event says so anyway.
   void ask_to_leave(const std::string& reason, int patience_ms);
-  // Ends with this reason, from within.
-  void stop(ErrorKind kind, const std::string& reason);
 
  private:
   void poll_loop();

@@ -6,7 +6,6 @@
 #include <chrono>
 #include <nlohmann/json.hpp>
 
-#include "host/core/digest.h"
 #include "host/runtime/clock.h"
 
 namespace lockstep {

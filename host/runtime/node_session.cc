@@ -140,8 +140,8 @@ Status NodeSession::join() {
   transfer_ = std::make_unique<StateTransfer>(
       *replica_, [this](SessionId to, Frame frame) { links_->send(to, std::move(frame)); },
       [this] { exchange_->interrupt(); });
-  machine_ = std::make_unique<NodeMachine>(welcome_.session, job_.steps_per_epoch(),
-                                           job_.partitions, checkpoint_rule_);
+  machine_ =
+      std::make_unique<NodeMachine>(welcome_.session, job_.steps_per_epoch(), checkpoint_rule_);
   loader_ = std::make_unique<BatchLoader>(
       data_.train,
       LoaderOptions{data_.train_rows, job_.batch_size, job_.partitions, job_.seed, job_.shuffle});

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <chrono>
 
-#include "host/core/check.h"
 #include "host/core/digest.h"
 #include "host/runtime/clock.h"
 

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "host/core/check.h"
 #include "host/core/digest.h"
 
 namespace lockstep {

@@ -1,7 +1,6 @@
 // The same on the machine's own files: a state folder lives through a process that ends anywhere.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <filesystem>
 
@@ -9,6 +8,7 @@
 #include "host/checkpoint/lineage.h"
 #include "host/checkpoint/object_store.h"
 #include "host/checkpoint/record_log.h"
+#include "tests/support/test_folder.h"
 
 namespace lockstep {
 namespace {
@@ -18,18 +18,9 @@ using ::testing::SizeIs;
 
 class StateFolder : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = (std::filesystem::temp_directory_path() / "lockstep-state-XXXXXX").string();
-    ASSERT_NE(nullptr, ::mkdtemp(name.data()));
-    folder_ = name;
-  }
-  void TearDown() override {
-    std::error_code code;
-    std::filesystem::remove_all(folder_, code);
-  }
-
   PosixFileSystem files_;
-  std::string folder_;
+  TestFolder temporary_;
+  const std::string folder_ = temporary_.path();
 };
 
 TEST_F(StateFolder, IsFoundAgain) {

@@ -73,7 +73,7 @@ class NodeMachineTest : public testing::Test {
   }
 
   int64_t now_ = 1000;
-  NodeMachine node_{1, 10, 8, {.every_ms = 500, .every_steps = 3}};
+  NodeMachine node_{1, 10, {.every_ms = 500, .every_steps = 3}};
 };
 
 TEST_F(NodeMachineTest, ComputesAwaitsAndAppliesStepAfterStep) {

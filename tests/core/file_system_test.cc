@@ -4,13 +4,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
-#include <filesystem>
 #include <set>
 
 #include "host/core/files.h"
 #include "tests/support/crashing_file_system.h"
+#include "tests/support/test_folder.h"
 
 namespace lockstep {
 namespace {
@@ -23,19 +22,11 @@ std::string text_of(const Status& status) { return status.ok() ? "ok" : status.e
 
 class PosixFiles : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = (std::filesystem::temp_directory_path() / "lockstep-core-XXXXXX").string();
-    ASSERT_NE(nullptr, ::mkdtemp(name.data()));
-    folder_ = name;
-  }
-  void TearDown() override {
-    std::error_code code;
-    std::filesystem::remove_all(folder_, code);
-  }
   std::string path(const std::string& name) const { return folder_ + "/" + name; }
 
   PosixFileSystem files_;
-  std::string folder_;
+  TestFolder temporary_;
+  const std::string folder_ = temporary_.path();
 };
 
 TEST_F(PosixFiles, AppendsAtTheEnd) {

@@ -5,7 +5,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,6 +12,8 @@
 #include <array>
 #include <filesystem>
 #include <optional>
+
+#include "tests/support/test_folder.h"
 
 namespace lockstep {
 namespace {
@@ -23,22 +24,14 @@ constexpr uid_t kNobody = 65534;
 
 class Files : public ::testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = (std::filesystem::temp_directory_path() / "lockstep-core-XXXXXX").string();
-    ASSERT_NE(nullptr, ::mkdtemp(name.data()));
-    folder_ = name;
-  }
-  void TearDown() override {
-    std::error_code code;
-    std::filesystem::remove_all(folder_, code);
-  }
   std::string path(const std::string& name) const { return folder_ + "/" + name; }
   size_t entries() const {
     const auto begin = std::filesystem::directory_iterator(folder_);
     return static_cast<size_t>(std::distance(begin, std::filesystem::directory_iterator()));
   }
 
-  std::string folder_;
+  TestFolder temporary_;
+  const std::string folder_ = temporary_.path();
 };
 
 // Runs `body` in a child process; what it returns comes back through a pipe. The child then waits

@@ -1,45 +1,16 @@
-// Folders and IDX files for the tests of data sets.
+// IDX files for the tests of data sets.
 #pragma once
 
-#include <gtest/gtest.h>
-#include <stdlib.h>
 #include <zlib.h>
 
 #include <cstdint>
-#include <filesystem>
-#include <fstream>
 #include <initializer_list>
 #include <string>
 #include <utility>
 
+#include "tests/support/test_folder.h"
+
 namespace lockstep {
-
-// A folder that goes when this goes.
-class TestFolder {
- public:
-  TestFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "lockstep-data-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) ADD_FAILURE() << "no temporary folder";
-    path_ = name;
-  }
-  ~TestFolder() {
-    std::error_code code;
-    std::filesystem::remove_all(path_, code);
-  }
-  TestFolder(const TestFolder&) = delete;
-  TestFolder& operator=(const TestFolder&) = delete;
-
-  const std::string& path() const { return path_; }
-  // Writes a file and returns its path.
-  std::string write(const std::string& name, const std::string& contents) const {
-    const std::string path = path_ + "/" + name;
-    std::ofstream(path, std::ios::binary) << contents;
-    return path;
-  }
-
- private:
-  std::string path_;
-};
 
 inline std::string idx_header(std::initializer_list<uint32_t> dimensions, uint8_t type = 0x08) {
   std::string bytes = {0, 0, static_cast<char>(type), static_cast<char>(dimensions.size())};

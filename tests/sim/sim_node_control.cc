@@ -78,7 +78,7 @@ void SimNode::say_hello() {
         self->name_ = fmt::format("node{}/{}", self->slot_, self->session_);
         const ClusterFacts& facts = self->world_.setting.facts;
         self->machine_.emplace(
-            self->session_, facts.steps_per_epoch(), facts.partitions,
+            self->session_, facts.steps_per_epoch(),
             CheckpointRule{facts.checkpoint_every_ms, facts.checkpoint_every_steps});
         self->exchange_.emplace(facts.partitions, facts.slices,
                                 [facts](int64_t step) { return facts.rows_of_step(step); });
