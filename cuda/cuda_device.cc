@@ -2,26 +2,301 @@
 
 #include <fmt/format.h>
 
-#include "cuda/device_info.h"
+#include <algorithm>
+#include <array>
+
+#include "cuda/gpu.h"
+#include "cuda/prepared_ops.h"
+#include "host/core/check.h"
 
 namespace lockstep {
+namespace {
 
-// No op is written yet, so no GPU can be used: `--device auto` takes the CPU.
-int cuda_device_count() { return 0; }
+constexpr int kLeastCompute = 75;  // Turing: the oldest that CUDA 13 has
 
-Result<std::unique_ptr<Device>> make_cuda_device(int index, std::string_view numerics) {
+}  // namespace
+
+namespace cuda {
+namespace {
+
+constexpr int64_t kAllocationUnit = 512;  // bytes: what the allocator rounds up to
+
+class DeviceBuffer : public Buffer {
+ public:
+  DeviceBuffer(MemoryHandle memory, int64_t bytes) : memory_(std::move(memory)), bytes_(bytes) {}
+  float* data() override { return static_cast<float*>(memory_.get()); }
+  int64_t bytes() const override { return bytes_; }
+
+ private:
+  MemoryHandle memory_;
+  int64_t bytes_;
+};
+
+class PinnedBuffer : public Buffer {
+ public:
+  PinnedBuffer(HostMemoryHandle memory, int64_t bytes)
+      : memory_(std::move(memory)), bytes_(bytes) {}
+  float* data() override { return static_cast<float*>(memory_.get()); }
+  int64_t bytes() const override { return bytes_; }
+
+ private:
+  HostMemoryHandle memory_;
+  int64_t bytes_;
+};
+
+// A Program's input and, from its second run on, its launches as one CUDA graph. The first run is
+// plain: it loads the kernels, which a capture must not do.
+struct CudaRecording : Recording {
+  std::unique_ptr<Staging> staging;
+  bool has_run = false;
+  GraphHandle graph;
+};
+
+Prepared prepare_op(const OpSetting& s) {
+  struct Visitor {
+    const OpSetting& s;
+    Prepared operator()(const InputOp& op) { return prepare_input(s, op); }
+    Prepared operator()(const Conv2dOp& op) { return prepare_conv(s, op); }
+    Prepared operator()(const DenseOp& op) { return prepare_dense(s, op); }
+    Prepared operator()(const MaxPool2dOp& op) { return prepare_pool(s, op); }
+    Prepared operator()(const DropoutOp& op) { return prepare_dropout(s, op); }
+    Prepared operator()(const ReluOp& op) { return prepare_relu(s, op); }
+    Prepared operator()(const SoftmaxOp& op) { return prepare_softmax(s, op); }
+    Prepared operator()(const SoftmaxCrossEntropyOp& op) { return prepare_loss(s, op); }
+  };
+  return std::visit(Visitor{s}, s.op.attributes);
+}
+
+class CudaDevice : public Device {
+ public:
+  CudaDevice(std::unique_ptr<Gpu> gpu, std::string_view numerics)
+      : gpu_(std::move(gpu)), numerics_(numerics) {}
+  ~CudaDevice() override { log_failure(gpu_->finish()); }
+
+  std::string numerics() const override { return numerics_; }
+  std::string description() const override {
+    return fmt::format("{}, {}, {}", describe_gpu(gpu_->info()), gpu_->cudnn()->version,
+                       gpu_->cublaslt().api()->version);
+  }
+  bool shares_host_memory() const override { return false; }
+  bool separates_partitions() const override { return true; }
+  void attach_thread() override { gpu_->note(gpu_->make_current()); }
+
+  int64_t buffer_bytes(int64_t bytes) const override {
+    return (bytes + kAllocationUnit - 1) / kAllocationUnit * kAllocationUnit;
+  }
+  int64_t value_bytes(int rows, int64_t features) const override {
+    return rows * features * static_cast<int64_t>(sizeof(float));
+  }
+  Result<std::unique_ptr<Buffer>> allocate(int64_t bytes) override;
+  Result<std::unique_ptr<Buffer>> allocate_host(int64_t bytes) override;
+  Status copy_to_host(const float* from, int64_t count, float* to) override {
+    return copy(from, count, to, cudaMemcpyDeviceToHost);
+  }
+  Status copy_to_device(const float* from, int64_t count, float* to) override {
+    return copy(from, count, to, cudaMemcpyHostToDevice);
+  }
+  Status download(const float* value, int rows, int64_t features, float* row_major) override {
+    return copy_to_host(value, rows * features, row_major);
+  }
+
+  Result<std::unique_ptr<PreparedOp>> prepare(const OpDesc& op,
+                                              const PartitionGroup& group) override {
+    LOCKSTEP_CHECK(group.rows.size() == 1);
+    return prepare_op({gpu_.get(), op, group.total_rows()});
+  }
+  Status play(std::unique_ptr<Recording>* recording, const RunContext& context, int parts,
+              const std::function<void(int)>& run_part) override;
+
+  void add(const float* a, const float* b, float* out, int64_t count) override {
+    for (int64_t i = 0; i < count; ++i) out[i] = a[i] + b[i];
+  }
+  Status sum(std::span<const SumTerm> terms, int64_t count, float* out) override {
+    return launch_sum(terms, count, out, gpu_->stream());
+  }
+  Status update(const UpdateDesc& desc, const float* gradient, float* weights,
+                std::span<float* const> slots, int64_t count, DigestLanes* lanes) override;
+  Status digest(const float* weights, std::span<const float* const> slots, int64_t count,
+                DigestLanes* lanes) override;
+
+ private:
+  static void log_failure(const Status& status) {
+    if (!status.ok()) std::fprintf(stderr, "lockstep: %s\n", status.error().message.c_str());
+  }
+  Status copy(const float* from, int64_t count, float* to, cudaMemcpyKind kind);
+  Status run_parts(int parts, const std::function<void(int)>& run_part);
+  Status record(CudaRecording* recording, int parts, const std::function<void(int)>& run_part);
+  Error out_of_memory(int64_t bytes, const Error& error) const;
+
+  std::unique_ptr<Gpu> gpu_;
+  const std::string numerics_;
+  std::unique_ptr<Buffer> lanes_;
+};
+
+Error CudaDevice::out_of_memory(int64_t bytes, const Error& error) const {
+  size_t free_bytes = 0;
+  size_t total_bytes = 0;
+  log_failure(LOCKSTEP_CUDA_STATUS(cudaMemGetInfo(&free_bytes, &total_bytes)));
+  constexpr double kMib = 1 << 20;
+  return {fmt::format("cannot allocate {:.1f} MiB on {}: {:.1f} of {:.1f} MiB are free; use a "
+                      "smaller batch, more GPUs, or end what else runs there ({})",
+                      static_cast<double>(bytes) / kMib, describe_gpu(gpu_->info()),
+                      static_cast<double>(free_bytes) / kMib,
+                      static_cast<double>(total_bytes) / kMib, error.message),
+          error.kind};
+}
+
+Result<std::unique_ptr<Buffer>> CudaDevice::allocate(int64_t bytes) {
+  LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
+  void* memory = nullptr;
+  const int64_t size = buffer_bytes(std::max<int64_t>(bytes, 1));
+  const Status status = LOCKSTEP_CUDA_STATUS(cudaMalloc(&memory, static_cast<size_t>(size)));
+  if (!status.ok()) return out_of_memory(size, status.error());
+  return std::unique_ptr<Buffer>(std::make_unique<DeviceBuffer>(MemoryHandle(memory), size));
+}
+
+Result<std::unique_ptr<Buffer>> CudaDevice::allocate_host(int64_t bytes) {
+  LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
+  void* memory = nullptr;
+  const int64_t size = buffer_bytes(std::max<int64_t>(bytes, 1));
+  LOCKSTEP_CUDA_CHECK(cudaMallocHost(&memory, static_cast<size_t>(size)));
+  return std::unique_ptr<Buffer>(std::make_unique<PinnedBuffer>(HostMemoryHandle(memory), size));
+}
+
+Status CudaDevice::copy(const float* from, int64_t count, float* to, cudaMemcpyKind kind) {
+  LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
+  LOCKSTEP_CUDA_CHECK(
+      cudaMemcpyAsync(to, from, static_cast<size_t>(count) * sizeof(float), kind, gpu_->stream()));
+  return gpu_->finish();
+}
+
+Status CudaDevice::run_parts(int parts, const std::function<void(int)>& run_part) {
+  const int branches = std::min(parts, kBranches);
+  LOCKSTEP_RETURN_IF_ERROR(gpu_->fork(branches));
+  for (int part = 0; part < parts; ++part) {
+    gpu_->use_branch(part % kBranches);
+    run_part(part);
+  }
+  LOCKSTEP_RETURN_IF_ERROR(gpu_->take_failure());
+  return gpu_->join(branches);
+}
+
+Status CudaDevice::record(CudaRecording* recording, int parts,
+                          const std::function<void(int)>& run_part) {
+  LOCKSTEP_CUDA_CHECK(cudaStreamBeginCapture(gpu_->stream(), cudaStreamCaptureModeRelaxed));
+  const Status ran = run_parts(parts, run_part);
+  cudaGraph_t graph = nullptr;
+  const Status ended = LOCKSTEP_CUDA_STATUS(cudaStreamEndCapture(gpu_->stream(), &graph));
+  LOCKSTEP_RETURN_IF_ERROR(ran);
+  LOCKSTEP_RETURN_IF_ERROR(ended);
+  const GraphTemplateHandle captured(graph);
+  cudaGraphExec_t exec = nullptr;
+  LOCKSTEP_CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
+  recording->graph = GraphHandle(exec);
+  return {};
+}
+
+Status CudaDevice::play(std::unique_ptr<Recording>* recording, const RunContext& context, int parts,
+                        const std::function<void(int)>& run_part) {
+  LOCKSTEP_RETURN_IF_ERROR(gpu_->take_failure());
+  std::unique_ptr<Recording> own;
+  std::unique_ptr<Recording>& kept = recording == nullptr ? own : *recording;
+  if (kept == nullptr) {
+    auto made = std::make_unique<CudaRecording>();
+    LOCKSTEP_ASSIGN(made->staging, Staging::create(context.batch->rows, context.batch->features));
+    kept = std::move(made);
+  }
+  auto& played = static_cast<CudaRecording&>(*kept);
+  LOCKSTEP_RETURN_IF_ERROR(played.staging->stage(context, gpu_->stream()));
+  gpu_->begin_run(played.staging->on_device());
+  if (!played.has_run) {
+    LOCKSTEP_RETURN_IF_ERROR(run_parts(parts, run_part));
+    played.has_run = true;
+    return recording == nullptr ? gpu_->finish() : Status{};
+  }
+  if (!played.graph) LOCKSTEP_RETURN_IF_ERROR(record(&played, parts, run_part));
+  return LOCKSTEP_CUDA_STATUS(cudaGraphLaunch(played.graph.get(), gpu_->stream()));
+}
+
+Status CudaDevice::update(const UpdateDesc& desc, const float* gradient, float* weights,
+                          std::span<float* const> slots, int64_t count, DigestLanes* lanes) {
+  LOCKSTEP_RETURN_IF_ERROR(launch_update(desc, gradient, weights, slots, count, gpu_->stream()));
+  if (lanes == nullptr) return {};
+  return digest(weights, std::vector<const float*>(slots.begin(), slots.end()), count, lanes);
+}
+
+Status CudaDevice::digest(const float* weights, std::span<const float* const> slots, int64_t count,
+                          DigestLanes* lanes) {
+  const auto words = static_cast<int64_t>(digest_blocks(count) * DigestLanes::kCount);
+  static_assert(sizeof(DigestLanes) == DigestLanes::kCount * sizeof(float));
+  if (lanes_ == nullptr || lanes_->bytes() < words * 4) {
+    LOCKSTEP_ASSIGN(lanes_, allocate(words * 4));
+  }
+  auto* memory = reinterpret_cast<uint32_t*>(lanes_->data());
+  LOCKSTEP_RETURN_IF_ERROR(launch_digest(weights, slots, count, memory, gpu_->stream()));
+  return copy_to_host(lanes_->data(), words, reinterpret_cast<float*>(lanes));
+}
+
+}  // namespace
+
+const float* OpSetting::input(int i, std::span<float* const> values) const {
+  LOCKSTEP_CHECK(static_cast<size_t>(i) < op.inputs.size());
+  return values[static_cast<size_t>(op.inputs[static_cast<size_t>(i)])];
+}
+
+float* OpSetting::output(std::span<float* const> values) const {
+  LOCKSTEP_CHECK(op.outputs.size() == 1);
+  return values[static_cast<size_t>(op.outputs[0])];
+}
+
+const float* OpSetting::relu_mask(std::span<float* const> values) const {
+  return op.relu_mask < 0 ? nullptr : values[static_cast<size_t>(op.relu_mask)];
+}
+
+}  // namespace cuda
+
+namespace {
+
+Result<GpuInfo> usable_gpu(int index) {
   const auto gpus = list_gpus();
   if (!gpus.ok()) {
-    return Error{fmt::format("no GPU can be used: {}; use --device cpu", gpus.error().message)};
+    return refused_error(
+        fmt::format("no GPU can be used: {}; use --device cpu", gpus.error().message));
   }
   if (index < 0 || index >= static_cast<int>(gpus->size())) {
-    return Error{fmt::format("there is no GPU {}: this machine has {}; use --device cpu", index,
-                             gpus->size())};
+    return refused_error(fmt::format("there is no GPU {}: this machine has {}; use --device cpu{}",
+                                     index, gpus->size(),
+                                     gpus->empty() ? "" : ", or fewer --devices"));
   }
-  return Error{
-      fmt::format("{} cannot train with numerics {}: this version has no ops for CUDA yet; "
-                  "use --device cpu",
-                  describe_gpu((*gpus)[static_cast<size_t>(index)]), numerics)};
+  const GpuInfo& gpu = (*gpus)[static_cast<size_t>(index)];
+  if (10 * gpu.compute_major + gpu.compute_minor < kLeastCompute) {
+    return refused_error(
+        fmt::format("{} is too old: compute {}.{} or later is needed; use "
+                    "--device cpu",
+                    describe_gpu(gpu), kLeastCompute / 10, kLeastCompute % 10));
+  }
+  return gpu;
+}
+
+}  // namespace
+
+int cuda_device_count() {
+  const auto gpus = list_gpus();
+  return gpus.ok() ? static_cast<int>(gpus->size()) : 0;
+}
+
+Status check_cuda_device(std::string_view numerics) {
+  LOCKSTEP_CHECK(numerics == "cuda-fp32" || numerics == "cuda-tf32");
+  LOCKSTEP_RETURN_IF_ERROR(usable_gpu(0));
+  LOCKSTEP_RETURN_IF_ERROR(load_cudnn());
+  return load_cublaslt().ok() ? Status{} : Status{load_cublaslt().error()};
+}
+
+Result<std::unique_ptr<Device>> make_cuda_device(int index, std::string_view numerics) {
+  LOCKSTEP_CHECK(numerics == "cuda-fp32" || numerics == "cuda-tf32");
+  LOCKSTEP_ASSIGN(const GpuInfo info, usable_gpu(index));
+  LOCKSTEP_ASSIGN(auto gpu, Gpu::create(info, numerics == "cuda-tf32"));
+  return std::unique_ptr<Device>(std::make_unique<cuda::CudaDevice>(std::move(gpu), numerics));
 }
 
 }  // namespace lockstep

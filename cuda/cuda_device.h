@@ -9,9 +9,13 @@
 
 namespace lockstep {
 
-// Whether this build has CUDA and this machine a GPU that can be used.
+// The GPUs that this build can use on this machine; 0 without CUDA, driver or GPU.
 int cuda_device_count();
 
+// Refuses what make_cuda_device would for GPU 0, but takes nothing of it.
+Status check_cuda_device(std::string_view numerics);
+
+// `numerics` is "cuda-fp32" or "cuda-tf32".
 Result<std::unique_ptr<Device>> make_cuda_device(int index, std::string_view numerics);
 
 }  // namespace lockstep

@@ -35,5 +35,8 @@ class Handle {
 using StreamHandle = Handle<cudaStream_t, &cudaStreamDestroy>;
 using EventHandle = Handle<cudaEvent_t, &cudaEventDestroy>;
 using MemoryHandle = Handle<void*, &cudaFree>;
+using HostMemoryHandle = Handle<void*, &cudaFreeHost>;
+using GraphTemplateHandle = Handle<cudaGraph_t, &cudaGraphDestroy>;
+using GraphHandle = Handle<cudaGraphExec_t, &cudaGraphExecDestroy>;
 
 }  // namespace lockstep

@@ -5,9 +5,13 @@ namespace lockstep {
 
 int cuda_device_count() { return 0; }
 
-Result<std::unique_ptr<Device>> make_cuda_device(int, std::string_view) {
-  return Error{
-      "this build has no CUDA: build on a machine with the CUDA toolkit, or use --device cpu"};
+Status check_cuda_device(std::string_view) {
+  return refused_error(
+      "this build has no CUDA: build on a machine with the CUDA toolkit, or use --device cpu");
+}
+
+Result<std::unique_ptr<Device>> make_cuda_device(int, std::string_view numerics) {
+  return check_cuda_device(numerics).error();
 }
 
 }  // namespace lockstep

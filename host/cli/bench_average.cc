@@ -53,7 +53,7 @@ Result<View> meet(const std::string& folder, int nodes, int slices) {
 // be checked.
 Result<std::vector<double>> average_rounds(Exchange& exchange, Device& device, int index, int nodes,
                                            int64_t count, int64_t rounds) {
-  LOCKSTEP_ASSIGN(const auto buffer, device.allocate(count * 4));
+  LOCKSTEP_ASSIGN(const auto buffer, device.allocate_host(count * 4));
   float* mine = buffer->data();
   for (int64_t i = 0; i < count; ++i) mine[i] = static_cast<float>(index + i % 7);
   const float* averaged = nullptr;

@@ -98,7 +98,7 @@ Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
   LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
   const int devices = values.at("devices");
   LOCKSTEP_ASSIGN(auto replica, Replica::create(job, *model, devices, [&](int index) {
-                    return make_device("cpu", job.numerics, index);
+                    return make_device("auto", job.numerics, index);
                   }));
   const PartitionRange all{0, job.partitions};
   const auto ranges = replica->device_ranges(all);
@@ -115,7 +115,7 @@ Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
     LOCKSTEP_ASSIGN(const auto roots, replica->take_roots(step, ranges, true));
     LOCKSTEP_RETURN_IF_ERROR(replica->compute(step, ranges, batches, [](int64_t, int64_t) {}));
     const auto computed = Clock::now();
-    replica->update(nullptr, roots);
+    LOCKSTEP_RETURN_IF_ERROR(replica->update(nullptr, roots));
     if (step < warm_up) continue;
     seconds.push_back(seconds_since(begin));
     update_seconds.push_back(seconds_since(computed));

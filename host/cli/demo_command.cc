@@ -22,7 +22,7 @@ Result<Evaluation> held_out_accuracy(const TrainingOutcome& outcome) {
   const Job& job = outcome.job;
   LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
   LOCKSTEP_ASSIGN(const Dataset test, load_dataset(job.data, Split::test));
-  return evaluate(job, *model, outcome.weights, test, available_cpus(),
+  return evaluate(job, *model, outcome.weights, test, available_devices("auto", job.numerics),
                   [&](int index) { return make_device("auto", job.numerics, index); });
 }
 
@@ -66,7 +66,8 @@ int run_demo(const Arguments& arguments, Context& context) {
     return arguments == Arguments{"--help"} ? 0 : 2;
   }
   const auto options =
-      parse_arguments(job_options(), {"--model", "seed-cnn", "--data", "digits", "--epochs", "2"});
+      parse_arguments(job_options(), {"--model", "seed-cnn", "--data", "digits", "--epochs", "2",
+                                      "--numerics", default_numerics("auto")});
   if (!options.ok()) return report_error(options.error());
   fmt::print(stderr,
              "A coordinator and two nodes, separate processes that talk Thrift over loopback, "

@@ -41,8 +41,8 @@ Result<Evaluation> evaluate_folder(const nlohmann::json& values) {
   LOCKSTEP_ASSIGN(const auto weights,
                   read_safetensors(folder + "/weights.safetensors", graph.parameters));
   LOCKSTEP_ASSIGN(int devices, parse_devices(values.at("devices")));
-  if (devices == 0) devices = available_cpus();
   const std::string kind = values.at("device");
+  if (devices == 0) devices = available_devices(kind, job.numerics);
   return evaluate(job, *model, weights, dataset, devices,
                   [&](int index) { return make_device(kind, job.numerics, index); });
 }

@@ -7,11 +7,24 @@
 #include "cuda/cuda_device.h"
 #include "host/core/suggest.h"
 #include "host/cpu/cpu_device.h"
+#include "host/runtime/device_team.h"
 
 namespace lockstep {
 namespace {
 
 constexpr int64_t kMaxDevices = 1024;
+
+bool is_cuda(const std::string& numerics) { return numerics.rfind("cuda-", 0) == 0; }
+
+Status check_kind(const std::string& kind, const std::string& numerics) {
+  if (kind != "auto" && kind != "cpu" && kind != "cuda") {
+    return usage_error(unknown_name_message("device", kind, {"auto", "cpu", "cuda"}));
+  }
+  if (kind == "auto" || (kind == "cuda") == is_cuda(numerics)) return {};
+  return refused_error(
+      fmt::format("--device {} cannot compute with numerics {}: use --device {}, or --numerics {}",
+                  kind, numerics, is_cuda(numerics) ? "cuda" : "cpu", default_numerics(kind)));
+}
 
 }  // namespace
 
@@ -23,12 +36,25 @@ std::vector<OptionSpec> device_options() {
 
 Result<std::unique_ptr<Device>> make_device(const std::string& kind, const std::string& numerics,
                                             int index) {
-  const bool cuda_numerics = numerics.rfind("cuda-", 0) == 0;
-  if (kind != "auto" && kind != "cpu" && kind != "cuda") {
-    return usage_error(unknown_name_message("device", kind, {"auto", "cpu", "cuda"}));
-  }
-  if (kind == "cuda" || (kind == "auto" && cuda_numerics)) return make_cuda_device(index, numerics);
+  LOCKSTEP_RETURN_IF_ERROR(check_kind(kind, numerics));
+  if (is_cuda(numerics)) return make_cuda_device(index, numerics);
   return make_cpu_device(numerics);
+}
+
+std::string default_numerics(const std::string& kind) {
+  const bool cuda = kind == "cuda" || (kind == "auto" && cuda_device_count() > 0);
+  return cuda ? "cuda-fp32" : "cpu-avx2";
+}
+
+Status check_device(const std::string& kind, const std::string& numerics) {
+  LOCKSTEP_RETURN_IF_ERROR(check_kind(kind, numerics));
+  if (is_cuda(numerics)) return check_cuda_device(numerics);
+  return make_cpu_device(numerics).ok() ? Status{} : Status{make_cpu_device(numerics).error()};
+}
+
+int available_devices(const std::string& kind, const std::string& numerics) {
+  const bool cuda = kind == "cuda" || (kind == "auto" && is_cuda(numerics));
+  return cuda ? std::max(1, cuda_device_count()) : available_cpus();
 }
 
 Result<int> parse_devices(const std::string& text) {

@@ -18,6 +18,13 @@ std::vector<OptionSpec> device_options();
 Result<std::unique_ptr<Device>> make_device(const std::string& kind, const std::string& numerics,
                                             int index);
 
+// What --numerics auto means for nodes on this machine's devices of that kind.
+std::string default_numerics(const std::string& kind);
+// Refuses what make_device would, but takes nothing.
+Status check_device(const std::string& kind, const std::string& numerics);
+// What --devices auto means: the CPUs that this process may use, or all GPUs.
+int available_devices(const std::string& kind, const std::string& numerics);
+
 // The number that --devices gives; 0 for auto.
 Result<int> parse_devices(const std::string& text);
 

@@ -24,6 +24,7 @@ std::string how_it_ended(int code) {
 Status LocalNodes::start() {
   for (int index = 0; index < counts_.most; ++index) {
     Node node;
+    node.index = index;
     node.name = fmt::format("node-{}", index);
     LOCKSTEP_RETURN_IF_ERROR(start_process(node));
     nodes_.push_back(std::move(node));
@@ -35,7 +36,7 @@ Status LocalNodes::start_process(Node& node) {
   node.start_ms.reset();
   node.worked = false;
   node.begun_ms = monotonic_ms();
-  LOCKSTEP_ASSIGN(auto process, spawn_(node.name));
+  LOCKSTEP_ASSIGN(auto process, spawn_(node.name, node.index));
   node.process.emplace(std::move(process));
   return {};
 }

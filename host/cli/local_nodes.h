@@ -17,9 +17,10 @@ namespace lockstep {
 // Main thread only: the children die with the thread that starts them.
 class LocalNodes {
  public:
-  // `spawn` starts the node of a name; `say` gets lines for people.
-  LocalNodes(NodeCounts counts, std::function<Result<ChildProcess>(const std::string& name)> spawn,
-             std::function<void(const std::string&)> say)
+  // Starts the node of a name, the index-th on this machine.
+  using Spawn = std::function<Result<ChildProcess>(const std::string& name, int index)>;
+  // `say` gets lines for people.
+  LocalNodes(NodeCounts counts, Spawn spawn, std::function<void(const std::string&)> say)
       : counts_(counts), spawn_(std::move(spawn)), say_(std::move(say)) {}
 
   // As many as may join: "node-0", "node-1", …
@@ -42,6 +43,7 @@ class LocalNodes {
 
  private:
   struct Node {
+    int index = 0;
     std::string name;
     std::optional<ChildProcess> process;
     int64_t begun_ms = 0;
@@ -58,7 +60,7 @@ class LocalNodes {
   std::optional<std::string> too_few(bool begun);
 
   const NodeCounts counts_;
-  const std::function<Result<ChildProcess>(const std::string& name)> spawn_;
+  const Spawn spawn_;
   const std::function<void(const std::string&)> say_;
   std::vector<Node> nodes_;
   std::optional<int64_t> too_few_since_ms_;

@@ -20,6 +20,7 @@ std::vector<OptionSpec> node_options() {
       {"name", text, "node", "NAME", "a label, for messages and the report"},
       {"data", text, "", "PATH|NAME", "where the data is on this machine [as in the job]"},
       {"validation_data", text, "", "PATH|NAME", "the same for the validation data"},
+      {"first_device", integer, 0, "N", "the first of this machine's GPUs that is this node's"},
       {"connect_timeout", integer, 10, "S", "seconds to go on trying to reach the coordinator"},
       {"coordinator_timeout", integer, 1800, "S",
        "seconds to wait for a coordinator that was there and is away"}};
@@ -49,8 +50,13 @@ Result<NodeOptions> options_from(const nlohmann::json& values) {
   LOCKSTEP_ASSIGN(options.connect_timeout_ms, milliseconds(values, "connect_timeout"));
   LOCKSTEP_ASSIGN(options.coordinator_away_ms, milliseconds(values, "coordinator_timeout"));
   const std::string kind = values.at("device");
-  options.make_device = [kind](const std::string& numerics, int index) {
-    return make_device(kind, numerics, index);
+  const int first = values.at("first_device");
+  options.available_devices = [kind](const std::string& numerics) {
+    return available_devices(kind, numerics);
+  };
+  // More nodes than GPUs share them.
+  options.make_device = [kind, first](const std::string& numerics, int index) {
+    return make_device(kind, numerics, (first + index) % available_devices(kind, numerics));
   };
   options.build_model = build_model;
   options.log = [name = options.name](const std::string& line) {

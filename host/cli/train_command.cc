@@ -71,14 +71,16 @@ Result<TrainingRequest> request_from(const nlohmann::json& values) {
   return request;
 }
 
-Result<TrainingRequest> train_request(const nlohmann::json& values) {
+Result<TrainingRequest> train_request(nlohmann::json values) {
+  const std::string kind = values.at("device");
+  if (values.at("numerics") == "auto") values["numerics"] = default_numerics(kind);
   LOCKSTEP_ASSIGN(TrainingRequest request, request_from(values));
   request.resume = values.at("resume");
   LOCKSTEP_ASSIGN(request.devices, parse_devices(values.at("devices")));
-  request.device = values.at("device");
+  request.device = kind;
   // Nothing is started for a job that cannot be.
   LOCKSTEP_RETURN_IF_ERROR(job_from_options(values));
-  LOCKSTEP_RETURN_IF_ERROR(make_device(request.device, values.at("numerics"), 0));
+  LOCKSTEP_RETURN_IF_ERROR(check_device(kind, values.at("numerics")));
   return request;
 }
 

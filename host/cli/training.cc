@@ -9,6 +9,7 @@
 #include <mutex>
 #include <set>
 
+#include "host/cli/factories.h"
 #include "host/cli/local_nodes.h"
 #include "host/cli/run_store.h"
 #include "host/core/digest.h"
@@ -139,18 +140,21 @@ void Training::say_plan() {
 // A fair share of this machine where the request does not say; nodes elsewhere count as one.
 int Training::devices_of_node() const {
   if (request_.devices > 0) return request_.devices;
-  return request_.spawn_nodes ? std::max(1, available_cpus() / request_.run.nodes.most) : 1;
+  if (!request_.spawn_nodes) return 1;
+  return std::max(1, available_devices(request_.device, request_.options.at("numerics")) /
+                         request_.run.nodes.most);
 }
 
 Status Training::start_nodes() {
   if (!request_.spawn_nodes) return {};
   nodes_.emplace(
       request_.run.nodes,
-      [this](const std::string& name) {
+      [this](const std::string& name, int index) {
+        const int devices = devices_of_node();
         return ChildProcess::spawn_self(
             {"node", "--coordinator", fmt::format("127.0.0.1:{}", coordinator_.port()), "--listen",
-             "127.0.0.1:0", "--name", name, "--devices", std::to_string(devices_of_node()),
-             "--device", request_.device, "--data",
+             "127.0.0.1:0", "--name", name, "--devices", std::to_string(devices), "--first-device",
+             std::to_string(index * devices), "--device", request_.device, "--data",
              request_.options.at("data").get<std::string>()});
       },
       [this](const std::string& line) { say(line); });

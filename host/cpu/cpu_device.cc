@@ -56,6 +56,7 @@ class CpuDevice : public Device {
   std::string numerics() const override { return numerics_; }
   std::string description() const override { return cpu_model_name(); }
   bool shares_host_memory() const override { return true; }
+  bool separates_partitions() const override { return false; }
   void attach_thread() override { _mm_setcsr(kMxcsr); }
 
   int64_t buffer_bytes(int64_t bytes) const override { return allocated_bytes(bytes); }
@@ -73,12 +74,13 @@ class CpuDevice : public Device {
     return (rows + lanes - 1) / lanes * lanes * features * static_cast<int64_t>(sizeof(float));
   }
 
-  void download(const float* value, int rows, int64_t features, float* row_major) override {
+  Status download(const float* value, int rows, int64_t features, float* row_major) override {
     const int64_t lanes = kernels_.lanes;
     for (int64_t row = 0; row < rows; ++row) {
       const float* lane = value + row / lanes * features * lanes + row % lanes;
       for (int64_t f = 0; f < features; ++f) row_major[row * features + f] = lane[f * lanes];
     }
+    return {};
   }
 
   Result<std::unique_ptr<PreparedOp>> prepare(const OpDesc& op,
@@ -90,32 +92,51 @@ class CpuDevice : public Device {
     kernels_.add(a, b, out, count);
   }
 
-  void update(const UpdateDesc& desc, const float* gradient, float* weights,
-              std::span<float* const> slots, int64_t count, DigestLanes* lanes) override {
-    StateArgs state{.weights = weights, .count = count};
-    if (lanes != nullptr) state.lanes = lanes->values;
-    LOCKSTEP_CHECK(slots.size() <= std::size(state.slots));
-    std::copy(slots.begin(), slots.end(), state.slots);
+  Status sum(std::span<const SumTerm> terms, int64_t count, float* out) override {
+    // Nothing separates partitions here, so that nothing is left to be added.
+    LOCKSTEP_CHECK(terms.size() == 1);
+    return copy_to_host(terms[0].values, count, out);
+  }
+
+  Status update(const UpdateDesc& desc, const float* gradient, float* weights,
+                std::span<float* const> slots, int64_t count, DigestLanes* lanes) override {
+    for (int64_t begin = 0; begin < count; begin += kDigestBlock) {
+      StateArgs state{.weights = weights + begin, .count = std::min(kDigestBlock, count - begin)};
+      if (lanes != nullptr) state.lanes = lanes[begin / kDigestBlock].values;
+      LOCKSTEP_CHECK(slots.size() <= std::size(state.slots));
+      for (size_t i = 0; i < slots.size(); ++i) state.slots[i] = slots[i] + begin;
+      update_block(desc, gradient + begin, state, slots.size());
+    }
+    return {};
+  }
+
+  Status digest(const float* weights, std::span<const float* const> slots, int64_t count,
+                DigestLanes* lanes) override {
+    for (int64_t begin = 0; begin < count; begin += kDigestBlock) {
+      DigestArgs args{.weights = weights + begin,
+                      .count = std::min(kDigestBlock, count - begin),
+                      .lanes = lanes[begin / kDigestBlock].values};
+      LOCKSTEP_CHECK(slots.size() <= std::size(args.slots));
+      for (size_t i = 0; i < slots.size(); ++i) args.slots[i] = slots[i] + begin;
+      kernels_.digest(args);
+    }
+    return {};
+  }
+
+ private:
+  void update_block(const UpdateDesc& desc, const float* gradient, const StateArgs& state,
+                    size_t slots) {
     if (const AdamUpdate* adam = std::get_if<AdamUpdate>(&desc)) {
-      LOCKSTEP_CHECK(slots.size() == 2);
+      LOCKSTEP_CHECK(slots == 2);
       kernels_.adam({state, gradient, adam->one_minus_beta_1, adam->one_minus_beta_2, adam->alpha,
                      adam->epsilon});
       return;
     }
     const SgdUpdate& sgd = std::get<SgdUpdate>(desc);
-    LOCKSTEP_CHECK(slots.size() == (sgd.momentum == 0 ? 0 : 1));
+    LOCKSTEP_CHECK(slots == (sgd.momentum == 0 ? 0 : 1));
     kernels_.sgd({state, gradient, sgd.learning_rate, sgd.momentum, sgd.nesterov});
   }
 
-  void digest(const float* weights, std::span<const float* const> slots, int64_t count,
-              DigestLanes* lanes) override {
-    DigestArgs args{.weights = weights, .count = count, .lanes = lanes->values};
-    LOCKSTEP_CHECK(slots.size() <= std::size(args.slots));
-    std::copy(slots.begin(), slots.end(), args.slots);
-    kernels_.digest(args);
-  }
-
- private:
   std::string numerics_;
   const KernelTable& kernels_;
 };

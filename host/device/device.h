@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstring>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -10,6 +12,7 @@
 #include "host/device/batch.h"
 #include "host/device/ops.h"
 #include "host/device/state_digest.h"
+#include "host/device/sum_terms.h"
 
 namespace lockstep {
 
@@ -19,6 +22,7 @@ struct RunContext {
   const float* weights = nullptr;  // the flat parameters
   std::span<float* const> roots;   // for each root of the group a flat vector: gradients, metrics
   const HostBatch* batch = nullptr;
+  int first_row = 0;  // of the batch: where the op's rows begin
   uint64_t seed = 0;
   uint32_t epoch = 0;
   float loss_scale = 1;  // 1 / rows of the global batch
@@ -40,38 +44,71 @@ class Buffer {
   virtual int64_t bytes() const = 0;  // that it really takes
 };
 
+// What a device keeps of a Program's first run, to play it again without its host.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+};
+
 // One GPU, or one CPU worker. Owned and used by one thread, but for `allocate`d memory, which
-// other devices of a node may share where `shares_host_memory`.
+// other devices of a node may share where `shares_host_memory`. Work may still be under way when a
+// call returns; calls that read or write the host's memory return when that is done.
 class Device {
  public:
   virtual ~Device() = default;
   virtual std::string numerics() const = 0;
   virtual std::string description() const = 0;  // hardware and library versions, for people
   virtual bool shares_host_memory() const = 0;
+  // Whether a Program computes each partition by itself: where the bits of a row may depend on how
+  // many rows there are. Else all rows of a group run through each op together.
+  virtual bool separates_partitions() const = 0;
   // Sets what a thread needs for this device's bits (rounding mode, one thread a kernel). Call
   // first in each thread that runs ops.
   virtual void attach_thread() = 0;
 
   virtual Result<std::unique_ptr<Buffer>> allocate(int64_t bytes) = 0;
+  // Memory of the host, made for copies to and from this device and for `add`.
+  virtual Result<std::unique_ptr<Buffer>> allocate_host(int64_t bytes) { return allocate(bytes); }
+  // Plain copies between the memories.
+  virtual Status copy_to_host(const float* from, int64_t count, float* to) {
+    std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));
+    return {};
+  }
+  virtual Status copy_to_device(const float* from, int64_t count, float* to) {
+    return copy_to_host(from, count, to);
+  }
   // What a buffer of this size will take.
   virtual int64_t buffer_bytes(int64_t bytes) const = 0;
   // Bytes of a value of `rows` rows: the device chooses the layout.
   virtual int64_t value_bytes(int rows, int64_t features) const = 0;
   // Copies a value's rows to `row_major` (rows x features, on the host).
-  virtual void download(const float* value, int rows, int64_t features, float* row_major) = 0;
+  virtual Status download(const float* value, int rows, int64_t features, float* row_major) = 0;
 
   virtual Result<std::unique_ptr<PreparedOp>> prepare(const OpDesc& op,
                                                       const PartitionGroup& group) = 0;
+  // Runs the parts of a Program, which do not touch each other's memory: `run_part(i)` runs the ops
+  // of part i. A device may run parts side by side, and may call run_part once, keep what the ops
+  // did in `recording` and play that from then on; the ops' memory is then the same each time.
+  // nullptr: nothing is kept. Returns what failed in any op.
+  virtual Status play(std::unique_ptr<Recording>* recording, const RunContext& context, int parts,
+                      const std::function<void(int)>& run_part) {
+    static_cast<void>(recording);
+    static_cast<void>(context);
+    for (int part = 0; part < parts; ++part) run_part(part);
+    return {};
+  }
 
-  // out[i] = a[i] + b[i]; out may be a. Any thread may call it.
+  // out[i] = a[i] + b[i] in the host's memory; out may be a. Any thread may call it.
   virtual void add(const float* a, const float* b, float* out, int64_t count) = 0;
-  // One optimizer step over `count` parameters; `slots[k]` is the k-th state vector. `lanes`, where
-  // not nullptr, gets those of the new state: the parameters are then one block of the digest.
-  virtual void update(const UpdateDesc& desc, const float* gradient, float* weights,
-                      std::span<float* const> slots, int64_t count, DigestLanes* lanes) = 0;
-  // The same lanes of one block of a state as it lies in memory.
-  virtual void digest(const float* weights, std::span<const float* const> slots, int64_t count,
-                      DigestLanes* lanes) = 0;
+  // The sum of the terms, `count` elements each, in the device's memory.
+  virtual Status sum(std::span<const SumTerm> terms, int64_t count, float* out) = 0;
+  // One optimizer step over `count` parameters. `slots[k]` is the k-th state vector. `lanes`, where
+  // not nullptr, gets those of the new state, for each block of kDigestBlock parameters.
+  virtual Status update(const UpdateDesc& desc, const float* gradient, float* weights,
+                        std::span<float* const> slots, int64_t count, DigestLanes* lanes) = 0;
+  // The same lanes of a state as it lies in memory.
+  virtual Status digest(const float* weights, std::span<const float* const> slots, int64_t count,
+                        DigestLanes* lanes) = 0;
 };
 
 }  // namespace lockstep

@@ -16,7 +16,9 @@
 // wrong signs in a lane would cancel. The weight comes last since the optimizer has it last.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace lockstep {
 
@@ -34,5 +36,11 @@ struct DigestLanes {
 };
 
 uint64_t block_digest(const DigestLanes& lanes, int64_t block);
+
+// Blocks of a state of `count` parameters, and the digest of all of them.
+constexpr size_t digest_blocks(int64_t count) {
+  return static_cast<size_t>((count + kDigestBlock - 1) / kDigestBlock);
+}
+uint64_t state_digest_of(const std::vector<DigestLanes>& lanes);
 
 }  // namespace lockstep

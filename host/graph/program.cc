@@ -10,33 +10,89 @@
 
 namespace lockstep {
 
+namespace {
+
+constexpr int64_t kPartAlignment = 256;  // bytes, as CUDA's allocations
+
+int64_t aligned(int64_t bytes) {
+  return (bytes + kPartAlignment - 1) / kPartAlignment * kPartAlignment;
+}
+
+// What each part of a Program computes.
+std::vector<PartitionGroup> part_groups(const Device& device, const PartitionGroup& group) {
+  if (!device.separates_partitions()) return {group};
+  std::vector<PartitionGroup> groups;
+  for (size_t i = 0; i < group.rows.size(); ++i) {
+    const int partition = group.first + static_cast<int>(i);
+    if (group.rows[i] > 0) groups.push_back({partition, {group.rows[i]}, {{partition, 0}}});
+  }
+  return groups;
+}
+
+int64_t gradient_bytes(const Device& device, const Graph& graph) {
+  return device.separates_partitions() ? aligned(graph.flat_size * 4) : 0;
+}
+
+}  // namespace
+
+int64_t Program::planned_bytes(const Device& device, const Graph& graph,
+                               const PartitionGroup& group) {
+  int64_t bytes = 0;
+  for (const PartitionGroup& part : part_groups(device, group)) {
+    bytes += aligned(plan_memory(graph, device, part.total_rows()).arena_bytes) +
+             gradient_bytes(device, graph);
+  }
+  return bytes;
+}
+
 Program::Program(Device& device, const Graph& graph, PartitionGroup group)
-    : device_(device),
-      graph_(graph),
-      group_(std::move(group)),
-      plan_(plan_memory(graph, device, group_.total_rows())) {}
+    : device_(device), graph_(graph), group_(std::move(group)) {
+  int first_row = 0;
+  for (PartitionGroup& part_group : part_groups(device, group_)) {
+    Part part;
+    part.plan = plan_memory(graph, device, part_group.total_rows());
+    part.first_row = first_row;
+    part.arena_offset = arena_bytes_ / static_cast<int64_t>(sizeof(float));
+    first_row += part_group.total_rows();
+    arena_bytes_ += aligned(part.plan.arena_bytes) + gradient_bytes(device, graph);
+    part.group = std::move(part_group);
+    parts_.push_back(std::move(part));
+  }
+}
 
 Result<std::unique_ptr<Program>> Program::create(Device& device, const Graph& graph,
                                                  const PartitionGroup& group, Buffer& arena) {
   LOCKSTEP_CHECK(group.total_rows() > 0);
   std::unique_ptr<Program> program(new Program(device, graph, group));
-  for (const OpDesc& op : graph.ops) {
-    auto prepared = device.prepare(op, group);
-    if (!prepared) {
-      return Error{fmt::format("{}: {}", op.name, prepared.error().message), prepared.error().kind};
-    }
-    program->ops_.push_back(std::move(prepared).value());
-  }
+  for (Part& part : program->parts_) LOCKSTEP_RETURN_IF_ERROR(program->prepare(part));
   program->bind(arena);
   return program;
 }
 
+Status Program::prepare(Part& part) {
+  for (const OpDesc& op : graph_.ops) {
+    auto prepared = device_.prepare(op, part.group);
+    if (!prepared) {
+      return Error{fmt::format("{}: {}", op.name, prepared.error().message), prepared.error().kind};
+    }
+    part.ops.push_back(std::move(prepared).value());
+  }
+  return {};
+}
+
 void Program::bind(Buffer& arena) {
-  LOCKSTEP_CHECK(arena.bytes() >= plan_.arena_bytes);
-  values_.assign(plan_.offsets.size(), nullptr);
-  for (size_t value = 0; value < values_.size(); ++value) {
-    const int64_t offset = plan_.offsets[value];
-    if (offset >= 0) values_[value] = arena.data() + offset / static_cast<int64_t>(sizeof(float));
+  LOCKSTEP_CHECK(arena.bytes() >= arena_bytes_);
+  recording_.reset();
+  for (Part& part : parts_) {
+    float* memory = arena.data() + part.arena_offset;
+    part.values.assign(part.plan.offsets.size(), nullptr);
+    for (size_t value = 0; value < part.values.size(); ++value) {
+      const int64_t offset = part.plan.offsets[value];
+      if (offset >= 0) part.values[value] = memory + offset / static_cast<int64_t>(sizeof(float));
+    }
+    if (device_.separates_partitions()) {
+      part.gradient = memory + aligned(part.plan.arena_bytes) / static_cast<int64_t>(sizeof(float));
+    }
   }
 }
 
@@ -46,52 +102,100 @@ void Program::check_context(const RunContext& context) const {
   LOCKSTEP_CHECK(graph_.flat_size == 0 || context.roots.size() == group_.roots.size());
 }
 
-void Program::run(const RunContext& context, const ReadyCallback& ready) {
-  check_context(context);
-  for (size_t i = 0; i < ops_.size(); ++i) {
-    ops_[i]->run(context, values_);
+RunContext Program::context_of(const Part& part, const RunContext& context,
+                               float* const* root) const {
+  RunContext result = context;
+  result.first_row = part.first_row;
+  if (part.gradient != nullptr) result.roots = std::span(root, 1);
+  return result;
+}
+
+void Program::run_part(Part& part, const RunContext& context, const ReadyCallback& ready) {
+  const RunContext own = context_of(part, context, &part.gradient);
+  for (size_t i = 0; i < part.ops.size(); ++i) {
+    part.ops[i]->run(own, part.values);
     const FlatRange range = written_range(graph_.ops[i]);
     if (ready && !range.empty()) ready(range.begin, range.end);
   }
 }
 
-std::vector<OpHash> Program::run_hashed(const RunContext& context) {
+Status Program::run(const RunContext& context, const ReadyCallback& ready) {
   check_context(context);
-  std::vector<OpHash> hashes;
-  for (size_t i = 0; i < ops_.size(); ++i) {
-    ops_[i]->run(context, values_);
-    hashes.push_back({graph_.ops[i].name, hash_results(graph_.ops[i], context)});
+  const bool separate = device_.separates_partitions();
+  const ReadyCallback ready_by_op = separate ? ReadyCallback{} : ready;
+  LOCKSTEP_RETURN_IF_ERROR(
+      device_.play(&recording_, context, static_cast<int>(parts_.size()),
+                   [&](int part) { run_part(parts_[part], context, ready_by_op); }));
+  if (!separate || graph_.flat_size == 0) return {};
+  LOCKSTEP_RETURN_IF_ERROR(add_up_roots(context));
+  if (ready) ready(0, graph_.flat_size);
+  return {};
+}
+
+Status Program::add_up_roots(const RunContext& context) {
+  std::vector<TreePiece> pieces;
+  for (const Part& part : parts_) pieces.push_back({{part.group.first, 0}, part.gradient});
+  for (size_t i = 0; i < group_.roots.size(); ++i) {
+    LOCKSTEP_RETURN_IF_ERROR(
+        device_.sum(sum_terms(pieces, group_.roots[i]), graph_.flat_size, context.roots[i]));
   }
+  return {};
+}
+
+Result<std::vector<OpHash>> Program::run_hashed(const RunContext& context) {
+  check_context(context);
+  LOCKSTEP_CHECK(parts_.size() == 1);
+  Part& part = parts_[0];
+  std::vector<OpHash> hashes;
+  Status hashed;
+  LOCKSTEP_RETURN_IF_ERROR(device_.play(nullptr, context, 1, [&](int) {
+    const RunContext own = context_of(part, context, context.roots.data());
+    for (size_t i = 0; i < part.ops.size() && hashed.ok(); ++i) {
+      part.ops[i]->run(own, part.values);
+      const auto hash = hash_results(part, graph_.ops[i], own);
+      hashed = hash.ok() ? Status{} : Status{hash.error()};
+      if (hash.ok()) hashes.push_back({graph_.ops[i].name, *hash});
+    }
+  }));
+  LOCKSTEP_RETURN_IF_ERROR(hashed);
   return hashes;
 }
 
-uint64_t Program::hash_results(const OpDesc& op, const RunContext& context) {
+Result<uint64_t> Program::hash_results(Part& part, const OpDesc& op, const RunContext& context) {
   std::vector<float> results;
-  const auto append = [&](const float* value, int rows, int64_t features) {
-    const size_t begin = results.size();
-    results.resize(begin + static_cast<size_t>(rows * features));
-    device_.download(value, rows, features, results.data() + begin);
+  const auto append = [&](int64_t count) {
+    results.resize(results.size() + static_cast<size_t>(count));
+    return results.data() + results.size() - count;
   };
+  const int rows = part.group.total_rows();
   for (const int output : op.outputs) {
-    append(values_[output], group_.total_rows(), graph_.values[output].features());
+    const int64_t features = graph_.values[output].features();
+    LOCKSTEP_RETURN_IF_ERROR(
+        device_.download(part.values[output], rows, features, append(rows * features)));
   }
   const FlatRange range = written_range(op);
+  const int64_t count = range.end - range.begin;
   for (const float* root : context.roots) {
-    const float* begin = root + range.begin;
-    if (device_.shares_host_memory()) {
-      results.insert(results.end(), begin, root + range.end);
-    } else if (!range.empty()) {
-      append(begin, 1, range.end - range.begin);
-    }
+    if (range.empty()) continue;
+    LOCKSTEP_RETURN_IF_ERROR(device_.copy_to_host(root + range.begin, count, append(count)));
   }
   return xxh3(results.data(), results.size() * sizeof(float));
+}
+
+Status Program::download_output(float* row_major) {
+  const int64_t features = graph_.values[graph_.output].features();
+  for (const Part& part : parts_) {
+    LOCKSTEP_RETURN_IF_ERROR(device_.download(part.values[graph_.output], part.group.total_rows(),
+                                              features, row_major + part.first_row * features));
+  }
+  return {};
 }
 
 Result<Program*> ProgramSet::program_for(const PartitionGroup& group) {
   for (const std::unique_ptr<Program>& program : programs_) {
     if (program->group() == group) return program.get();
   }
-  LOCKSTEP_RETURN_IF_ERROR(reserve(plan_memory(graph_, device_, group.total_rows()).arena_bytes));
+  LOCKSTEP_RETURN_IF_ERROR(reserve(Program::planned_bytes(device_, graph_, group)));
   LOCKSTEP_ASSIGN(auto program, Program::create(device_, graph_, group, *arena_));
   programs_.push_back(std::move(program));
   return programs_.back().get();

@@ -28,40 +28,61 @@ struct OpHash {
 };
 
 // Owns its prepared ops; device, graph and arena outlive it. All calls on the device's thread.
+//
+// On a device that separates partitions, a Program has a part for each partition that holds rows,
+// with memory of its own; the gradients of the parts are added up to the roots at the end.
 class Program {
  public:
-  // `arena` must hold plan_memory(...).arena_bytes for the group's rows and outlive the Program.
-  // The group must hold at least one row.
+  // `arena` must hold planned_bytes(...) and outlive the Program. The group must hold at least one
+  // row.
   static Result<std::unique_ptr<Program>> create(Device& device, const Graph& graph,
                                                  const PartitionGroup& group, Buffer& arena);
+  // Bytes of the arena.
+  static int64_t planned_bytes(const Device& device, const Graph& graph,
+                               const PartitionGroup& group);
 
   // Moves to another arena; what the last run left is gone.
   void bind(Buffer& arena);
-  int64_t arena_bytes() const { return plan_.arena_bytes; }
 
   // Called after an op has written gradients or metrics: the flat range [begin, end) of every root
   // is final. Ranges are disjoint and together cover the whole flat vector.
   using ReadyCallback = std::function<void(int64_t begin, int64_t end)>;
-  void run(const RunContext& context, const ReadyCallback& ready);
+  // On a device with memory of its own the work may still be under way at the end.
+  Status run(const RunContext& context, const ReadyCallback& ready);
 
   // Runs and hashes each op's outputs (values as row-major rows, then its flat range in each root).
-  std::vector<OpHash> run_hashed(const RunContext& context);
+  Result<std::vector<OpHash>> run_hashed(const RunContext& context);
 
-  // The output value's memory after a run, to be read with Device::download.
-  const float* output() const { return values_[graph_.output]; }
+  // Reads the output value after a run: group().total_rows() rows.
+  Status download_output(float* row_major);
   const PartitionGroup& group() const { return group_; }
 
  private:
+  struct Part {
+    PartitionGroup group;
+    int first_row = 0;  // of the group
+    MemoryPlan plan;
+    std::vector<std::unique_ptr<PreparedOp>> ops;  // one for each of the graph's ops
+    int64_t arena_offset = 0;                      // floats
+    std::vector<float*> values;
+    float* gradient = nullptr;  // flat; nullptr where the part writes the roots itself
+  };
+
   Program(Device& device, const Graph& graph, PartitionGroup group);
+  Status prepare(Part& part);
   void check_context(const RunContext& context) const;
-  uint64_t hash_results(const OpDesc& op, const RunContext& context);
+  void run_part(Part& part, const RunContext& context, const ReadyCallback& ready);
+  // The context of one part; `root` is where its roots are named.
+  RunContext context_of(const Part& part, const RunContext& context, float* const* root) const;
+  Status add_up_roots(const RunContext& context);
+  Result<uint64_t> hash_results(Part& part, const OpDesc& op, const RunContext& context);
 
   Device& device_;
   const Graph& graph_;
   PartitionGroup group_;
-  MemoryPlan plan_;
-  std::vector<float*> values_;
-  std::vector<std::unique_ptr<PreparedOp>> ops_;  // one for each of the graph's ops
+  std::vector<Part> parts_;
+  int64_t arena_bytes_ = 0;
+  std::unique_ptr<Recording> recording_;
 };
 
 // The Programs of one device for one graph, made when a group first occurs, in one shared arena.

@@ -60,7 +60,8 @@ Status check_values(const Job& job) {
   LOCKSTEP_RETURN_IF_ERROR(check_partitions(job));
   LOCKSTEP_RETURN_IF_ERROR(check_known("loss", job.loss, {"sparse_categorical_crossentropy"}));
   LOCKSTEP_RETURN_IF_ERROR(check_known("strategy", job.strategy, {"synchronous"}));
-  LOCKSTEP_RETURN_IF_ERROR(check_known("numerics", job.numerics, {"cpu-avx2", "cpu-avx512"}));
+  LOCKSTEP_RETURN_IF_ERROR(
+      check_known("numerics", job.numerics, {"cpu-avx2", "cpu-avx512", "cuda-fp32", "cuda-tf32"}));
   for (const std::string& metric : job.metrics) {
     LOCKSTEP_RETURN_IF_ERROR(check_known("metric", metric, {"accuracy"}));
   }
@@ -112,6 +113,7 @@ Result<Job> job_from_options(const nlohmann::json& options) {
       partitions == 0 ? default_partitions(job.batch_size) : static_cast<int>(partitions);
   job.strategy = options.at("strategy");
   job.numerics = options.at("numerics");
+  if (job.numerics == "auto") job.numerics = "cpu-avx2";  // what every node can run
   LOCKSTEP_RETURN_IF_ERROR(check_values(job));
   LOCKSTEP_ASSIGN(job.optimizer, resolve_optimizer(options));
   return job;

@@ -8,14 +8,9 @@
 
 #include "host/core/partitions.h"
 #include "host/device/device.h"
+#include "host/device/sum_terms.h"
 
 namespace lockstep {
-
-// A partial sum that is there: the subtree and its values. Empty subtrees are simply absent.
-struct TreePiece {
-  Subtree subtree;
-  const float* values = nullptr;  // of the whole range that is summed
-};
 
 // The sum of the pieces in the order of the tree below `target`: a first child is copied, an absent
 // one passes the other through. Pieces are disjoint; those outside `target` are ignored. Returns

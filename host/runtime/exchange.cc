@@ -13,8 +13,8 @@ namespace lockstep {
 Result<std::unique_ptr<Exchange>> Exchange::create(ExchangeOptions options, Device& device) {
   std::unique_ptr<Exchange> exchange(new Exchange(std::move(options), device));
   for (auto& reduced : exchange->reduced_) {
-    LOCKSTEP_ASSIGN(reduced, device.allocate(exchange->options_.layout.flat_size() *
-                                             static_cast<int64_t>(sizeof(float))));
+    LOCKSTEP_ASSIGN(reduced, device.allocate_host(exchange->options_.layout.flat_size() *
+                                                  static_cast<int64_t>(sizeof(float))));
   }
   return exchange;
 }

@@ -24,7 +24,8 @@ struct NodeOptions {
   int devices = 0;  // 0: as many as there are
   int connect_timeout_ms = 10'000;
   int coordinator_away_ms = 1'800'000;  // how long it waits for one that it has joined
-  // A device for the job's numerics.
+  // How many devices this machine has for the job's numerics, and one of them.
+  std::function<int(const std::string& numerics)> available_devices;
   std::function<Result<std::unique_ptr<Device>>(const std::string& numerics, int index)>
       make_device;
   std::function<Result<std::unique_ptr<Model>>(const std::string& name, const Shape& input_shape,

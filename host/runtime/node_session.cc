@@ -109,7 +109,8 @@ Status NodeSession::load() {
   resident_before_ = resident_bytes();
   LOCKSTEP_ASSIGN(const auto model,
                   options_.build_model(job_.model, job_.input_shape, job_.classes));
-  const int devices = options_.devices > 0 ? options_.devices : available_cpus();
+  const int devices =
+      options_.devices > 0 ? options_.devices : options_.available_devices(job_.numerics);
   LOCKSTEP_ASSIGN(replica_, Replica::create(job_, *model, devices, [this](int index) {
                     return options_.make_device(job_.numerics, index);
                   }));
@@ -211,7 +212,8 @@ Status NodeSession::perform(const NodeAction& action) {
   if (const auto* epoch = std::get_if<MeasureEpoch>(&action)) return measure_epoch(*epoch);
   if (const auto* apply = std::get_if<ApplyStep>(&action)) {
     if (apply->step % job_.steps_per_epoch() == 0) replica_->begin_epoch();
-    const StepMetrics metrics = replica_->update(exchange_->reduced(apply->step), {}, digests_);
+    LOCKSTEP_ASSIGN(const StepMetrics metrics,
+                    replica_->update(exchange_->reduced(apply->step), {}, digests_));
     exchange_->applied(apply->step);
     finish_step(apply->step, metrics);
     return {};

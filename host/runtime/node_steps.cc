@@ -54,7 +54,7 @@ Status NodeSession::adopt_view(const View& view) {
   // Streams to those who are gone are closed first: what they were sending will not come.
   links_->close_others(view);
   machine_->view_adopted();
-  transfer_->adopt(view, welcome_.session);
+  LOCKSTEP_RETURN_IF_ERROR(transfer_->adopt(view, welcome_.session));
   if (exchange_) {
     exchange_->adopt(view, welcome_.session, self.step < 0 ? view.first_step : self.step);
     links_->connect(view, exchange_.get());
@@ -71,7 +71,7 @@ Status NodeSession::adopt_view(const View& view) {
 
 Status NodeSession::restore(const StateRef& state) {
   if (state.object.empty()) {
-    replica_->set_initial_state();
+    LOCKSTEP_RETURN_IF_ERROR(replica_->set_initial_state());
     machine_->state_here(0);
   } else {
     LOCKSTEP_RETURN_IF_ERROR(fetch_state(state));
@@ -128,12 +128,12 @@ Status NodeSession::await_state(int64_t step) {
 // The copy is all that the step's path pays for.
 Status NodeSession::take_snapshot() {
   if (snapshot_sender_.joinable()) snapshot_sender_.join();
+  LOCKSTEP_ASSIGN(auto state, replica_->encode_state());
   sending_snapshot_ = true;
-  snapshot_sender_ =
-      std::thread([this, bytes = replica_->encode_state(), step = replica_->state().step] {
-        send_snapshot(bytes, step);
-        sending_snapshot_ = false;
-      });
+  snapshot_sender_ = std::thread([this, bytes = std::move(state), step = replica_->state().step] {
+    send_snapshot(bytes, step);
+    sending_snapshot_ = false;
+  });
   machine_->snapshot_taken();
   return {};
 }
@@ -218,7 +218,8 @@ Status NodeSession::train_alone(const TrainAlone& action) {
   LOCKSTEP_ASSIGN(const auto roots, replica_->take_roots(step, ranges, true));
   LOCKSTEP_RETURN_IF_ERROR(replica_->compute(step, ranges, batches, [](int64_t, int64_t) {}));
   count_samples(step, ranges, batches);
-  finish_step(step, replica_->update(nullptr, roots, digests_));
+  LOCKSTEP_ASSIGN(const StepMetrics metrics, replica_->update(nullptr, roots, digests_));
+  finish_step(step, metrics);
   return {};
 }
 

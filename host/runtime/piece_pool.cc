@@ -7,7 +7,8 @@ Result<std::shared_ptr<float>> PiecePool::take() {
   {
     const std::lock_guard lock(mutex_);
     if (free_.empty()) {
-      LOCKSTEP_ASSIGN(auto buffer, device_.allocate(floats_ * static_cast<int64_t>(sizeof(float))));
+      LOCKSTEP_ASSIGN(auto buffer,
+                      device_.allocate_host(floats_ * static_cast<int64_t>(sizeof(float))));
       free_.push_back(buffer->data());
       buffers_.push_back(std::move(buffer));
     }

@@ -51,8 +51,9 @@ Replica::Replica(const Job& job, Graph training, Graph evaluation, Optimizer opt
 
 Status Replica::allocate_state() {
   const size_t count = static_cast<size_t>(training_.parameter_count);
-  for (size_t i = 0; i < 1 + optimizer_.slots().size(); ++i) {
-    LOCKSTEP_ASSIGN(auto buffer, team_->device(0).allocate(training_.parameter_count * 4));
+  const size_t vectors = 1 + optimizer_.slots().size();
+  for (size_t i = 0; i < vectors; ++i) {
+    LOCKSTEP_ASSIGN(auto buffer, team_->device(0).allocate_host(training_.parameter_count * 4));
     std::fill_n(buffer->data(), count, 0.0f);
     const std::span<float> memory(buffer->data(), count);
     if (i == 0) {
@@ -63,19 +64,65 @@ Status Replica::allocate_state() {
     state_buffers_.push_back(std::move(buffer));
   }
   free_roots_.resize(static_cast<size_t>(team_->size()));
-  set_initial_state();
+  for (int index = 0; index < team_->size() && !shares_memory(); ++index) {
+    Device& device = team_->device(index);
+    device_states_.emplace_back();
+    for (size_t i = 0; i < vectors; ++i) {
+      LOCKSTEP_ASSIGN(auto buffer, device.allocate(training_.parameter_count * 4));
+      device_states_.back().push_back(std::move(buffer));
+    }
+    LOCKSTEP_ASSIGN(auto gradient, device.allocate(training_.flat_size * 4));
+    device_gradients_.push_back(std::move(gradient));
+    LOCKSTEP_ASSIGN(auto metrics, device.allocate(job_.partitions * kMetricCount * 4));
+    device_metrics_.push_back(std::move(metrics));
+  }
+  return set_initial_state();
+}
+
+const float* Replica::weights_of(int device) const {
+  return device_states_.empty() ? state_.weights.data()
+                                : device_states_[static_cast<size_t>(device)][0]->data();
+}
+
+// From the host to every device.
+Status Replica::send_state() {
+  devices_ahead_ = false;
+  if (device_states_.empty()) return {};
+  std::vector<Status> statuses(static_cast<size_t>(team_->size()));
+  team_->run([&](int index) {
+    const auto& vectors = device_states_[static_cast<size_t>(index)];
+    for (size_t i = 0; i < vectors.size() && statuses[index].ok(); ++i) {
+      const std::span<const float> from = i == 0 ? state_.weights : state_.slots[i - 1];
+      statuses[index] = team_->device(index).copy_to_device(
+          from.data(), static_cast<int64_t>(from.size()), vectors[i]->data());
+    }
+  });
+  return first_error(statuses);
+}
+
+Status Replica::fetch_state() {
+  if (!devices_ahead_) return {};
+  const auto& vectors = device_states_[0];
+  for (size_t i = 0; i < vectors.size(); ++i) {
+    const std::span<float> to = i == 0 ? state_.weights : state_.slots[i - 1];
+    LOCKSTEP_RETURN_IF_ERROR(team_->device(0).copy_to_host(
+        vectors[i]->data(), static_cast<int64_t>(to.size()), to.data()));
+  }
+  devices_ahead_ = false;
   return {};
 }
 
-void Replica::set_weights(const std::vector<float>& weights) {
+Status Replica::set_weights(const std::vector<float>& weights) {
   LOCKSTEP_CHECK(weights.size() == state_.weights.size());
   std::copy(weights.begin(), weights.end(), state_.weights.begin());
+  return send_state();
 }
 
-void Replica::set_initial_state() {
-  set_weights(initial_weights(training_, job_.seed));
+Status Replica::set_initial_state() {
   for (const std::span<float> slot : state_.slots) std::fill(slot.begin(), slot.end(), 0.0f);
-  set_accumulators(0, 0, 0, 0);
+  const std::vector<float> weights = initial_weights(training_, job_.seed);
+  std::copy(weights.begin(), weights.end(), state_.weights.begin());
+  return set_accumulators(0, 0, 0, 0);
 }
 
 Status Replica::set_state(const StateView& state) {
@@ -90,19 +137,21 @@ Status Replica::set_state(const StateView& state) {
     std::memcpy(to, state.vectors[i].data(), state.vectors[i].size());
   }
   const StateHeader& header = state.header;
-  set_accumulators(header.step, header.loss_sum, header.correct, header.rows);
-  return {};
+  return set_accumulators(header.step, header.loss_sum, header.correct, header.rows);
 }
 
-void Replica::set_accumulators(int64_t step, double loss_sum, int64_t correct, int64_t rows) {
+Status Replica::set_accumulators(int64_t step, double loss_sum, int64_t correct, int64_t rows) {
+  LOCKSTEP_RETURN_IF_ERROR(send_state());
   state_.step = step;
   state_.loss_sum = loss_sum;
   state_.correct = correct;
   state_.rows = rows;
-  state_.digest = state_digest();
+  LOCKSTEP_ASSIGN(state_.digest, state_digest());
+  return {};
 }
 
-std::string Replica::encode_state() const {
+Result<std::string> Replica::encode_state() {
+  LOCKSTEP_RETURN_IF_ERROR(fetch_state());
   const auto parameters = static_cast<int64_t>(state_.weights.size());
   const auto vectors = static_cast<int64_t>(1 + state_.slots.size());
   std::string bytes = encode_state_header(
@@ -142,13 +191,14 @@ Result<std::vector<OpDigest>> Replica::canary(const Dataset& dataset, RowRange r
   ProgramSet programs(device, training_);
   LOCKSTEP_ASSIGN(Program * program, programs.program_for(group_of(batch_rows, range)));
   RunContext context;
-  context.weights = state_.weights.data();
+  context.weights = weights_of(0);
   context.roots = roots;
   context.batch = &batches[0];
   context.seed = job_.seed;
   context.loss_scale = 1.0f / static_cast<float>(batch_rows);
+  LOCKSTEP_ASSIGN(const auto hashes, program->run_hashed(context));
   std::vector<OpDigest> digests;
-  for (const OpHash& hash : program->run_hashed(context)) {
+  for (const OpHash& hash : hashes) {
     digests.push_back({hash.op, static_cast<int64_t>(hash.hash)});
   }
   return digests;
@@ -163,10 +213,10 @@ NodeMemory Replica::memory(PartitionRange range, bool alone) const {
     const PartitionRange device_range = range_of_part(range, team_->size(), index);
     const int64_t root_count = static_cast<int64_t>(maximal_subtrees(device_range).size());
     memory.gradients += root_count * flat_bytes * (alone ? 1 : 2);
-    const int rows = group_of(job_.batch_size, device_range).total_rows();
-    if (rows > 0) {
+    const PartitionGroup group = group_of(job_.batch_size, device_range);
+    if (group.total_rows() > 0) {
       memory.activations += team_->device(index).buffer_bytes(
-          plan_memory(training_, team_->device(index), rows).arena_bytes);
+          Program::planned_bytes(team_->device(index), training_, group));
     }
   }
   return memory;
@@ -179,15 +229,22 @@ void Replica::release_roots(int parity) {
   used_roots_[parity].clear();
 }
 
-Result<float*> Replica::take_root(int device) {
-  std::vector<float*>& free = free_roots_[static_cast<size_t>(device)];
+Result<Replica::RootMemory> Replica::take_root(int index, bool on_host) {
+  std::vector<RootMemory>& free = free_roots_[static_cast<size_t>(index)];
+  Device& device = team_->device(index);
   if (free.empty()) {
-    LOCKSTEP_ASSIGN(auto buffer, team_->device(device).allocate(training_.flat_size * 4));
-    free.push_back(buffer->data());
+    LOCKSTEP_ASSIGN(auto buffer, device.allocate(training_.flat_size * 4));
+    float* memory = buffer->data();
+    free.push_back({memory, device.shares_host_memory() ? memory : nullptr});
     root_buffers_.push_back(std::move(buffer));
   }
-  float* root = free.back();
+  RootMemory root = free.back();
   free.pop_back();
+  if (on_host && root.host == nullptr) {
+    LOCKSTEP_ASSIGN(auto buffer, device.allocate_host(training_.flat_size * 4));
+    root.host = buffer->data();
+    root_buffers_.push_back(std::move(buffer));
+  }
   return root;
 }
 
@@ -199,17 +256,27 @@ Result<std::vector<LocalRoot>> Replica::take_roots(int64_t step,
   if (alone) release_roots(1 - parity);
   roots_step_[parity] = step;
   round_roots_.assign(ranges.size(), {});
+  // The gradients of one device that is alone never leave it.
+  round_on_host_ = shares_memory() || !alone || team_->size() > 1;
   std::vector<LocalRoot> result;
   const int64_t rows = job_.rows_of_step(step);
   for (size_t device = 0; device < ranges.size(); ++device) {
     for (const Subtree& subtree : contributed_subtrees(rows, job_.partitions, ranges[device])) {
-      LOCKSTEP_ASSIGN(float* root, take_root(static_cast<int>(device)));
+      LOCKSTEP_ASSIGN(const RootMemory root, take_root(static_cast<int>(device), round_on_host_));
       used_roots_[parity].emplace_back(static_cast<int>(device), root);
       round_roots_[device].push_back(root);
-      result.push_back({subtree, root});
+      result.push_back({subtree, round_on_host_ ? root.host : root.device});
     }
   }
   return result;
+}
+
+Status Replica::fetch_roots(int index) {
+  for (const RootMemory& root : round_roots_[static_cast<size_t>(index)]) {
+    LOCKSTEP_RETURN_IF_ERROR(
+        team_->device(index).copy_to_host(root.device, training_.flat_size, root.host));
+  }
+  return {};
 }
 
 int Replica::active_devices(int64_t step, const std::vector<PartitionRange>& ranges) const {
@@ -233,77 +300,160 @@ Status Replica::compute(int64_t step, const std::vector<PartitionRange>& ranges,
       statuses[index] = program.error();
       return;
     }
+    std::vector<float*> roots;
+    for (const RootMemory& root : round_roots_[static_cast<size_t>(index)]) {
+      roots.push_back(root.device);
+    }
     RunContext context;
-    context.weights = state_.weights.data();
-    context.roots = std::span<float* const>(round_roots_[static_cast<size_t>(index)]);
+    context.weights = weights_of(index);
+    context.roots = roots;
     context.batch = &batches[index];
     context.seed = job_.seed;
     context.epoch = static_cast<uint32_t>(step / job_.steps_per_epoch());
     context.loss_scale = 1.0f / static_cast<float>(rows);
-    (*program)->run(context, ready);
+    if (shares_memory()) {
+      statuses[index] = (*program)->run(context, ready);
+      return;
+    }
+    statuses[index] = (*program)->run(context, {});
+    if (!statuses[index].ok() || !round_on_host_) return;
+    statuses[index] = fetch_roots(index);
+    if (statuses[index].ok()) ready(0, training_.flat_size);
   });
   return first_error(statuses);
 }
 
 // Every block of the flat state once, each device a share: task(its device, block), summed.
-uint64_t Replica::sum_over_blocks(const std::function<uint64_t(Device&, int64_t block)>& task) {
+Result<uint64_t> Replica::sum_over_blocks(
+    const std::function<Result<uint64_t>(Device&, int64_t block)>& task) {
   const int64_t blocks = (training_.parameter_count + kDigestBlock - 1) / kDigestBlock;
   std::vector<uint64_t> sums(static_cast<size_t>(team_->size()));
+  std::vector<Status> statuses(sums.size());
   team_->run([&](int index) {
     uint64_t sum = 0;
     for (int64_t block = blocks * index / team_->size();
-         block < blocks * (index + 1) / team_->size(); ++block) {
-      sum += task(team_->device(index), block);
+         block < blocks * (index + 1) / team_->size() && statuses[index].ok(); ++block) {
+      const Result<uint64_t> part = task(team_->device(index), block);
+      statuses[index] = part.ok() ? Status{} : Status{part.error()};
+      if (part.ok()) sum += *part;
     }
     sums[static_cast<size_t>(index)] = sum;
   });
+  LOCKSTEP_RETURN_IF_ERROR(first_error(statuses));
   return std::accumulate(sums.begin(), sums.end(), uint64_t{0});
 }
 
-uint64_t Replica::state_digest() {
-  return sum_over_blocks([&](Device& device, int64_t block) {
+Result<uint64_t> Replica::state_digest() {
+  if (!device_states_.empty()) {
+    std::vector<const float*> slots;
+    for (size_t i = 1; i < device_states_[0].size(); ++i) {
+      slots.push_back(device_states_[0][i]->data());
+    }
+    std::vector<DigestLanes> lanes(digest_blocks(training_.parameter_count));
+    LOCKSTEP_RETURN_IF_ERROR(
+        team_->device(0).digest(weights_of(0), slots, training_.parameter_count, lanes.data()));
+    return state_digest_of(lanes);
+  }
+  return sum_over_blocks([&](Device& device, int64_t block) -> Result<uint64_t> {
     const int64_t begin = block * kDigestBlock;
     const int64_t size = std::min(kDigestBlock, training_.parameter_count - begin);
     std::array<const float*, kMaxSlots> slots{};
     for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i].data() + begin;
     DigestLanes lanes;
-    device.digest(state_.weights.data() + begin, std::span(slots.data(), state_.slots.size()), size,
-                  &lanes);
+    LOCKSTEP_RETURN_IF_ERROR(device.digest(
+        state_.weights.data() + begin, std::span(slots.data(), state_.slots.size()), size, &lanes));
     return block_digest(lanes, block);
   });
 }
 
-StepMetrics Replica::update(const float* reduced, const std::vector<LocalRoot>& local,
-                            bool digests) {
+Result<StepMetrics> Replica::update(const float* reduced, const std::vector<LocalRoot>& local,
+                                    bool digests) {
   std::vector<TreePiece> pieces;
   for (const LocalRoot& root : local) pieces.push_back({root.subtree, root.values});
-  const Subtree root = root_subtree(job_.partitions);
   const UpdateDesc desc = optimizer_.update_at(state_.step + 1);
-  const int64_t count = training_.parameter_count;
-  state_.digest = sum_over_blocks([&](Device& device, int64_t block) {
-    std::array<float, kTreeSumBlock> scratch;
-    const int64_t begin = block * kTreeSumBlock;
-    const int64_t size = std::min(kTreeSumBlock, count - begin);
-    const float* gradient = reduced != nullptr
-                                ? reduced + begin
-                                : tree_sum_block(device, pieces, root, begin, size, scratch.data());
-    std::array<float*, kMaxSlots> slots{};
-    for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i].data() + begin;
-    DigestLanes lanes;
-    device.update(desc, gradient, state_.weights.data() + begin,
-                  std::span(slots.data(), state_.slots.size()), size, digests ? &lanes : nullptr);
-    return digests ? block_digest(lanes, block) : 0;
-  });
-  std::array<float, kTreeSumBlock> scratch;
-  const float* metrics = reduced != nullptr ? reduced + count
-                                            : tree_sum_block(team_->device(0), pieces, root, count,
-                                                             kMetricCount, scratch.data());
+  std::array<float, kTreeSumBlock> metrics;
+  if (!device_states_.empty()) {
+    LOCKSTEP_RETURN_IF_ERROR(update_devices(desc, reduced, pieces, digests, metrics.data()));
+  } else {
+    LOCKSTEP_ASSIGN(state_.digest, update_shared(desc, reduced, pieces, digests));
+    const int64_t count = training_.parameter_count;
+    const float* sums =
+        reduced != nullptr ? reduced + count
+                           : tree_sum_block(team_->device(0), pieces, root_subtree(job_.partitions),
+                                            count, kMetricCount, metrics.data());
+    std::copy_n(sums, kMetricCount, metrics.data());
+  }
   const StepMetrics step{metrics[0], static_cast<int64_t>(metrics[1])};
   state_.loss_sum += step.loss_sum;
   state_.correct += step.correct;
   state_.rows += job_.rows_of_step(state_.step);
   ++state_.step;
   return step;
+}
+
+// In the host's memory: each device a share of the blocks. The new state's digest.
+Result<uint64_t> Replica::update_shared(const UpdateDesc& desc, const float* reduced,
+                                        const std::vector<TreePiece>& pieces, bool digests) {
+  const Subtree root = root_subtree(job_.partitions);
+  return sum_over_blocks([&](Device& device, int64_t block) -> Result<uint64_t> {
+    std::array<float, kTreeSumBlock> scratch;
+    const int64_t begin = block * kTreeSumBlock;
+    const int64_t size = std::min(kTreeSumBlock, training_.parameter_count - begin);
+    const float* gradient = reduced != nullptr
+                                ? reduced + begin
+                                : tree_sum_block(device, pieces, root, begin, size, scratch.data());
+    std::array<float*, kMaxSlots> slots{};
+    for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i].data() + begin;
+    DigestLanes lanes;
+    LOCKSTEP_RETURN_IF_ERROR(device.update(desc, gradient, state_.weights.data() + begin,
+                                           std::span(slots.data(), state_.slots.size()), size,
+                                           digests ? &lanes : nullptr));
+    return digests ? block_digest(lanes, block) : 0;
+  });
+}
+
+// In each device's memory, the whole state on each.
+Status Replica::update_devices(const UpdateDesc& desc, const float* reduced,
+                               const std::vector<TreePiece>& pieces, bool digests, float* metrics) {
+  std::vector<float> sum;
+  if (reduced == nullptr && round_on_host_) {
+    sum.resize(static_cast<size_t>(training_.flat_size));
+    tree_sum_range(team_->device(0), pieces, root_subtree(job_.partitions), training_.flat_size,
+                   sum.data());
+    reduced = sum.data();
+  }
+  std::vector<DigestLanes> lanes(digest_blocks(training_.parameter_count));
+  std::vector<Status> statuses(static_cast<size_t>(team_->size()));
+  team_->run([&](int index) {
+    statuses[index] =
+        update_device(index, desc, reduced, pieces, index == 0 && digests ? &lanes : nullptr,
+                      index == 0 ? metrics : nullptr);
+  });
+  LOCKSTEP_RETURN_IF_ERROR(first_error(statuses));
+  devices_ahead_ = true;
+  state_.digest = digests ? state_digest_of(lanes) : 0;
+  return {};
+}
+
+Status Replica::update_device(int index, const UpdateDesc& desc, const float* reduced,
+                              const std::vector<TreePiece>& pieces, std::vector<DigestLanes>* lanes,
+                              float* metrics) {
+  Device& device = team_->device(index);
+  const auto& vectors = device_states_[static_cast<size_t>(index)];
+  float* gradient = device_gradients_[static_cast<size_t>(index)]->data();
+  const Subtree root = root_subtree(job_.partitions);
+  if (reduced != nullptr) {
+    LOCKSTEP_RETURN_IF_ERROR(device.copy_to_device(reduced, training_.flat_size, gradient));
+  } else {
+    LOCKSTEP_RETURN_IF_ERROR(device.sum(sum_terms(pieces, root), training_.flat_size, gradient));
+  }
+  std::vector<float*> slots;
+  for (size_t i = 1; i < vectors.size(); ++i) slots.push_back(vectors[i]->data());
+  LOCKSTEP_RETURN_IF_ERROR(device.update(desc, gradient, vectors[0]->data(), slots,
+                                         training_.parameter_count,
+                                         lanes == nullptr ? nullptr : lanes->data()));
+  if (metrics == nullptr) return {};
+  return device.copy_to_host(gradient + training_.parameter_count, kMetricCount, metrics);
 }
 
 void Replica::begin_epoch() {
@@ -329,17 +479,23 @@ Status Replica::measure(int64_t batch, int64_t rows, const std::vector<Partition
       return;
     }
     std::vector<float> metrics(group.roots.size() * kMetricCount);
+    float* memory = device_metrics_.empty() ? metrics.data() : device_metrics_[index]->data();
     std::vector<float*> roots;
-    for (size_t i = 0; i < group.roots.size(); ++i) roots.push_back(&metrics[i * kMetricCount]);
+    for (size_t i = 0; i < group.roots.size(); ++i) roots.push_back(memory + i * kMetricCount);
     RunContext context;
-    context.weights = state_.weights.data();
+    context.weights = weights_of(index);
     context.roots = roots;
     context.batch = &batches[index];
-    (*program)->run(context, [](int64_t, int64_t) {});
-    for (size_t i = 0; i < group.roots.size(); ++i) {
+    statuses[index] = (*program)->run(context, {});
+    if (statuses[index].ok() && !device_metrics_.empty()) {
+      statuses[index] = team_->device(index).copy_to_host(
+          memory, static_cast<int64_t>(metrics.size()), metrics.data());
+    }
+    for (size_t i = 0; i < group.roots.size() && statuses[index].ok(); ++i) {
       const int partition = group.roots[i].first;
-      measured[index].push_back({batch, partition, group.rows[partition - group.first], roots[i][0],
-                                 static_cast<int64_t>(roots[i][1])});
+      const float* sums = &metrics[i * kMetricCount];
+      measured[index].push_back({batch, partition, group.rows[partition - group.first], sums[0],
+                                 static_cast<int64_t>(sums[1])});
     }
   });
   for (const auto& of_device : measured)

@@ -23,7 +23,7 @@ namespace lockstep {
 // state[t]: all that a later step depends on.
 struct TrainState {
   int64_t step = 0;
-  std::span<float> weights;             // flat; the Replica's memory
+  std::span<float> weights;             // flat; the Replica's memory, on the host
   std::vector<std::span<float>> slots;  // the optimizer's, flat each
   uint64_t digest = 0;                  // of weights and slots; 0 where the last update made none
   // This epoch's metric accumulators.
@@ -48,6 +48,9 @@ struct NodeMemory {
 };
 
 // One owner; every call comes from the thread that made it.
+//
+// Devices with memory of their own hold the state each; the vectors of state() are then a copy,
+// which fetch_state() brings up to date.
 class Replica {
  public:
   static Result<std::unique_ptr<Replica>> create(const Job& job, const Model& model, int devices,
@@ -56,15 +59,17 @@ class Replica {
   const Graph& graph() const { return training_; }
   SliceLayout layout() const { return SliceLayout(training_.flat_size); }
   const TrainState& state() const { return state_; }
-  void set_weights(const std::vector<float>& weights);  // to evaluate
+  Status set_weights(const std::vector<float>& weights);  // to evaluate
   // The state at the job's start.
-  void set_initial_state();
+  Status set_initial_state();
   // Of a checkpoint. An error where it does not fit this job.
   Status set_state(const StateView& state);
+  // Brings the vectors of state() up to date. They stay so until the next update.
+  Status fetch_state();
   // The state as bytes: a copy.
-  std::string encode_state() const;
-  // For a state that comes in pieces, straight into the spans of state().
-  void set_accumulators(int64_t step, double loss_sum, int64_t correct, int64_t rows);
+  Result<std::string> encode_state();
+  // For a state that comes in pieces, straight into the spans of state(): ends it.
+  Status set_accumulators(int64_t step, double loss_sum, int64_t correct, int64_t rows);
   int devices() const { return team_->size(); }
   std::string device_description() const { return team_->device(0).description(); }
   Device& adder() { return team_->device(0); }
@@ -88,10 +93,10 @@ class Replica {
                  const std::vector<HostBatch>& batches, const Program::ReadyCallback& ready);
   // state[t] -> state[t+1] by the reduced gradient; nullptr: by the tree over the local roots.
   // Leaves the new state's digest in state(), but for `digests` false.
-  StepMetrics update(const float* reduced, const std::vector<LocalRoot>& local,
-                     bool digests = true);
+  Result<StepMetrics> update(const float* reduced, const std::vector<LocalRoot>& local,
+                             bool digests = true);
   // The digest of the state as it lies in memory (host/device/state_digest.h).
-  uint64_t state_digest();
+  Result<uint64_t> state_digest();
   void begin_epoch();
 
   // The metrics of this node's partitions of one validation batch.
@@ -99,12 +104,30 @@ class Replica {
                  const std::vector<HostBatch>& batches, std::vector<ValidationPart>* parts);
 
  private:
+  // Memory for one root. Both are the same where the device shares the host's memory.
+  struct RootMemory {
+    float* device = nullptr;
+    float* host = nullptr;  // nullptr until it is needed
+  };
+
   Replica(const Job& job, Graph training, Graph evaluation, Optimizer optimizer,
           std::unique_ptr<DeviceTeam> team);
+  bool shares_memory() { return team_->device(0).shares_host_memory(); }
   Status allocate_state();
-  uint64_t sum_over_blocks(const std::function<uint64_t(Device&, int64_t block)>& task);
+  Status send_state();
+  Result<uint64_t> sum_over_blocks(
+      const std::function<Result<uint64_t>(Device&, int64_t block)>& task);
+  Result<uint64_t> update_shared(const UpdateDesc& desc, const float* reduced,
+                                 const std::vector<TreePiece>& pieces, bool digests);
+  Status update_devices(const UpdateDesc& desc, const float* reduced,
+                        const std::vector<TreePiece>& pieces, bool digests, float* metrics);
+  Status update_device(int index, const UpdateDesc& desc, const float* reduced,
+                       const std::vector<TreePiece>& pieces, std::vector<DigestLanes>* lanes,
+                       float* metrics);
+  const float* weights_of(int device) const;
   PartitionGroup group_of(int64_t rows, PartitionRange range) const;
-  Result<float*> take_root(int device);
+  Result<RootMemory> take_root(int device, bool on_host);
+  Status fetch_roots(int device);
   void release_roots(int parity);
 
   const Job job_;
@@ -114,13 +137,19 @@ class Replica {
   std::unique_ptr<DeviceTeam> team_;
   std::vector<std::unique_ptr<Buffer>> state_buffers_;
   TrainState state_;
+  // [device][vector]: weights, then slots; empty where the devices share the host's memory.
+  std::vector<std::vector<std::unique_ptr<Buffer>>> device_states_;
+  std::vector<std::unique_ptr<Buffer>> device_gradients_;  // flat, one a device
+  std::vector<std::unique_ptr<Buffer>> device_metrics_;    // of an evaluation, one a device
+  bool devices_ahead_ = false;                             // the vectors of state() are old
   std::vector<std::unique_ptr<ProgramSet>> training_programs_;
   std::vector<std::unique_ptr<ProgramSet>> evaluation_programs_;
   // Memory for roots, by device: free, and in use by the steps of each parity.
-  std::vector<std::vector<float*>> free_roots_;
-  std::vector<std::pair<int, float*>> used_roots_[2];
+  std::vector<std::vector<RootMemory>> free_roots_;
+  std::vector<std::pair<int, RootMemory>> used_roots_[2];
   int64_t roots_step_[2] = {-1, -1};
-  std::vector<std::vector<float*>> round_roots_;  // [device][root]
+  std::vector<std::vector<RootMemory>> round_roots_;  // [device][root]
+  bool round_on_host_ = false;                        // its roots are wanted in the host's memory
   std::vector<std::unique_ptr<Buffer>> root_buffers_;
 };
 

@@ -18,7 +18,10 @@ std::span<float> StateTransfer::vector(int index) const {
   return index == 0 ? state.weights : state.slots[static_cast<size_t>(index) - 1];
 }
 
-void StateTransfer::adopt(const View& view, SessionId self) {
+Status StateTransfer::adopt(const View& view, SessionId self) {
+  if (view.donor == view.index_of(self) && !view.restores) {
+    LOCKSTEP_RETURN_IF_ERROR(replica_.fetch_state());
+  }
   std::set<SessionId> owed;
   {
     const std::lock_guard lock(mutex_);
@@ -28,16 +31,16 @@ void StateTransfer::adopt(const View& view, SessionId self) {
     donor_ = 0;
     step_ = view.first_step;
     const int index = view.index_of(self);
-    if (view.restores || view.donor < 0) return;
+    if (view.restores || view.donor < 0) return {};
     if (view.members[index].step < 0) {
       donor_ = view.members[view.donor].session;
       for (int i = 0; i < vectors(); ++i) {
         for (int part = 0; part < layout_.count(); ++part) missing_.insert({i, part});
       }
       missing_.insert({kAccumulators, 0});
-      return;
+      return {};
     }
-    if (view.donor != index) return;
+    if (view.donor != index) return {};
     const TrainState& state = replica_.state();
     accumulators_ = {state.loss_sum, state.correct, state.rows, state.digest};
     for (const Member& member : view.members) {
@@ -46,6 +49,7 @@ void StateTransfer::adopt(const View& view, SessionId self) {
     owed = owed_;
   }
   for (const SessionId session : owed) send_state(session);  // where there is a stream already
+  return {};
 }
 
 void StateTransfer::connected(SessionId peer) {
@@ -110,8 +114,8 @@ void StateTransfer::gave_up(SessionId, const FrameKey& key, float*) {
 Result<bool> StateTransfer::take() {
   const std::lock_guard lock(mutex_);
   if (donor_ == 0 || !missing_.empty()) return false;
-  replica_.set_accumulators(step_, accumulators_.loss_sum, accumulators_.correct,
-                            accumulators_.rows);
+  LOCKSTEP_RETURN_IF_ERROR(replica_.set_accumulators(step_, accumulators_.loss_sum,
+                                                     accumulators_.correct, accumulators_.rows));
   donor_ = 0;
   const uint64_t digest = replica_.state().digest;
   if (accumulators_.digest == 0 || accumulators_.digest == digest) return true;

@@ -21,7 +21,7 @@ class StateTransfer final : public FrameSink {
                 std::function<void()> done);
 
   // The main thread, when it adopts a view: expects the state, gives it to others, or neither.
-  void adopt(const View& view, SessionId self);
+  Status adopt(const View& view, SessionId self);
   // Whether the awaited state is whole; an error where its digest is not the donor's. Takes it up.
   Result<bool> take();
 

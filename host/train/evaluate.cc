@@ -24,7 +24,7 @@ void add_batch(const std::vector<ValidationPart>& parts, int partitions, Evaluat
 Result<Evaluation> evaluate(const Job& job, const Model& model, const std::vector<float>& weights,
                             const Dataset& dataset, int devices, const DeviceFactory& factory) {
   LOCKSTEP_ASSIGN(auto replica, Replica::create(job, model, devices, factory));
-  replica->set_weights(weights);
+  LOCKSTEP_RETURN_IF_ERROR(replica->set_weights(weights));
   BatchLoader loader(dataset,
                      {{0, dataset.rows()}, job.batch_size, job.partitions, job.seed, false});
   const auto ranges = replica->device_ranges({0, job.partitions});

@@ -122,7 +122,8 @@ class OpRunner {
     op.value()->run(context, values);  // nothing may depend on what a run leaves behind
     if (c.output > 0) {
       result.output.resize(static_cast<size_t>(c.output * rows));
-      device_.download(values[c.inputs.size()], rows, c.output, result.output.data());
+      LOCKSTEP_CHECK(
+          device_.download(values[c.inputs.size()], rows, c.output, result.output.data()).ok());
     }
     return result;
   }

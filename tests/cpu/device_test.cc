@@ -56,7 +56,7 @@ TEST(CpuDevice, InputAndDownloadAreInverse) {
         float* const values[] = {buffer->data()};
         op->run({.batch = &batch}, values);
         Floats back(batch.inputs.size());
-        device->download(buffer->data(), rows, features, back.data());
+        ASSERT_TRUE(device->download(buffer->data(), rows, features, back.data()).ok());
         EXPECT_TRUE(same_bits(back, batch.inputs));
         for (int64_t i = 0; i < floats; ++i) ASSERT_TRUE(std::isfinite(buffer->data()[i]));
       }
@@ -94,7 +94,7 @@ TEST(CpuDevice, AdamFollowsThePins) {
         w1[i] = w1[i] - (m1[i] * adam.alpha) / (std::sqrt(v1[i]) + adam.epsilon);
       }
       float* const slots[] = {m.data(), v.data()};
-      device->update(adam, g.data(), w.data(), slots, count, nullptr);
+      ASSERT_TRUE(device->update(adam, g.data(), w.data(), slots, count, nullptr).ok());
       EXPECT_EQ(first_difference(w, w1), "none");
       EXPECT_EQ(first_difference(m, m1), "none");
       EXPECT_EQ(first_difference(v, v1), "none");
@@ -123,7 +123,7 @@ TEST(CpuDevice, SgdFollowsThePins) {
       float* const slots[] = {m.data()};
       const std::span<float* const> used =
           sgd.momentum == 0 ? std::span<float* const>{} : std::span<float* const>{slots};
-      device->update(sgd, g.data(), w.data(), used, count, nullptr);
+      ASSERT_TRUE(device->update(sgd, g.data(), w.data(), used, count, nullptr).ok());
       EXPECT_EQ(first_difference(w, w1), "none");
       EXPECT_EQ(first_difference(m, m1), "none");
     }

@@ -124,7 +124,7 @@ std::vector<float> combine(Device& device, const std::vector<GroupResult>& resul
   std::vector<TreePiece> pieces;
   for (const GroupResult& result : results) {
     for (size_t i = 0; i < result.roots.size(); ++i) {
-      pieces.push_back({result.group.roots[i], result.roots[i]->data()});
+      pieces.push_back({result.group.roots[i], result.roots[i].data()});
     }
   }
   std::vector<float> sum(static_cast<size_t>(flat_size));
@@ -212,12 +212,12 @@ TEST_P(ProgramTest, hashes_name_the_op_that_differs) {
   const auto root = allocate_floats(*device_, graph.flat_size);
   float* roots[] = {root->data()};
   step.set_weights(weights);
-  const std::vector<OpHash> first = program->run_hashed(step.context(batch, 6, roots));
-  EXPECT_EQ(first, program->run_hashed(step.context(batch, 6, roots)));
+  const std::vector<OpHash> first = program->run_hashed(step.context(batch, 6, roots)).value();
+  EXPECT_EQ(first, program->run_hashed(step.context(batch, 6, roots)).value());
   ASSERT_EQ(first.size(), graph.ops.size());
   weights.back() += 1;  // the last bias
   step.set_weights(weights);
-  const std::vector<OpHash> second = program->run_hashed(step.context(batch, 6, roots));
+  const std::vector<OpHash> second = program->run_hashed(step.context(batch, 6, roots)).value();
   for (size_t i = 0; i < first.size(); ++i) {
     EXPECT_EQ(first[i].op, graph.ops[i].name);
     if (graph.ops[i].name == "dense_1/forward") {

@@ -9,6 +9,7 @@
 #include "models/models.h"
 #include "tests/nn/test_devices.h"
 #include "tests/nn/training_step.h"
+#include "tests/support/source_folder.h"
 
 namespace lockstep {
 namespace {
@@ -19,7 +20,7 @@ constexpr int kSteps = 10;
 const char* const kLoss = "sparse_categorical_crossentropy";
 
 nlohmann::json read_golden(const std::string& model) {
-  std::ifstream file(std::string(LOCKSTEP_SOURCE_DIR) + "/tests/golden/" + model + ".json");
+  std::ifstream file(source_folder() + "/tests/golden/" + model + ".json");
   LOCKSTEP_CHECK(file.good());
   return nlohmann::json::parse(file);
 }
@@ -102,16 +103,19 @@ class GoldenTest : public testing::TestWithParam<GoldenCase> {
     for (size_t i = 0; i < optimizer.slots().size(); ++i) {
       slots.push_back(allocate_floats(*device_, graph_.parameter_count));
       slot_data.push_back(slots.back()->data());
-      std::fill_n(slot_data.back(), graph_.parameter_count, 0.0f);
+      upload(*device_, std::vector<float>(static_cast<size_t>(graph_.parameter_count)),
+             slot_data.back());
     }
     const auto gradient = allocate_floats(*device_, graph_.flat_size);
     for (int t = 1; t <= kSteps; ++t) {
       const std::vector<float> flat = step.flat(batch_, partitions());
       const double expected = golden_[key + "_loss"][t - 1];
       EXPECT_NEAR(mean_loss(flat), expected, kTolerance * expected) << "step " << t;
-      std::copy(flat.begin(), flat.end(), gradient->data());
-      device_->update(optimizer.update_at(t), gradient->data(), step.weights(), slot_data,
-                      graph_.parameter_count, nullptr);
+      upload(*device_, flat, gradient->data());
+      ASSERT_TRUE(device_
+                      ->update(optimizer.update_at(t), gradient->data(), step.weights(), slot_data,
+                               graph_.parameter_count, nullptr)
+                      .ok());
     }
     compare_tensors(golden_, graph_, step.copy_weights(), key);
   }
@@ -130,9 +134,9 @@ TEST_P(GoldenTest, forward) {
   const std::vector<float> weights = golden_weights(graph);
   step.set_weights(weights);
   Program* program = step.programs().program_for(group).value();
-  program->run(step.context(batch_, batch_.rows, {}), {});
+  ASSERT_TRUE(program->run(step.context(batch_, batch_.rows, {}), {}).ok());
   std::vector<float> probabilities(static_cast<size_t>(batch_.rows * kClasses));
-  device_->download(program->output(), batch_.rows, kClasses, probabilities.data());
+  ASSERT_TRUE(program->download_output(probabilities.data()).ok());
   for (int row = 0; row < batch_.rows; ++row) {
     for (int c = 0; c < kClasses; ++c) {
       EXPECT_NEAR(probabilities[row * kClasses + c], golden_["forward"][row][c].get<double>(),

@@ -102,7 +102,8 @@ class Op : public PreparedOp {
   }
 
   void apply(const InputOp& op) {
-    std::copy_n(context_->batch->inputs.data(), rows() * op.features, out(0, op.features));
+    std::copy_n(context_->batch->inputs.data() + context_->first_row * op.features,
+                rows() * op.features, out(0, op.features));
   }
 
   // Calls visit(position in x, position in the kernel, output channel 0's position in y).
@@ -260,9 +261,10 @@ class Op : public PreparedOp {
     for (int row = 0; row < rows(); ++row) {
       Doubles y(static_cast<size_t>(op.features));
       for (int64_t f = 0; f < op.features; ++f) {
-        const auto words = philox4x32({static_cast<uint32_t>(f / 4),
-                                       context_->batch->positions[row], context_->epoch, op.layer},
-                                      key);
+        const auto words = philox4x32(
+            {static_cast<uint32_t>(f / 4), context_->batch->positions[context_->first_row + row],
+             context_->epoch, op.layer},
+            key);
         const bool kept = uniform_from_bits(words[f % 4]) >= op.rate;
         y[f] = kept ? in(0, row, op.features)[f] * scale : 0;
       }
@@ -299,7 +301,7 @@ class Op : public PreparedOp {
   void apply(const SoftmaxCrossEntropyOp& op) {
     for (int row = 0; row < rows() && !desc_.outputs.empty(); ++row) {
       Doubles gradient = softmax(in(0, row, op.classes), op.classes);
-      gradient[context_->batch->labels[row]] -= 1;
+      gradient[context_->batch->labels[context_->first_row + row]] -= 1;
       for (double& g : gradient) g *= context_->loss_scale;
       store(gradient, row);
     }
@@ -307,7 +309,7 @@ class Op : public PreparedOp {
       Doubles metrics(kMetricCount);
       for (int row = begin; row < end; ++row) {
         const float* logits = in(0, row, op.classes);
-        const int label = context_->batch->labels[row];
+        const int label = context_->batch->labels[context_->first_row + row];
         metrics[0] -= std::log(softmax(logits, op.classes)[label]);
         metrics[1] += std::max_element(logits, logits + op.classes) - logits == label ? 1 : 0;
       }
@@ -321,11 +323,14 @@ class Op : public PreparedOp {
   std::span<float* const> values_;
 };
 
+// With `separates`, Programs compute each partition by itself, as on a GPU.
 class NaiveDevice : public Device {
  public:
+  explicit NaiveDevice(bool separates = false) : separates_(separates) {}
   std::string numerics() const override { return "naive"; }
   std::string description() const override { return "the tests' naive device"; }
   bool shares_host_memory() const override { return true; }
+  bool separates_partitions() const override { return separates_; }
   void attach_thread() override {}
 
   int64_t buffer_bytes(int64_t bytes) const override { return bytes; }
@@ -335,8 +340,9 @@ class NaiveDevice : public Device {
   int64_t value_bytes(int rows, int64_t features) const override {
     return rows * features * int64_t{sizeof(float)};
   }
-  void download(const float* value, int rows, int64_t features, float* row_major) override {
+  Status download(const float* value, int rows, int64_t features, float* row_major) override {
     std::copy_n(value, rows * features, row_major);
+    return {};
   }
   Result<std::unique_ptr<PreparedOp>> prepare(const OpDesc& op,
                                               const PartitionGroup& group) override {
@@ -345,25 +351,39 @@ class NaiveDevice : public Device {
   void add(const float* a, const float* b, float* out, int64_t count) override {
     for (int64_t i = 0; i < count; ++i) out[i] = a[i] + b[i];
   }
-  void update(const UpdateDesc& desc, const float* gradient, float* weights,
-              std::span<float* const> slots, int64_t count, DigestLanes* lanes) override {
-    update(desc, gradient, weights, slots, count);
-    if (lanes != nullptr) {
-      digest(weights, std::vector<const float*>(slots.begin(), slots.end()), count, lanes);
+  Status sum(std::span<const SumTerm> terms, int64_t count, float* out) override {
+    std::vector<std::vector<float>> stack;
+    for (const SumTerm& term : terms) {
+      stack.emplace_back(term.values, term.values + count);
+      for (int merge = 0; merge < term.merges; ++merge) {
+        std::vector<float> top = std::move(stack.back());
+        stack.pop_back();
+        add(stack.back().data(), top.data(), stack.back().data(), count);
+      }
     }
+    LOCKSTEP_CHECK(stack.size() == 1);
+    std::copy(stack[0].begin(), stack[0].end(), out);
+    return {};
   }
-  void digest(const float* weights, std::span<const float* const> slots, int64_t count,
-              DigestLanes* lanes) override {
-    *lanes = {};
+  Status update(const UpdateDesc& desc, const float* gradient, float* weights,
+                std::span<float* const> slots, int64_t count, DigestLanes* lanes) override {
+    update(desc, gradient, weights, slots, count);
+    if (lanes == nullptr) return {};
+    return digest(weights, std::vector<const float*>(slots.begin(), slots.end()), count, lanes);
+  }
+  Status digest(const float* weights, std::span<const float* const> slots, int64_t count,
+                DigestLanes* lanes) override {
+    std::fill_n(lanes, (count + kDigestBlock - 1) / kDigestBlock, DigestLanes{});
     for (int64_t i = 0; i < count; ++i) {
       uint32_t x = 0;  // mix(0) is 0
       for (size_t k = slots.size(); k > 0; --k) {
         x = mix(x, kDigestWordFactor) + std::bit_cast<uint32_t>(slots[k - 1][i]);
       }
       x = mix(x, kDigestWordFactor) + std::bit_cast<uint32_t>(weights[i]);
-      uint32_t& lane = lanes->values[i % DigestLanes::kCount];
+      uint32_t& lane = lanes[i / kDigestBlock].values[i % DigestLanes::kCount];
       lane = mix(lane, kDigestLaneFactor) + x;
     }
+    return {};
   }
 
  private:
@@ -389,6 +409,8 @@ class NaiveDevice : public Device {
       weights[i] += sgd.nesterov ? sgd.momentum * slots[0][i] + step : slots[0][i];
     }
   }
+
+  const bool separates_;
 };
 
 }  // namespace lockstep::naive

@@ -70,10 +70,20 @@ inline std::unique_ptr<Buffer> allocate_floats(Device& device, int64_t count) {
   return std::move(buffer).value();
 }
 
+inline void upload(Device& device, const std::vector<float>& from, float* to) {
+  LOCKSTEP_CHECK(device.copy_to_device(from.data(), static_cast<int64_t>(from.size()), to).ok());
+}
+
+inline std::vector<float> fetch(Device& device, const float* from, int64_t count) {
+  std::vector<float> values(static_cast<size_t>(count));
+  LOCKSTEP_CHECK(device.copy_to_host(from, count, values.data()).ok());
+  return values;
+}
+
 // The flat vectors that one group's run left, one a root.
 struct GroupResult {
   PartitionGroup group;
-  std::vector<std::unique_ptr<Buffer>> roots;
+  std::vector<std::vector<float>> roots;
 };
 
 class TrainingStep {
@@ -86,27 +96,31 @@ class TrainingStep {
         weights_(allocate_floats(device, graph.parameter_count)) {}
 
   void set_weights(const std::vector<float>& weights) {
-    std::memcpy(weights_->data(), weights.data(), weights.size() * sizeof(float));
+    upload(device_, weights, weights_->data());
   }
   float* weights() { return weights_->data(); }
   std::vector<float> copy_weights() {
-    return {weights_->data(), weights_->data() + graph_.parameter_count};
+    return fetch(device_, weights_->data(), graph_.parameter_count);
   }
   ProgramSet& programs() { return programs_; }
 
   GroupResult run(const HostBatch& batch, int partitions, PartitionRange range,
                   const Program::ReadyCallback& ready = {}) {
     GroupResult result{group_of(batch.rows, partitions, range), {}};
+    std::vector<std::unique_ptr<Buffer>> buffers;
     for (size_t i = 0; i < result.group.roots.size(); ++i) {
-      result.roots.push_back(allocate_floats(device_, graph_.flat_size));
+      buffers.push_back(allocate_floats(device_, graph_.flat_size));
     }
     const HostBatch mine = slice_batch(batch, partition_begin(batch.rows, partitions, range.begin),
                                        partition_begin(batch.rows, partitions, range.end));
     std::vector<float*> roots;
-    for (const auto& root : result.roots) roots.push_back(root->data());
+    for (const auto& buffer : buffers) roots.push_back(buffer->data());
     auto program = programs_.program_for(result.group);
     LOCKSTEP_CHECK(program.ok());
-    program.value()->run(context(mine, batch.rows, roots), ready);
+    LOCKSTEP_CHECK(program.value()->run(context(mine, batch.rows, roots), ready).ok());
+    for (const float* root : roots) {
+      result.roots.push_back(fetch(device_, root, graph_.flat_size));
+    }
     return result;
   }
 
@@ -114,8 +128,7 @@ class TrainingStep {
   std::vector<float> flat(const HostBatch& batch, int partitions) {
     const GroupResult result = run(batch, partitions, {0, partitions});
     LOCKSTEP_CHECK(result.roots.size() == 1);
-    const float* root = result.roots[0]->data();
-    return {root, root + graph_.flat_size};
+    return result.roots[0];
   }
 
   RunContext context(const HostBatch& mine, int batch_rows, std::span<float* const> roots) {

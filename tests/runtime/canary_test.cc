@@ -8,6 +8,7 @@
 #include "host/job/options.h"
 #include "host/runtime/replica.h"
 #include "models/models.h"
+#include "tests/support/source_folder.h"
 
 namespace lockstep {
 namespace {
@@ -38,7 +39,7 @@ TEST(Canary, IsTheSameEachTimeAndFollowsTheRecipe) {
 // The hashes that other CPUs gave stand in tests/golden/canary.json. A CPU that differs is news,
 // not a failure: bits are promised on one kind of machine.
 TEST(Canary, IsComparedWithOtherCpus) {
-  const auto path = std::string(LOCKSTEP_SOURCE_DIR) + "/tests/golden/canary.json";
+  const auto path = source_folder() + "/tests/golden/canary.json";
   const auto recorded = nlohmann::json::parse(read_file(path).value());
   const auto canary = canary_of("seed-cnn", 0);
   const auto& ops = recorded.at("cpu-avx2").at("ops");

@@ -1,0 +1,126 @@
+// Conv2D: cuDNN does the convolution, our kernels what its plan leaves.
+#include <fmt/format.h>
+
+#include "cuda/conv_plan.h"
+#include "cuda/prepared_ops.h"
+#include "host/core/check.h"
+
+namespace lockstep::cuda {
+namespace {
+
+class Conv : public PreparedOp {
+ public:
+  Conv(const OpSetting& setting, const Conv2dOp& op, std::shared_ptr<const ConvPlan> plan)
+      : setting_(setting), op_(op), plan_(std::move(plan)) {}
+
+  void run(const RunContext& context, std::span<float* const> values) override {
+    switch (op_.pass) {
+      case Pass::forward:
+        setting_.gpu->note(forward(context, values));
+        break;
+      case Pass::data_gradient:
+        setting_.gpu->note(data_gradient(context, values));
+        break;
+      case Pass::weight_gradient:
+        setting_.gpu->note(weight_gradient(context, values));
+        break;
+    }
+  }
+
+ private:
+  int64_t window() const { return int64_t{op_.kernel_height} * op_.kernel_width * op_.in_channels; }
+  int64_t pixels() const { return int64_t{setting_.rows} * op_.out_height * op_.out_width; }
+  const float* bias(const RunContext& context) const {
+    return op_.bias_offset < 0 ? nullptr : context.weights + op_.bias_offset;
+  }
+  // From Keras' HWIO to KRSC, in the branch's scratch.
+  Status lay_out_kernel(const RunContext& context, const Branch& branch) const {
+    return launch_transpose(context.weights + op_.kernel_offset, window(), op_.out_channels,
+                            branch.scratch, branch.stream);
+  }
+
+  Status forward(const RunContext& context, std::span<float* const> values) const {
+    const Branch& branch = setting_.gpu->branch();
+    float* y = setting_.output(values);
+    LOCKSTEP_RETURN_IF_ERROR(lay_out_kernel(context, branch));
+    LOCKSTEP_RETURN_IF_ERROR(plan_->run(
+        branch.cudnn,
+        {.x = setting_.input(0, values), .kernel = branch.scratch, .bias = bias(context), .out = y},
+        branch.workspace));
+    const float* bias_left = plan_->fuses_bias() ? nullptr : bias(context);
+    const Activation activation_left =
+        plan_->fuses_activation() ? Activation::linear : op_.activation;
+    if (bias_left == nullptr && activation_left == Activation::linear) return {};
+    return launch_bias_activation(y, bias_left, activation_left, pixels(), op_.out_channels, y,
+                                  branch.stream);
+  }
+
+  Status data_gradient(const RunContext& context, std::span<float* const> values) const {
+    const Branch& branch = setting_.gpu->branch();
+    float* dx = setting_.output(values);
+    LOCKSTEP_RETURN_IF_ERROR(lay_out_kernel(context, branch));
+    LOCKSTEP_RETURN_IF_ERROR(plan_->run(
+        branch.cudnn, {.kernel = branch.scratch, .dy = setting_.input(0, values), .out = dx},
+        branch.workspace));
+    const float* mask = setting_.relu_mask(values);
+    if (mask == nullptr) return {};
+    const int64_t count = int64_t{setting_.rows} * op_.in_height * op_.in_width * op_.in_channels;
+    return launch_mask(mask, count, dx, branch.stream);
+  }
+
+  Status weight_gradient(const RunContext& context, std::span<float* const> values) const {
+    const Branch& branch = setting_.gpu->branch();
+    const float* dy = setting_.input(1, values);
+    float* gradient = context.roots[0];
+    LOCKSTEP_RETURN_IF_ERROR(
+        plan_->run(branch.cudnn, {.x = setting_.input(0, values), .dy = dy, .out = branch.scratch},
+                   branch.workspace));
+    LOCKSTEP_RETURN_IF_ERROR(launch_transpose(branch.scratch, op_.out_channels, window(),
+                                              gradient + op_.kernel_offset, branch.stream));
+    if (op_.bias_offset < 0) return {};
+    return launch_column_sums(dy, pixels(), op_.out_channels, branch.scratch,
+                              gradient + op_.bias_offset, branch.stream);
+  }
+
+  const OpSetting setting_;
+  const Conv2dOp op_;
+  const std::shared_ptr<const ConvPlan> plan_;
+};
+
+// Two ops of the same key have the same plan.
+std::string plan_key(const Conv2dOp& op, int rows, int64_t bias_alignment) {
+  return fmt::format("conv {} {} {}x{}x{} {}x{}x{} {}x{} {}x{} {},{} {} {}",
+                     static_cast<int>(op.pass), rows, op.in_height, op.in_width, op.in_channels,
+                     op.out_height, op.out_width, op.out_channels, op.kernel_height,
+                     op.kernel_width, op.stride_height, op.stride_width, op.pad_top, op.pad_left,
+                     static_cast<int>(op.activation), bias_alignment);
+}
+
+}  // namespace
+
+Prepared prepare_conv(const OpSetting& setting, const Conv2dOp& op) {
+  Gpu& gpu = *setting.gpu;
+  ConvPlanOptions options;
+  options.math = gpu.tf32() ? ConvMath::tf32 : ConvMath::fp32;
+  options.workspace_limit_bytes = cuda_pins::kVendorWorkspace;
+  options.bias_alignment_bytes = op.bias_offset < 0 ? 0 : alignment_of(op.bias_offset);
+  const int64_t window = int64_t{op.kernel_height} * op.kernel_width * op.in_channels;
+  const int64_t pixels = int64_t{setting.rows} * op.out_height * op.out_width;
+  const int64_t scratch =
+      std::max(window * op.out_channels, column_sums_scratch(pixels, op.out_channels));
+  if (scratch * int64_t{sizeof(float)} > kScratchBytes) {
+    return Error{fmt::format(
+        "its kernel of {}x{}x{}x{} is larger than the {} MiB that a kernel "
+        "may take on a GPU",
+        op.kernel_height, op.kernel_width, op.in_channels, op.out_channels, kScratchBytes >> 20)};
+  }
+  LOCKSTEP_ASSIGN(
+      auto plan,
+      gpu.conv_plans().find_or_make(plan_key(op, setting.rows, options.bias_alignment_bytes), [&] {
+        return ConvPlan::create(CudnnTarget::device(gpu.cudnn(), gpu.branch(0).cudnn), op,
+                                setting.rows, options);
+      }));
+  return std::unique_ptr<PreparedOp>(std::make_unique<Conv>(setting, op, std::move(plan)));
+}
+
+}  // namespace lockstep::cuda

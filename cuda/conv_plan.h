@@ -1,0 +1,119 @@
+// Convolutions through cuDNN's graph API. A plan is chosen once, by cuDNN's heuristics and never by
+// measuring: among the engines that are deterministic the first that keeps to the numerics and to
+// the workspace limit. The choice is a function of the op, the rows, the options, the device and
+// the version of cuDNN.
+//
+// Layouts, float32: activations NHWC, kernels KRSC ([out][height][width][in]; Keras' HWIO is
+// transposed by the caller).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cuda/vendor.h"
+#include "host/core/result.h"
+#include "host/device/ops.h"
+
+namespace lockstep {
+
+// fp32: products and sums in float32. tf32: tensor cores may round the factors to TF32.
+enum class ConvMath { fp32, tf32 };
+
+// What plans are made for: the device of a handle, or one that is only described (tests). Cheap to
+// copy.
+class CudnnTarget {
+ public:
+  // The handle outlives the target and the making of plans.
+  static CudnnTarget device(std::shared_ptr<const CudnnApi> api, cudnnHandle_t handle) {
+    return CudnnTarget(std::move(api), handle, nullptr);
+  }
+  // `json` holds a device's properties as device_json() tells them.
+  static Result<CudnnTarget> description(std::shared_ptr<const CudnnApi> api,
+                                         const std::string& json);
+
+  const std::shared_ptr<const CudnnApi>& api() const { return api_; }
+  cudnnHandle_t handle() const { return handle_; }  // nullptr: a description
+  // Of a description, else nullptr.
+  const CudnnDescriptor* properties() const { return properties_.get(); }
+  // The properties of the target's device, from which description() makes the same target.
+  Result<std::string> device_json() const;
+
+ private:
+  CudnnTarget(std::shared_ptr<const CudnnApi> api, cudnnHandle_t handle,
+              std::shared_ptr<const CudnnDescriptor> properties)
+      : api_(std::move(api)), handle_(handle), properties_(std::move(properties)) {}
+  std::shared_ptr<const CudnnApi> api_;
+  cudnnHandle_t handle_ = nullptr;
+  std::shared_ptr<const CudnnDescriptor> properties_;
+};
+
+inline constexpr int64_t kMaxAlignmentBytes = 16;  // no kernel of cuDNN loads more at once
+
+// The alignment in bytes, at most `limit`, of float number `offset` of a buffer that is itself
+// aligned to `limit` bytes (a power of two).
+int64_t alignment_of(int64_t offset, int64_t limit = kMaxAlignmentBytes);
+
+struct ConvPlanOptions {
+  ConvMath math = ConvMath::fp32;
+  int64_t workspace_limit_bytes = int64_t{64} << 20;
+  // True of every pointer that run() gets; powers of two from 4.
+  int64_t x_alignment_bytes = kMaxAlignmentBytes;       // and dx
+  int64_t y_alignment_bytes = kMaxAlignmentBytes;       // and dy
+  int64_t kernel_alignment_bytes = kMaxAlignmentBytes;  // of the KRSC buffer, and of its gradient
+  int64_t bias_alignment_bytes = 4;
+};
+
+// Device pointers of one run.
+//   forward: x, kernel (and bias where fuses_bias()) -> out = y
+//   data_gradient: dy, kernel -> out = dx     weight_gradient: x, dy -> out = the kernel's gradient
+struct ConvBuffers {
+  const float* x = nullptr;
+  const float* kernel = nullptr;
+  const float* bias = nullptr;
+  const float* dy = nullptr;
+  float* out = nullptr;
+};
+
+class ConvPlan {
+ public:
+  // op.pass of `op` for `rows` rows. Fails, naming the graph and why each candidate was refused,
+  // where no plan qualifies.
+  static Result<ConvPlan> create(const CudnnTarget& target, const Conv2dOp& op, int64_t rows,
+                                 const ConvPlanOptions& options);
+
+  // Whether the forward pass adds the bias, and applies op.activation (relu): the caller does what
+  // is left.
+  bool fuses_bias() const { return fuses_bias_; }
+  bool fuses_activation() const { return fuses_activation_; }
+  int64_t workspace_bytes() const { return workspace_bytes_; }
+  // "forward of 32x28x28x1 by 4x3x3x1: bias and relu fused, engine 0 (heuristic A, 2 of 5; knobs
+  // 2=13 27=1; no notes), workspace 0 bytes"
+  const std::string& description() const { return description_; }
+  // The plan as cuDNN writes it down, its graph included.
+  Result<std::string> json() const;
+
+  // Enqueues on the stream of `handle`, which is of the device that the plan was made for.
+  // `workspace` holds workspace_bytes() and is aligned to 256 bytes. Allocates nothing on the
+  // device and doesn't wait: it can be captured into a CUDA graph. Overwrites `out`.
+  Status run(cudnnHandle_t handle, const ConvBuffers& buffers, void* workspace) const;
+
+ private:
+  ConvPlan() = default;
+  friend class ConvPlanSearch;
+
+  Pass pass_ = Pass::forward;
+  bool fuses_bias_ = false;
+  bool fuses_activation_ = false;
+  int64_t workspace_bytes_ = 0;
+  std::string description_;
+  std::shared_ptr<const CudnnApi> api_;
+  // Older than what refers to them, so destroyed after it: tensors, operations, graph.
+  std::vector<CudnnDescriptor> graph_;
+  CudnnDescriptor config_;
+  CudnnDescriptor plan_;
+};
+
+}  // namespace lockstep

@@ -1,0 +1,143 @@
+#include "cuda/gpu.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+
+#include "host/core/check.h"
+
+namespace lockstep {
+namespace {
+
+constexpr int64_t kStagingAlignment = 256;
+
+int64_t aligned(int64_t bytes) {
+  return (bytes + kStagingAlignment - 1) / kStagingAlignment * kStagingAlignment;
+}
+
+Result<MemoryHandle> allocate_on_device(int64_t bytes) {
+  void* memory = nullptr;
+  LOCKSTEP_CUDA_CHECK(cudaMalloc(&memory, static_cast<size_t>(bytes)));
+  return MemoryHandle(memory);
+}
+
+// Where the parts of a staged batch lie in a block of memory at `base`.
+StagedBatch parts_of(std::byte* base, int rows, int64_t features, int64_t* bytes) {
+  int64_t offset = 0;
+  const auto take = [&](int64_t size) {
+    std::byte* part = base + offset;
+    offset += aligned(size);
+    return part;
+  };
+  StagedBatch batch;
+  batch.parameters = reinterpret_cast<const RunParameters*>(take(sizeof(RunParameters)));
+  batch.labels = reinterpret_cast<const int32_t*>(take(rows * int64_t{sizeof(int32_t)}));
+  batch.positions = reinterpret_cast<const uint32_t*>(take(rows * int64_t{sizeof(uint32_t)}));
+  batch.inputs = reinterpret_cast<const float*>(take(rows * features * int64_t{sizeof(float)}));
+  *bytes = offset;
+  return batch;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Gpu>> Gpu::create(const GpuInfo& info, bool tf32) {
+  std::unique_ptr<Gpu> gpu(new Gpu(info, tf32));
+  LOCKSTEP_RETURN_IF_ERROR(gpu->open());
+  return gpu;
+}
+
+Status Gpu::open() {
+  LOCKSTEP_ASSIGN(cudnn_, load_cudnn());
+  LOCKSTEP_ASSIGN(auto cublaslt, load_cublaslt());
+  LOCKSTEP_RETURN_IF_ERROR(make_current());
+  LOCKSTEP_ASSIGN(auto handle, CublasLtHandle::create(std::move(cublaslt)));
+  cublaslt_.emplace(std::move(handle));
+  for (int i = 0; i < kBranches; ++i) LOCKSTEP_RETURN_IF_ERROR(open_branch());
+  cudaEvent_t fork = nullptr;
+  LOCKSTEP_CUDA_CHECK(cudaEventCreateWithFlags(&fork, cudaEventDisableTiming));
+  events_.emplace_back(fork);
+  return {};
+}
+
+Status Gpu::open_branch() {
+  Branch branch;
+  LOCKSTEP_CUDA_CHECK(cudaStreamCreateWithFlags(&branch.stream, cudaStreamNonBlocking));
+  streams_.emplace_back(branch.stream);
+  LOCKSTEP_ASSIGN(auto memory, allocate_on_device(kScratchBytes + cuda_pins::kVendorWorkspace));
+  branch.scratch = static_cast<float*>(memory.get());
+  branch.workspace = static_cast<std::byte*>(memory.get()) + kScratchBytes;
+  workspaces_.push_back(std::move(memory));
+  LOCKSTEP_ASSIGN(auto cudnn, CudnnHandle::create(cudnn_));
+  LOCKSTEP_RETURN_IF_ERROR(cudnn.set_stream(branch.stream));
+  branch.cudnn = cudnn.get();
+  cudnn_handles_.push_back(std::move(cudnn));
+  branches_.push_back(branch);
+  cudaEvent_t joined = nullptr;
+  LOCKSTEP_CUDA_CHECK(cudaEventCreateWithFlags(&joined, cudaEventDisableTiming));
+  events_.emplace_back(joined);
+  return {};
+}
+
+Status Gpu::make_current() const { return LOCKSTEP_CUDA_STATUS(cudaSetDevice(info_.index)); }
+
+Status Gpu::fork(int branches) {
+  const cudaEvent_t event = events_.back().get();
+  LOCKSTEP_CUDA_CHECK(cudaEventRecord(event, stream()));
+  for (int i = 1; i < branches; ++i) {
+    LOCKSTEP_CUDA_CHECK(cudaStreamWaitEvent(branch(i).stream, event, 0));
+  }
+  return {};
+}
+
+Status Gpu::join(int branches) {
+  for (int i = 1; i < branches; ++i) {
+    const cudaEvent_t event = events_[static_cast<size_t>(i)].get();
+    LOCKSTEP_CUDA_CHECK(cudaEventRecord(event, branch(i).stream));
+    LOCKSTEP_CUDA_CHECK(cudaStreamWaitEvent(stream(), event, 0));
+  }
+  return {};
+}
+
+Status Gpu::finish() { return LOCKSTEP_CUDA_STATUS(cudaStreamSynchronize(stream())); }
+
+Result<std::unique_ptr<Staging>> Staging::create(int rows, int64_t features) {
+  std::unique_ptr<Staging> staging(new Staging());
+  staging->rows_ = rows;
+  staging->features_ = features;
+  parts_of(nullptr, rows, features, &staging->bytes_);
+  void* host = nullptr;
+  LOCKSTEP_CUDA_CHECK(cudaMallocHost(&host, static_cast<size_t>(staging->bytes_)));
+  staging->host_ = HostMemoryHandle(host);
+  LOCKSTEP_ASSIGN(staging->device_, allocate_on_device(staging->bytes_));
+  cudaEvent_t copied = nullptr;
+  LOCKSTEP_CUDA_CHECK(cudaEventCreateWithFlags(&copied, cudaEventDisableTiming));
+  staging->copied_ = EventHandle(copied);
+  int64_t bytes = 0;
+  staging->on_host_ = parts_of(static_cast<std::byte*>(host), rows, features, &bytes);
+  staging->on_device_ =
+      parts_of(static_cast<std::byte*>(staging->device_.get()), rows, features, &bytes);
+  return staging;
+}
+
+Status Staging::stage(const RunContext& context, cudaStream_t stream) {
+  const HostBatch& batch = *context.batch;
+  LOCKSTEP_CHECK(batch.rows == rows_ && batch.features == features_);
+  LOCKSTEP_CUDA_CHECK(cudaEventSynchronize(copied_.get()));
+  const auto copy = [](const auto* to, const auto& from) {
+    std::memcpy(const_cast<void*>(static_cast<const void*>(to)), from.data(),
+                from.size() * sizeof(from[0]));
+  };
+  LOCKSTEP_CHECK(batch.inputs.size() == static_cast<size_t>(rows_ * features_));
+  LOCKSTEP_CHECK(batch.labels.size() <= static_cast<size_t>(rows_));
+  LOCKSTEP_CHECK(batch.positions.size() <= static_cast<size_t>(rows_));
+  const RunParameters parameters{context.seed, context.epoch, context.loss_scale};
+  copy(on_host_.parameters, std::span(&parameters, 1));
+  copy(on_host_.labels, batch.labels);
+  copy(on_host_.positions, batch.positions);
+  copy(on_host_.inputs, batch.inputs);
+  LOCKSTEP_CUDA_CHECK(cudaMemcpyAsync(device_.get(), host_.get(), static_cast<size_t>(bytes_),
+                                      cudaMemcpyHostToDevice, stream));
+  return LOCKSTEP_CUDA_STATUS(cudaEventRecord(copied_.get(), stream));
+}
+
+}  // namespace lockstep

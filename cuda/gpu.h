@@ -1,0 +1,148 @@
+// What a CUDA device and its prepared ops share: streams, vendor handles, the run under way.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cuda/conv_plan.h"
+#include "cuda/device_info.h"
+#include "cuda/handle.h"
+#include "cuda/kernels.h"
+#include "cuda/matmul.h"
+#include "cuda/vendor.h"
+#include "host/core/result.h"
+#include "host/device/device.h"
+
+namespace lockstep {
+
+// Everything that decides bits on a GPU beside the kernels themselves.
+namespace cuda_pins {
+inline constexpr int64_t kVendorWorkspace = 32 << 20;  // bytes: part of what a heuristic chooses by
+}  // namespace cuda_pins
+
+// Partitions run side by side on so many streams; each has its own workspace.
+inline constexpr int kBranches = 8;
+
+// Of every value that ops read and write (host/graph/memory_plan.cc), of parameters at offset 0.
+inline constexpr int64_t kValueAlignment = 64;  // bytes
+
+// Own scratch of an op, beside the vendor's workspace.
+inline constexpr int64_t kScratchBytes = 32 << 20;
+
+// Plans by the key of what they compute: partitions and layers of the same shape share one.
+template <class Plan>
+class PlanCache {
+ public:
+  // `make` returns a Result<Plan>.
+  template <class Make>
+  Result<std::shared_ptr<Plan>> find_or_make(const std::string& key, const Make& make) {
+    const auto found = plans_.find(key);
+    if (found != plans_.end()) return found->second;
+    LOCKSTEP_ASSIGN(auto plan, make());
+    return plans_[key] = std::make_shared<Plan>(std::move(plan));
+  }
+
+ private:
+  std::map<std::string, std::shared_ptr<Plan>> plans_;
+};
+
+// A stream with what the ops on it use one after the other.
+struct Branch {
+  cudaStream_t stream = nullptr;
+  float* scratch = nullptr;       // kScratchBytes
+  void* workspace = nullptr;      // cuda_pins::kVendorWorkspace
+  cudnnHandle_t cudnn = nullptr;  // its stream is `stream`
+};
+
+// A batch in the device's memory.
+struct StagedBatch {
+  const RunParameters* parameters = nullptr;
+  const int32_t* labels = nullptr;
+  const uint32_t* positions = nullptr;
+  const float* inputs = nullptr;  // rows x features
+};
+
+// One GPU: its streams and handles. Used by one thread.
+class Gpu {
+ public:
+  static Result<std::unique_ptr<Gpu>> create(const GpuInfo& info, bool tf32);
+  Gpu(const Gpu&) = delete;
+  Gpu& operator=(const Gpu&) = delete;
+
+  const GpuInfo& info() const { return info_; }
+  bool tf32() const { return tf32_; }
+  const std::shared_ptr<const CudnnApi>& cudnn() const { return cudnn_; }
+  const CublasLtHandle& cublaslt() const { return *cublaslt_; }
+  PlanCache<ConvPlan>& conv_plans() { return conv_plans_; }
+  PlanCache<Matmul>& matmuls() { return matmuls_; }
+  // Makes this GPU the calling thread's current one.
+  Status make_current() const;
+
+  // Branch 0's: where all that is no part of a Program runs, in order.
+  cudaStream_t stream() const { return branches_[0].stream; }
+  const Branch& branch(int index) const { return branches_[static_cast<size_t>(index)]; }
+  // The branches wait for the first one; the first one waits for the others.
+  Status fork(int branches);
+  Status join(int branches);
+  // Waits for all that was launched on branch 0.
+  Status finish();
+
+  // The run under way, for the ops.
+  void begin_run(const StagedBatch& batch) { batch_ = batch; }
+  void use_branch(int index) { current_ = index; }
+  const Branch& branch() const { return branches_[static_cast<size_t>(current_)]; }
+  const StagedBatch& batch() const { return batch_; }
+  // Ops cannot return what failed: the first failure is kept until it is taken.
+  void note(const Status& status) {
+    if (failure_.ok() && !status.ok()) failure_ = status;
+  }
+  Status take_failure() { return std::exchange(failure_, {}); }
+
+ private:
+  Gpu(const GpuInfo& info, bool tf32) : info_(info), tf32_(tf32) {}
+  Status open();
+  Status open_branch();
+
+  const GpuInfo info_;
+  const bool tf32_;
+  std::shared_ptr<const CudnnApi> cudnn_;
+  std::optional<CublasLtHandle> cublaslt_;
+  std::vector<StreamHandle> streams_;
+  std::vector<CudnnHandle> cudnn_handles_;
+  std::vector<MemoryHandle> workspaces_;
+  std::vector<EventHandle> events_;  // one a branch, then the fork's
+  std::vector<Branch> branches_;
+  PlanCache<ConvPlan> conv_plans_;
+  PlanCache<Matmul> matmuls_;
+  StagedBatch batch_;
+  int current_ = 0;
+  Status failure_;
+};
+
+// One input batch, in pinned memory and on the device.
+class Staging {
+ public:
+  static Result<std::unique_ptr<Staging>> create(int rows, int64_t features);
+  // Copies the batch to the device on `stream`; waits for the copy before it, if any.
+  Status stage(const RunContext& context, cudaStream_t stream);
+  const StagedBatch& on_device() const { return on_device_; }
+
+ private:
+  Staging() = default;
+
+  int rows_ = 0;
+  int64_t features_ = 0;
+  int64_t bytes_ = 0;
+  HostMemoryHandle host_;
+  MemoryHandle device_;
+  EventHandle copied_;
+  StagedBatch on_host_;
+  StagedBatch on_device_;
+};
+
+}  // namespace lockstep
