@@ -52,20 +52,20 @@ struct CudaRecording : Recording {
   GraphHandle graph;
 };
 
-Prepared prepare_op(const OpSetting& s) {
-  struct Visitor {
-    const OpSetting& s;
-    Prepared operator()(const InputOp& op) { return prepare_input(s, op); }
-    Prepared operator()(const Conv2dOp& op) { return prepare_conv(s, op); }
-    Prepared operator()(const DenseOp& op) { return prepare_dense(s, op); }
-    Prepared operator()(const MaxPool2dOp& op) { return prepare_pool(s, op); }
-    Prepared operator()(const DropoutOp& op) { return prepare_dropout(s, op); }
-    Prepared operator()(const ReluOp& op) { return prepare_relu(s, op); }
-    Prepared operator()(const SoftmaxOp& op) { return prepare_softmax(s, op); }
-    Prepared operator()(const SoftmaxCrossEntropyOp& op) { return prepare_loss(s, op); }
-  };
-  return std::visit(Visitor{s}, s.op.attributes);
-}
+struct Visitor {
+  const OpSetting& s;
+  Prepared operator()(const InputOp& op) { return prepare_input(s, op); }
+  Prepared operator()(const Conv2dOp& op) { return prepare_conv(s, op); }
+  Prepared operator()(const DenseOp& op) { return prepare_dense(s, op); }
+  Prepared operator()(const MaxPool2dOp& op) { return prepare_pool(s, op); }
+  Prepared operator()(const DropoutOp& op) { return prepare_dropout(s, op); }
+  Prepared operator()(const ReluOp& op) { return prepare_relu(s, op); }
+  Prepared operator()(const SoftmaxOp& op) { return prepare_softmax(s, op); }
+  Prepared operator()(const SoftmaxCrossEntropyOp& op) { return prepare_loss(s, op); }
+  Prepared operator()(const auto&) { return Error{"the CUDA device cannot compute this op yet"}; }
+};
+
+Prepared prepare_op(const OpSetting& s) { return std::visit(Visitor{s}, s.op.attributes); }
 
 class CudaDevice : public Device {
  public:

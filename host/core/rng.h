@@ -5,6 +5,8 @@
 #include <array>
 #include <cstdint>
 
+#include "host/core/math_normal.h"
+
 namespace lockstep {
 
 // The finalizer of splitmix64 (Steele, Lea, Flood 2014): a bijection of 64-bit words.
@@ -41,6 +43,11 @@ constexpr std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, ui
 // Uniform in [0, 1) with 24 bits.
 constexpr float uniform_from_bits(uint32_t bits) {
   return static_cast<float>(bits >> 8) * (1.0f / 16777216.0f);
+}
+
+// A standard normal number of two words.
+LOCKSTEP_MATH float normal_from_bits(uint32_t word0, uint32_t word1) {
+  return math::normal_of<math::ScalarOps>(static_cast<int32_t>(word0), static_cast<int32_t>(word1));
 }
 
 // The i-th uniform number in [0, 1) of the stream `key`.

@@ -31,20 +31,22 @@ const KernelTable& kernels_of(std::string_view numerics) {
   return numerics == "cpu-avx512" ? avx512_kernels() : avx2_kernels();
 }
 
+struct Visitor {
+  const OpSetting& s;
+  std::unique_ptr<PreparedOp> operator()(const InputOp& op) { return prepare_input(s, op); }
+  std::unique_ptr<PreparedOp> operator()(const Conv2dOp& op) { return prepare_conv(s, op); }
+  std::unique_ptr<PreparedOp> operator()(const DenseOp& op) { return prepare_dense(s, op); }
+  std::unique_ptr<PreparedOp> operator()(const MaxPool2dOp& op) { return prepare_pool(s, op); }
+  std::unique_ptr<PreparedOp> operator()(const DropoutOp& op) { return prepare_dropout(s, op); }
+  std::unique_ptr<PreparedOp> operator()(const ReluOp& op) { return prepare_relu(s, op); }
+  std::unique_ptr<PreparedOp> operator()(const SoftmaxOp& op) { return prepare_softmax(s, op); }
+  std::unique_ptr<PreparedOp> operator()(const SoftmaxCrossEntropyOp& op) {
+    return prepare_loss(s, op);
+  }
+  std::unique_ptr<PreparedOp> operator()(const auto&) { return nullptr; }
+};
+
 std::unique_ptr<PreparedOp> prepare_op(const OpSetting& s) {
-  struct Visitor {
-    const OpSetting& s;
-    std::unique_ptr<PreparedOp> operator()(const InputOp& op) { return prepare_input(s, op); }
-    std::unique_ptr<PreparedOp> operator()(const Conv2dOp& op) { return prepare_conv(s, op); }
-    std::unique_ptr<PreparedOp> operator()(const DenseOp& op) { return prepare_dense(s, op); }
-    std::unique_ptr<PreparedOp> operator()(const MaxPool2dOp& op) { return prepare_pool(s, op); }
-    std::unique_ptr<PreparedOp> operator()(const DropoutOp& op) { return prepare_dropout(s, op); }
-    std::unique_ptr<PreparedOp> operator()(const ReluOp& op) { return prepare_relu(s, op); }
-    std::unique_ptr<PreparedOp> operator()(const SoftmaxOp& op) { return prepare_softmax(s, op); }
-    std::unique_ptr<PreparedOp> operator()(const SoftmaxCrossEntropyOp& op) {
-      return prepare_loss(s, op);
-    }
-  };
   return std::visit(Visitor{s}, s.op.attributes);
 }
 
@@ -85,7 +87,9 @@ class CpuDevice : public Device {
 
   Result<std::unique_ptr<PreparedOp>> prepare(const OpDesc& op,
                                               const PartitionGroup& group) override {
-    return prepare_op({&kernels_, op, group});
+    auto prepared = prepare_op({&kernels_, op, group});
+    if (prepared == nullptr) return Error{"the CPU device cannot compute this op yet"};
+    return prepared;
   }
 
   void add(const float* a, const float* b, float* out, int64_t count) override {

@@ -10,14 +10,23 @@ namespace lockstep::cpu::LOCKSTEP_ISA {
 struct VectorOps {
   using Float = Vec;
   using Int = IVec;
+  using Mask = LOCKSTEP_ISA::Mask;
   LOCKSTEP_SIMD static Vec set(float x) { return LOCKSTEP_ISA::set(x); }
   LOCKSTEP_SIMD static IVec set_int(int32_t x) { return LOCKSTEP_ISA::set_int(x); }
   LOCKSTEP_SIMD static Vec add(Vec a, Vec b) { return LOCKSTEP_ISA::add(a, b); }
   LOCKSTEP_SIMD static Vec sub(Vec a, Vec b) { return LOCKSTEP_ISA::sub(a, b); }
   LOCKSTEP_SIMD static Vec mul(Vec a, Vec b) { return LOCKSTEP_ISA::mul(a, b); }
+  LOCKSTEP_SIMD static Vec div(Vec a, Vec b) { return LOCKSTEP_ISA::div(a, b); }
+  LOCKSTEP_SIMD static Vec sqrt(Vec a) { return LOCKSTEP_ISA::sqrt(a); }
+  LOCKSTEP_SIMD static Vec floor(Vec a) { return LOCKSTEP_ISA::floor(a); }
   LOCKSTEP_SIMD static Vec fma(Vec a, Vec b, Vec c) { return LOCKSTEP_ISA::fma(a, b, c); }
   LOCKSTEP_SIMD static IVec add_int(IVec a, IVec b) { return LOCKSTEP_ISA::add_int(a, b); }
   LOCKSTEP_SIMD static IVec sub_int(IVec a, IVec b) { return LOCKSTEP_ISA::sub_int(a, b); }
+  LOCKSTEP_SIMD static IVec bit_and(IVec a, IVec b) { return LOCKSTEP_ISA::bit_and(a, b); }
+  LOCKSTEP_SIMD static IVec bit_or(IVec a, IVec b) { return LOCKSTEP_ISA::bit_or(a, b); }
+  LOCKSTEP_SIMD static IVec exclusive_or(IVec a, IVec b) {
+    return LOCKSTEP_ISA::exclusive_or(a, b);
+  }
   template <int kBits>
   LOCKSTEP_SIMD static IVec shift_left(IVec a) {
     return LOCKSTEP_ISA::shift_left<kBits>(a);
@@ -26,11 +35,23 @@ struct VectorOps {
   LOCKSTEP_SIMD static IVec shift_right(IVec a) {
     return LOCKSTEP_ISA::shift_right<kBits>(a);
   }
+  template <int kBits>
+  LOCKSTEP_SIMD static IVec shift_right_unsigned(IVec a) {
+    return LOCKSTEP_ISA::shift_right_unsigned<kBits>(a);
+  }
   LOCKSTEP_SIMD static Vec to_float(IVec a) { return LOCKSTEP_ISA::to_float(a); }
   LOCKSTEP_SIMD static IVec bits(Vec a) { return LOCKSTEP_ISA::bits(a); }
   LOCKSTEP_SIMD static Vec from_bits(IVec a) { return LOCKSTEP_ISA::from_bits(a); }
   LOCKSTEP_SIMD static Mask greater(Vec a, Vec b) { return LOCKSTEP_ISA::greater(a, b); }
+  LOCKSTEP_SIMD static Mask greater_equal(Vec a, Vec b) {
+    return LOCKSTEP_ISA::greater_equal(a, b);
+  }
+  LOCKSTEP_SIMD static Mask less(Vec a, Vec b) { return LOCKSTEP_ISA::less(a, b); }
   LOCKSTEP_SIMD static Mask equal(Vec a, Vec b) { return LOCKSTEP_ISA::equal(a, b); }
+  LOCKSTEP_SIMD static Mask equal_int(IVec a, IVec b) { return LOCKSTEP_ISA::equal_int(a, b); }
+  LOCKSTEP_SIMD static Mask both(Mask a, Mask b) { return LOCKSTEP_ISA::both(a, b); }
+  LOCKSTEP_SIMD static Mask either(Mask a, Mask b) { return LOCKSTEP_ISA::either(a, b); }
+  LOCKSTEP_SIMD static Mask without(Mask a, Mask b) { return LOCKSTEP_ISA::without(a, b); }
   LOCKSTEP_SIMD static Vec select(Mask m, Vec a, Vec b) { return LOCKSTEP_ISA::select(m, a, b); }
 };
 

@@ -39,11 +39,13 @@ LOCKSTEP_SIMD Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
 LOCKSTEP_SIMD Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
 LOCKSTEP_SIMD Vec div(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
 LOCKSTEP_SIMD Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
+LOCKSTEP_SIMD Vec floor(Vec a) { return {_mm256_floor_ps(a.v)}; }
 LOCKSTEP_SIMD Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 // a > b ? a : b, in NaN and signed zeros too.
 LOCKSTEP_SIMD Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
 LOCKSTEP_SIMD Mask greater(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)}; }
 LOCKSTEP_SIMD Mask greater_equal(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)}; }
+LOCKSTEP_SIMD Mask less(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
 LOCKSTEP_SIMD Mask equal(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
 LOCKSTEP_SIMD Mask no_lanes() { return {_mm256_setzero_ps()}; }
 LOCKSTEP_SIMD Mask both(Mask a, Mask b) { return {_mm256_and_ps(a.v, b.v)}; }
@@ -62,6 +64,8 @@ LOCKSTEP_SIMD IVec set_int(int32_t x) { return {_mm256_set1_epi32(x)}; }
 LOCKSTEP_SIMD IVec add_int(IVec a, IVec b) { return {_mm256_add_epi32(a.v, b.v)}; }
 LOCKSTEP_SIMD IVec sub_int(IVec a, IVec b) { return {_mm256_sub_epi32(a.v, b.v)}; }
 LOCKSTEP_SIMD IVec mul_int(IVec a, IVec b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
+LOCKSTEP_SIMD IVec bit_and(IVec a, IVec b) { return {_mm256_and_si256(a.v, b.v)}; }
+LOCKSTEP_SIMD IVec bit_or(IVec a, IVec b) { return {_mm256_or_si256(a.v, b.v)}; }
 LOCKSTEP_SIMD IVec exclusive_or(IVec a, IVec b) { return {_mm256_xor_si256(a.v, b.v)}; }
 LOCKSTEP_SIMD Mask equal_int(IVec a, IVec b) {
   return {_mm256_castsi256_ps(_mm256_cmpeq_epi32(a.v, b.v))};

@@ -38,12 +38,16 @@ LOCKSTEP_SIMD Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 LOCKSTEP_SIMD Vec div(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
 // With a zeroing mask, because GCC 12 warns of its own headers' undefined registers without.
 LOCKSTEP_SIMD Vec sqrt(Vec a) { return {_mm512_maskz_sqrt_ps(0xffff, a.v)}; }
+LOCKSTEP_SIMD Vec floor(Vec a) {
+  return {_mm512_maskz_roundscale_ps(0xffff, a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+}
 LOCKSTEP_SIMD Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 LOCKSTEP_SIMD Vec max(Vec a, Vec b) { return {_mm512_maskz_max_ps(0xffff, a.v, b.v)}; }
 LOCKSTEP_SIMD Mask greater(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
 LOCKSTEP_SIMD Mask greater_equal(Vec a, Vec b) {
   return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ)};
 }
+LOCKSTEP_SIMD Mask less(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
 LOCKSTEP_SIMD Mask equal(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
 LOCKSTEP_SIMD Mask no_lanes() { return {0}; }
 LOCKSTEP_SIMD Mask both(Mask a, Mask b) { return {_kand_mask16(a.v, b.v)}; }
@@ -58,6 +62,8 @@ LOCKSTEP_SIMD IVec set_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
 LOCKSTEP_SIMD IVec add_int(IVec a, IVec b) { return {_mm512_add_epi32(a.v, b.v)}; }
 LOCKSTEP_SIMD IVec sub_int(IVec a, IVec b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 LOCKSTEP_SIMD IVec mul_int(IVec a, IVec b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+LOCKSTEP_SIMD IVec bit_and(IVec a, IVec b) { return {_mm512_and_si512(a.v, b.v)}; }
+LOCKSTEP_SIMD IVec bit_or(IVec a, IVec b) { return {_mm512_or_si512(a.v, b.v)}; }
 LOCKSTEP_SIMD IVec exclusive_or(IVec a, IVec b) { return {_mm512_xor_si512(a.v, b.v)}; }
 LOCKSTEP_SIMD Mask equal_int(IVec a, IVec b) { return {_mm512_cmpeq_epi32_mask(a.v, b.v)}; }
 template <int kBits>

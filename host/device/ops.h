@@ -6,11 +6,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "host/core/partitions.h"
+#include "host/device/expression.h"
 
 namespace lockstep {
 
@@ -19,9 +21,14 @@ enum class Activation { linear, relu };
 // Which of an op's three computations: y = f(x, w), dx from dy, or dw from (x, dy).
 enum class Pass { forward, data_gradient, weight_gradient };
 
-// Copies a host batch to the device. Outputs: x.
+// What a row of a host batch holds.
+enum class BatchPart { inputs, targets, weights };
+
+// Copies columns [offset, offset + features) of a host batch to the device. Outputs: x.
 struct InputOp {
   int64_t features = 0;
+  int64_t offset = 0;
+  BatchPart part = BatchPart::inputs;
 };
 
 // Cross-correlation, kernel HWIO, padding with zeros (Keras' Conv2D). The bias is added and the
@@ -78,6 +85,121 @@ struct ReluOp {
   int64_t features = 0;
 };
 
+// Where element f of an op finds its element of a smaller operand: (f / divisor) % modulus.
+// Channels last: {1, channels}; first: {height * width, channels}; one for a whole row: {1, 1}.
+struct Broadcast {
+  int64_t divisor = 1;
+  int64_t modulus = 0;  // the operand's features
+  int64_t at(int64_t f) const { return f / divisor % modulus; }
+  bool operator==(const Broadcast&) const = default;
+};
+
+struct MapOperand {
+  // The operand is op.inputs[input], or where `input` is -1 the parameters at `offset`.
+  int input = -1;
+  int64_t offset = 0;
+  Broadcast broadcast;
+};
+
+// y[f] = expression(operands at f), elementwise. Scalar 0 is RunContext::loss_scale. Stream s of
+// feature f of the row at position `pos` of epoch e: words of
+//   philox4x32({n, pos, e, layer + (s << 20)}, derive_key(seed, 'nois', call)),  n = noise.at(f):
+// a uniform number takes the first, a normal one the first two.
+// Outputs: y. Inputs as the operands say.
+struct MapOp {
+  int64_t features = 0;
+  Expression expression;
+  std::vector<MapOperand> operands;
+  Broadcast noise;
+  uint32_t layer = 0;
+  uint32_t call = 0;
+};
+inline constexpr uint64_t kNoisePurpose = 0x6e6f6973;  // 'nois'
+
+// roots[offset + c] = the sum over rows and over f with broadcast.at(f) == c of x[f]: in a row by
+// rising f, then rows in order. Inputs: x.
+struct ParameterSumOp {
+  int64_t features = 0;
+  Broadcast broadcast;
+  int64_t offset = 0;
+};
+
+// For each output element a list of input elements, end to end: those of element o are
+// [begin[o], begin[o + 1]).
+struct IndexLists {
+  std::vector<int64_t> begin;  // outputs + 1
+  std::vector<int32_t> index;  // of the inputs, laid side by side
+  std::vector<float> factor;   // one an index, or empty: all 1
+  int64_t inputs = 0;          // input elements
+  int64_t outputs() const { return static_cast<int64_t>(begin.size()) - 1; }
+};
+// The lists of the elements that read each input element, by rising output.
+IndexLists transposed(const IndexLists& lists);
+
+enum class Gathering { sum, maximum };
+
+// y[o] = the sum of factor * x, or the largest x, over the list of o, in the list's order, the
+// first copied (or multiplied); an element with an empty list is `fill`. All that pads, crops,
+// permutes, repeats, concatenates, averages or resizes. Inputs: one or more x, side by side.
+struct GatherOp {
+  std::shared_ptr<const IndexLists> lists;
+  std::vector<int64_t> input_features;  // of each input
+  Gathering gathering = Gathering::sum;
+  float fill = 0;
+};
+
+// The gradient of a GatherOp by maximum. dy[o] goes to the first of the list's elements that equals
+// y[o]; with split_ties in equal parts to all of them. dx[i] adds up by rising o. Inputs: x, y, dy.
+struct GatherMaximumGradientOp {
+  std::shared_ptr<const IndexLists> lists;
+  std::shared_ptr<const IndexLists> readers;  // transposed(*lists)
+  bool split_ties = false;
+};
+
+// For each b and row: out[m, n] = the sum over k of x[m, k] * z[k, n], by rising k. Element [m, k]
+// of matrix b of x is x[b * x_strides.batch + m * x_strides.row + k * x_strides.column], and so on.
+// Inputs: x, z. Outputs: out, of `features` features.
+struct MatrixStrides {
+  int64_t batch = 0, row = 0, column = 0;
+};
+struct MatmulOp {
+  int64_t batches = 1, rows = 0, inner = 0, columns = 0;
+  MatrixStrides x, z, out;
+  int64_t x_features = 0, z_features = 0, features = 0;
+};
+
+// y[t * units + u] = parameters[offset + x[t] * units + u]: x holds whole numbers in
+// [0, vocabulary); others give NaN. weight_gradient: x, dy -> roots, rows and t in order.
+struct EmbeddingOp {
+  Pass pass = Pass::forward;
+  int64_t length = 0;  // features of x
+  int64_t vocabulary = 0, units = 0;
+  int64_t offset = 0;
+};
+
+// Batch normalization over the rows of each partition (and all features of a channel).
+//   forward: x -> y = (x - mean) * deviation * gamma + beta, mean, deviation = 1 / sqrt(variance +
+//     epsilon); mean and deviation are partition values of `channel.modulus` features. Also
+//     roots[mean_offset + c] = rows * mean, and behind that rows * variance (biased), for the
+//     moving averages: summed over the partitions.
+//   data_gradient: x, dy, mean, deviation -> dx, and the gradients of gamma and beta in roots.
+// Sums run over the rows in order, in a row by rising f.
+struct BatchNormOp {
+  Pass pass = Pass::forward;
+  int64_t features = 0;
+  Broadcast channel;
+  float epsilon = 0;
+  int64_t gamma_offset = -1, beta_offset = -1;      // -1: none, as 1 and 0
+  int64_t gamma_gradient = -1, beta_gradient = -1;  // in roots; -1: not wanted
+  int64_t mean_offset = -1;                         // in roots; -1: no moving averages
+};
+
+// roots[offset + i] = the sum over rows of x[i], rows in order. Inputs: x of `count` features.
+struct RowSumOp {
+  int64_t count = 0;
+  int64_t offset = 0;
+};
+
 // logits -> probabilities, one softmax a row.
 struct SoftmaxOp {
   int64_t features = 0;
@@ -94,8 +216,10 @@ struct SoftmaxCrossEntropyOp {
 };
 inline constexpr int64_t kMetricCount = 2;
 
-using OpAttributes = std::variant<InputOp, Conv2dOp, DenseOp, MaxPool2dOp, DropoutOp, ReluOp,
-                                  SoftmaxOp, SoftmaxCrossEntropyOp>;
+using OpAttributes =
+    std::variant<InputOp, Conv2dOp, DenseOp, MaxPool2dOp, DropoutOp, ReluOp, SoftmaxOp,
+                 SoftmaxCrossEntropyOp, MapOp, ParameterSumOp, GatherOp, GatherMaximumGradientOp,
+                 MatmulOp, EmbeddingOp, BatchNormOp, RowSumOp>;
 
 struct OpDesc {
   std::string name;  // layer and pass, for messages and the canary

@@ -9,10 +9,12 @@
 
 namespace lockstep {
 
-// An activation or its gradient; one row a sample.
+// An activation or its gradient; one row a sample, or one a partition (its statistics): then
+// partition i of the group has features [i * features, (i + 1) * features) of plain memory.
 struct Value {
   std::string name;
   Shape shape;  // of one row
+  bool per_partition = false;
   int64_t features() const { return element_count(shape); }
 };
 

@@ -23,7 +23,7 @@ struct Life {
   }
 };
 
-std::vector<Life> lives_of(const Graph& graph, const Device& device, int rows) {
+std::vector<Life> lives_of(const Graph& graph, const Device& device, int rows, int partitions) {
   std::vector<Life> lives(graph.values.size());
   const auto touch = [&](int value, int op) {
     LOCKSTEP_CHECK(lives[value].first_op >= 0);
@@ -34,7 +34,10 @@ std::vector<Life> lives_of(const Graph& graph, const Device& device, int rows) {
     const int index = static_cast<int>(i);
     for (const int output : op.outputs) {
       LOCKSTEP_CHECK(lives[output].first_op < 0);
-      const int64_t bytes = device.value_bytes(rows, graph.values[output].features());
+      const Value& value = graph.values[output];
+      const int64_t bytes = value.per_partition
+                                ? partitions * value.features() * int64_t{sizeof(float)}
+                                : device.value_bytes(rows, value.features());
       const int64_t aligned = (bytes + kAlignment - 1) / kAlignment * kAlignment;
       lives[output] = {output, index, index, aligned, -1};
     }
@@ -66,8 +69,8 @@ int64_t best_offset(const std::vector<Life>& placed, const Life& life) {
 
 }  // namespace
 
-MemoryPlan plan_memory(const Graph& graph, const Device& device, int rows) {
-  std::vector<Life> lives = lives_of(graph, device, rows);
+MemoryPlan plan_memory(const Graph& graph, const Device& device, int rows, int partitions) {
+  std::vector<Life> lives = lives_of(graph, device, rows, partitions);
   std::stable_sort(lives.begin(), lives.end(),
                    [](const Life& a, const Life& b) { return a.bytes > b.bytes; });
   MemoryPlan plan;

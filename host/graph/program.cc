@@ -29,6 +29,10 @@ std::vector<PartitionGroup> part_groups(const Device& device, const PartitionGro
   return groups;
 }
 
+MemoryPlan plan_of(const Device& device, const Graph& graph, const PartitionGroup& group) {
+  return plan_memory(graph, device, group.total_rows(), static_cast<int>(group.rows.size()));
+}
+
 int64_t gradient_bytes(const Device& device, const Graph& graph) {
   return device.separates_partitions() ? aligned(graph.flat_size * 4) : 0;
 }
@@ -39,8 +43,7 @@ int64_t Program::planned_bytes(const Device& device, const Graph& graph,
                                const PartitionGroup& group) {
   int64_t bytes = 0;
   for (const PartitionGroup& part : part_groups(device, group)) {
-    bytes += aligned(plan_memory(graph, device, part.total_rows()).arena_bytes) +
-             gradient_bytes(device, graph);
+    bytes += aligned(plan_of(device, graph, part).arena_bytes) + gradient_bytes(device, graph);
   }
   return bytes;
 }
@@ -50,7 +53,7 @@ Program::Program(Device& device, const Graph& graph, PartitionGroup group)
   int first_row = 0;
   for (PartitionGroup& part_group : part_groups(device, group_)) {
     Part part;
-    part.plan = plan_memory(graph, device, part_group.total_rows());
+    part.plan = plan_of(device, graph, part_group);
     part.first_row = first_row;
     part.arena_offset = arena_bytes_ / static_cast<int64_t>(sizeof(float));
     first_row += part_group.total_rows();
@@ -170,6 +173,11 @@ Result<uint64_t> Program::hash_results(Part& part, const OpDesc& op, const RunCo
   const int rows = part.group.total_rows();
   for (const int output : op.outputs) {
     const int64_t features = graph_.values[output].features();
+    if (graph_.values[output].per_partition) {
+      LOCKSTEP_RETURN_IF_ERROR(
+          device_.copy_to_host(part.values[output], features, append(features)));
+      continue;
+    }
     LOCKSTEP_RETURN_IF_ERROR(
         device_.download(part.values[output], rows, features, append(rows * features)));
   }

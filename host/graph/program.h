@@ -18,7 +18,7 @@ struct MemoryPlan {
   int64_t arena_bytes = 0;
 };
 // The graph's output lives to the end of the run.
-MemoryPlan plan_memory(const Graph& graph, const Device& device, int rows);
+MemoryPlan plan_memory(const Graph& graph, const Device& device, int rows, int partitions = 1);
 
 // What the canary compares: the hash of each op's results.
 struct OpHash {

@@ -34,8 +34,8 @@ class Step:
         self.loss = nn.CrossEntropyLoss()
         self.images = torch.rand(batch, 1, 28, 28).pin_memory()
         self.labels = torch.randint(10, (batch,)).pin_memory()
-        self.x = torch.empty(batch, 1, 28, 28, device="cuda")
-        self.y = torch.empty(batch, dtype=torch.int64, device="cuda")
+        self.x = torch.zeros(batch, 1, 28, 28, device="cuda")
+        self.y = torch.zeros(batch, dtype=torch.int64, device="cuda")
         self.forward = torch.compile(self.model) if mode == "compiled" else self.model
         self.graph = None
         if mode == "graph":

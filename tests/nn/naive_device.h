@@ -10,6 +10,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <numbers>
 #include <span>
 #include <string>
 #include <utility>
@@ -18,31 +19,14 @@
 #include "host/core/check.h"
 #include "host/core/rng.h"
 #include "host/device/device.h"
+#include "tests/nn/naive_general_ops.h"
 
 namespace lockstep::naive {
 
-class HostBuffer : public Buffer {
- public:
-  explicit HostBuffer(int64_t bytes)
-      : bytes_((bytes + 63) / 64 * 64 + 64),
-        data_(static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>(bytes_))), &free) {
-    // Not zero: a read before the first write shows.
-    std::memset(data_.get(), 0xff, static_cast<size_t>(bytes_));
-  }
-  float* data() override { return data_.get(); }
-  int64_t bytes() const override { return bytes_; }
-
- private:
-  int64_t bytes_;
-  std::unique_ptr<float, void (*)(void*)> data_;
-};
-
-using Doubles = std::vector<double>;
-
 // One op on one group. `run` picks the overload for the attributes.
-class Op : public PreparedOp {
+class Op : public GeneralOps {
  public:
-  Op(OpDesc desc, PartitionGroup group) : desc_(std::move(desc)), group_(std::move(group)) {}
+  Op(OpDesc desc, PartitionGroup group) : GeneralOps(std::move(desc), std::move(group)) {}
 
   void run(const RunContext& context, std::span<float* const> values) override {
     context_ = &context;
@@ -51,60 +35,7 @@ class Op : public PreparedOp {
   }
 
  private:
-  const float* in(int i, int64_t row, int64_t features) const {
-    return values_[desc_.inputs[i]] + row * features;
-  }
-  float* out(int64_t row, int64_t features) const {
-    return values_[desc_.outputs[0]] + row * features;
-  }
-  int rows() const { return group_.total_rows(); }
-
-  // Rounds a row's result and applies the activation, or the mask of a data gradient.
-  void store(const Doubles& sums, int64_t row, Activation activation = Activation::linear) {
-    const int64_t features = static_cast<int64_t>(sums.size());
-    float* y = out(row, features);
-    const float* mask = desc_.relu_mask < 0 ? nullptr : values_[desc_.relu_mask] + row * features;
-    for (int64_t f = 0; f < features; ++f) {
-      const bool zero =
-          (activation == Activation::relu && sums[f] < 0) || (mask != nullptr && !(mask[f] > 0));
-      y[f] = zero ? 0.0f : static_cast<float>(sums[f]);
-    }
-  }
-
-  // Sums in the order of the tree over the partitions: `leaf` gives one partition's numbers.
-  using Leaf = std::function<Doubles(int row_begin, int row_end)>;
-  bool tree(const Subtree& node, const Leaf& leaf, std::vector<float>* sum) const {
-    if (node.level == 0) {
-      const int index = node.first - group_.first;
-      if (index < 0 || index >= static_cast<int>(group_.rows.size())) return false;
-      int begin = 0;
-      for (int i = 0; i < index; ++i) begin += group_.rows[i];
-      if (group_.rows[index] == 0) return false;
-      const Doubles exact = leaf(begin, begin + group_.rows[index]);
-      sum->assign(exact.begin(), exact.end());
-      return true;
-    }
-    std::vector<float> right;
-    const bool has_left = tree({node.first, node.level - 1}, leaf, sum);
-    const int middle = node.first + (1 << (node.level - 1));
-    const bool has_right = tree({middle, node.level - 1}, leaf, has_left ? &right : sum);
-    if (has_left && has_right) {
-      for (size_t i = 0; i < sum->size(); ++i) (*sum)[i] += right[i];
-    }
-    return has_left || has_right;
-  }
-  void reduce(int64_t flat_begin, const Leaf& leaf) const {
-    for (size_t r = 0; r < group_.roots.size(); ++r) {
-      std::vector<float> sum;
-      if (!tree(group_.roots[r], leaf, &sum)) continue;
-      std::copy(sum.begin(), sum.end(), context_->roots[r] + flat_begin);
-    }
-  }
-
-  void apply(const InputOp& op) {
-    std::copy_n(context_->batch->inputs.data() + context_->first_row * op.features,
-                rows() * op.features, out(0, op.features));
-  }
+  using GeneralOps::apply;
 
   // Calls visit(position in x, position in the kernel, output channel 0's position in y).
   template <class Visit>
@@ -316,11 +247,6 @@ class Op : public PreparedOp {
       return metrics;
     });
   }
-
-  OpDesc desc_;
-  PartitionGroup group_;
-  const RunContext* context_ = nullptr;
-  std::span<float* const> values_;
 };
 
 // With `separates`, Programs compute each partition by itself, as on a GPU.
