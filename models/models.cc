@@ -14,12 +14,14 @@ std::unique_ptr<Model> model_by_name(const std::string& name, const Shape& input
   if (name == "seed-cnn") return seed_cnn(input_shape, classes);
   if (name == "mlp") return mlp(input_shape, classes);
   if (name == "lenet") return lenet(input_shape, classes, kLenetDropoutRate);
+  if (name == "resnet20") return resnet20(input_shape, classes);
+  if (name == "resnet50") return resnet50(input_shape, classes);
   return nullptr;
 }
 
 }  // namespace
 
-std::vector<std::string> model_names() { return {"seed-cnn", "mlp", "lenet"}; }
+std::vector<std::string> model_names() { return {"seed-cnn", "mlp", "lenet", "resnet20", "resnet50"}; }
 
 Result<std::unique_ptr<Model>> build_model(const std::string& name, const Shape& input_shape,
                                            int64_t classes) {

@@ -12,7 +12,7 @@ namespace lockstep {
 
 std::vector<std::string> model_names();
 
-// "seed-cnn", "mlp" or "lenet" for inputs of this shape (height, width, channels). Refuses an
+// One of model_names() for inputs of this shape (height, width, channels). Refuses an
 // unknown name, and a shape for which a layer has no room.
 Result<std::unique_ptr<Model>> build_model(const std::string& name, const Shape& input_shape,
                                            int64_t classes);
@@ -25,5 +25,9 @@ std::unique_ptr<Model> mlp(const Shape& input_shape, int64_t classes);
 
 // LeNet-5 (LeCun et al., 1998) with relu, max pooling and, before the last layer, dropout.
 std::unique_ptr<Model> lenet(const Shape& input_shape, int64_t classes, double dropout_rate);
+
+// For small images, and for large ones.
+std::unique_ptr<Model> resnet20(const Shape& input_shape, int64_t classes);
+std::unique_ptr<Model> resnet50(const Shape& input_shape, int64_t classes);
 
 }  // namespace lockstep

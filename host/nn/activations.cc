@@ -79,8 +79,6 @@ constexpr Elementwise kElementwise[] = {
     {"swish", [](Builder& e, Term x) { return x * e.sigmoid(x); }},
     {"tanh", [](Builder& e, Term x) { return e.tanh(x); }},
     {"tanh_shrink", [](Builder& e, Term x) { return x - e.tanh(x); }},
-    {"threshold",
-     [](Builder& e, Term x) { return e.select(e.greater(x, e.constant(0)), x, e.constant(0)); }},
 };
 
 // Over the last axis: x - max, whose gradient is that of x (the maximum's cancels).

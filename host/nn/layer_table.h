@@ -1,5 +1,5 @@
-// One function a layer, each in a file of its own in layers/; the table in layer_table.cc lists
-// them.
+// One function a layer, in layers/ (a family of layers shares a file); the table in layer_table.cc
+// lists them.
 #pragma once
 
 #include "host/nn/layer.h"
@@ -7,10 +7,59 @@
 namespace lockstep::layers {
 
 LayerType activation();
+LayerType add();
+LayerType alpha_dropout();
+LayerType average();
+LayerType average_pooling1d();
+LayerType average_pooling2d();
+LayerType average_pooling3d();
+LayerType batch_normalization();
+LayerType center_crop();
+LayerType concatenate();
 LayerType conv2d();
+LayerType cropping1d();
+LayerType cropping2d();
+LayerType cropping3d();
 LayerType dense();
 LayerType dropout();
+LayerType elu();
+LayerType embedding();
 LayerType flatten();
+LayerType gaussian_dropout();
+LayerType gaussian_noise();
+LayerType global_average_pooling1d();
+LayerType global_average_pooling2d();
+LayerType global_average_pooling3d();
+LayerType global_max_pooling1d();
+LayerType global_max_pooling2d();
+LayerType global_max_pooling3d();
+LayerType identity();
+LayerType layer_normalization();
+LayerType leaky_relu();
+LayerType max_pooling1d();
 LayerType max_pooling2d();
+LayerType max_pooling3d();
+LayerType maximum();
+LayerType minimum();
+LayerType multiply();
+LayerType permute();
+LayerType prelu();
+LayerType relu();
+LayerType repeat_vector();
+LayerType rescaling();
+LayerType reshape();
+LayerType resizing();
+LayerType rms_normalization();
+LayerType softmax();
+LayerType spatial_dropout1d();
+LayerType spatial_dropout2d();
+LayerType spatial_dropout3d();
+LayerType subtract();
+LayerType up_sampling1d();
+LayerType up_sampling2d();
+LayerType up_sampling3d();
+LayerType zero_padding1d();
+LayerType zero_padding2d();
+LayerType zero_padding3d();
 
 }  // namespace lockstep::layers

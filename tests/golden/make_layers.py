@@ -1,0 +1,175 @@
+"""Makes tests/golden/layers.json: what Keras' layers compute, forward and backward.
+
+    python tests/golden/make_layers.py            writes the file
+    python tests/golden/make_layers.py --check    compares it with what Keras computes now
+
+Needs the packages of tests/golden/requirements.txt; `./dev golden` makes an environment for it. For
+each case: the layer's class and get_config(), its weights, inputs and an upstream gradient c by the
+formula of make_golden.py, y, and the gradients of sum(y * c): of each weight, and of each input
+summed over the rows.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import sys
+
+from make_golden import uniform  # first: it chooses the backend, and float64
+
+import jax
+import keras
+import numpy as np
+from keras import layers
+
+FILE = pathlib.Path(__file__).with_name("layers.json")
+ROWS = 3
+DIGITS = 8
+
+
+def made_up(tensor, shape):
+    """In [0, 1): the formula of made_up_uniform in tests/nn/training_step.h."""
+    return uniform(tensor, math.prod(shape)).reshape(shape)
+
+
+def cases():
+    """(layer, shapes of its inputs, training) by name."""
+    image, odd, sequence, volume, row = (6, 6, 4), (7, 5, 3), (9, 4), (4, 5, 3, 2), (6,)
+    found = {}
+
+    def case(name, layer, *shapes, training=False):
+        assert name not in found, name
+        found[name] = (layer, shapes, training)
+
+    case("dense", layers.Dense(3), row)
+    case("dense_no_bias_tanh", layers.Dense(3, activation="tanh", use_bias=False), row)
+    case("dense_of_sequence", layers.Dense(3, activation="relu"), sequence)
+    case("conv2d", layers.Conv2D(3, 3, activation="relu"), image)
+    case("conv2d_same_strided", layers.Conv2D(3, (3, 2), strides=2, padding="same"), odd)
+    case("flatten", layers.Flatten(), image)
+    case("flatten_first", layers.Flatten(data_format="channels_first"), image)
+    case("reshape", layers.Reshape((-1, 8)), image)
+    case("permute", layers.Permute((3, 1, 2)), odd)
+    case("repeat_vector", layers.RepeatVector(3), row)
+    case("identity", layers.Identity(), row)
+    for axes, shape in ((1, sequence), (2, odd), (3, volume)):
+        for kind in ("Max", "Average"):
+            pool = getattr(layers, f"{kind}Pooling{axes}D")
+            over_all = getattr(layers, f"Global{kind}Pooling{axes}D")
+            name = f"{kind.lower()}_pooling{axes}d"
+            case(name, pool(2), shape)
+            case(f"{name}_same", pool(3, strides=2, padding="same"), shape)
+            case(f"global_{name}", over_all(), shape)
+            case(f"global_{name}_keep", over_all(keepdims=True), shape)
+        padding = getattr(layers, f"ZeroPadding{axes}D")
+        cropping = getattr(layers, f"Cropping{axes}D")
+        sides = (1, 2) if axes == 1 else tuple((axis, 1) for axis in range(axes))
+        case(f"zero_padding{axes}d", padding(sides), shape)
+        case(f"cropping{axes}d", cropping(1), shape)
+        case(f"up_sampling{axes}d", getattr(layers, f"UpSampling{axes}D")(2), shape)
+    case("average_pooling2d_first", layers.AveragePooling2D(2, data_format="channels_first"),
+         (3, 6, 5))
+    case("up_sampling2d_bilinear", layers.UpSampling2D((2, 3), interpolation="bilinear"), odd)
+    case("resizing", layers.Resizing(5, 9), odd)
+    case("resizing_nearest", layers.Resizing(5, 9, interpolation="nearest"), odd)
+    case("center_crop", layers.CenterCrop(3, 4), odd)
+    case("rescaling", layers.Rescaling(0.25, offset=-1.5), row)
+    for name in ("Add", "Multiply", "Average", "Maximum", "Minimum"):
+        case(name.lower(), getattr(layers, name)(), image, image, image)
+    case("add_broadcast", layers.Add(), image, (1, 1, 4))
+    case("subtract", layers.Subtract(), row, row)
+    case("concatenate", layers.Concatenate(), image, (6, 6, 2))
+    case("concatenate_axis", layers.Concatenate(axis=1), image, (2, 6, 4))
+    for name in ("celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu",
+                 "hard_tanh", "leaky_relu", "linear", "log_sigmoid", "log_softmax", "mish", "relu",
+                 "relu6", "selu", "sigmoid", "silu", "soft_shrink", "softmax", "softplus",
+                 "softsign", "sparse_plus", "sparse_sigmoid", "squareplus", "tanh", "tanh_shrink",
+                 "glu"):
+        case(f"activation_{name}", layers.Activation(name), (5, 6))
+    case("softmax", layers.Softmax(), row)
+    case("softmax_of_sequence", layers.Softmax(), sequence)
+    case("relu_layer", layers.ReLU(), row)
+    case("relu_layer_clipped", layers.ReLU(max_value=0.5, negative_slope=0.1), row)
+    case("leaky_relu", layers.LeakyReLU(negative_slope=0.2), row)
+    case("elu", layers.ELU(alpha=0.7), row)
+    case("prelu", layers.PReLU(), image)
+    case("prelu_shared", layers.PReLU(shared_axes=(1, 2)), image)
+    case("batch_normalization", layers.BatchNormalization(), image, training=True)
+    case("batch_normalization_rows", layers.BatchNormalization(epsilon=0.01, scale=False), row,
+         training=True)
+    case("batch_normalization_first", layers.BatchNormalization(axis=1), odd, training=True)
+    case("batch_normalization_inference", layers.BatchNormalization(center=False), image)
+    case("layer_normalization", layers.LayerNormalization(), image)
+    case("layer_normalization_axes", layers.LayerNormalization(axis=(2, 3)), image)
+    case("rms_normalization", layers.RMSNormalization(), sequence)
+    case("dropout_inference", layers.Dropout(0.5), row)
+    return found
+
+
+def rounded(array):
+    return [float(f"{value:.{DIGITS}g}") for value in np.asarray(array, np.float64).ravel()]
+
+
+def config_of(layer):
+    """As a user's model has it: in float32."""
+    return json.loads(json.dumps(layer.get_config()).replace("float64", "float32"))
+
+
+def golden(layer, shapes, training):
+    inputs = [keras.Input(shape) for shape in shapes]
+    model = keras.Model(inputs, layer(inputs if len(inputs) > 1 else inputs[0]))
+    trained = []
+    for number, weight in enumerate(model.weights):
+        value = made_up(500 + number, tuple(weight.shape))
+        # Variances are positive, the others go both ways.
+        weight.assign(value + 0.5 if "variance" in weight.path else 2 * value - 1)
+        trained.append(weight.trainable)
+    x = [2 * made_up(1000 + number, (ROWS, *shape)) - 1
+         for number, shape in enumerate(shapes)]
+    still = [weight.value for weight in model.non_trainable_variables]
+
+    def outputs(weights, values):
+        return model.stateless_call(weights, still, values, training=training)
+
+    weights = [weight.value for weight in model.trainable_variables]
+    y, moved = outputs(weights, x)
+    c = made_up(2000, y.shape) - 0.5
+    of_weights, of_inputs = jax.grad(
+        lambda w, v: (outputs(w, v)[0] * c).sum(), argnums=(0, 1))(weights, x)
+    gradients = iter(of_weights)
+    averages = iter(moved)
+    return {
+        "class_name": type(layer).__name__,
+        "config": config_of(layer),
+        "training": training,
+        "input_shapes": [list(shape) for shape in shapes],
+        "output_shape": list(y.shape[1:]),
+        "y": rounded(y),
+        "input_gradients": [rounded(gradient.sum(0)) for gradient in of_inputs],
+        # In get_weights() order: a trained one's gradient, else its new value.
+        "weights": [
+            {"name": weight.name, "shape": list(weight.shape), "trained": is_trained,
+             "result": rounded(next(gradients) if is_trained else next(averages))}
+            for weight, is_trained in zip(model.weights, trained)],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    keras.config.set_floatx("float64")
+    made = {name: golden(*case) for name, case in cases().items()}
+    text = json.dumps({"rows": ROWS, "keras": keras.__version__, "cases": made}) + "\n"
+    text = text.replace('}, "', '},\n"')
+    if not options.check:
+        FILE.write_text(text, encoding="utf-8")
+        print(f"{len(made)} cases in {FILE}, {len(text)} bytes")
+        return 0
+    same = json.loads(FILE.read_text(encoding="utf-8"))["cases"] == json.loads(text)["cases"]
+    print("as Keras computes now" if same else "DIFFERS from what Keras computes now")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
