@@ -43,6 +43,11 @@ struct Visitor {
   std::unique_ptr<PreparedOp> operator()(const SoftmaxCrossEntropyOp& op) {
     return prepare_loss(s, op);
   }
+  std::unique_ptr<PreparedOp> operator()(const MapOp& op) { return prepare_map(s, op); }
+  std::unique_ptr<PreparedOp> operator()(const GatherOp& op) { return prepare_gather(s, op); }
+  std::unique_ptr<PreparedOp> operator()(const GatherMaximumGradientOp& op) {
+    return prepare_maximum_gradient(s, op);
+  }
   std::unique_ptr<PreparedOp> operator()(const auto&) { return nullptr; }
 };
 
@@ -159,6 +164,13 @@ float* OpSetting::output(std::span<float* const> values) const {
 
 const float* OpSetting::relu_mask(std::span<float* const> values) const {
   return op.relu_mask < 0 ? nullptr : values[static_cast<size_t>(op.relu_mask)];
+}
+
+void OpSetting::mask_output(std::span<float* const> values, int64_t features) const {
+  const float* mask = relu_mask(values);
+  if (mask == nullptr) return;
+  float* out = output(values);
+  kernels->relu_gradient(mask, out, nullptr, out, padded_rows() * features);
 }
 
 }  // namespace cpu

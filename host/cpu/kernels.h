@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "host/device/expression.h"
+
 namespace lockstep::cpu {
 
 // What a partition's sum (leaf) does once its rows are summed: it is added to `merges` sums on
@@ -209,6 +211,104 @@ struct DigestArgs {
   uint32_t* lanes = nullptr;
 };
 
+// An expression is evaluated in chunks of at most so many floats, instruction by instruction.
+// Intermediate results lie in slots a little longer than a chunk, or they would meet in L1.
+inline constexpr int64_t kChunkFloats = 512;
+inline constexpr int64_t kSlotFloats = kChunkFloats + 16;
+
+// One instruction; result, a, b and c are places. `operand` copies a; for a random number a is the
+// stream.
+struct ExpressionStep {
+  Operation operation = Operation::operand;
+  int result = 0, a = 0, b = 0, c = 0;
+};
+
+// Where a chunk of vectors lies; `step`: floats from one to the next, V, or 0 where all are one.
+struct Place {
+  float* data = nullptr;
+  int64_t step = 0;
+};
+
+// Steps over places: operands, scalars, constants, slots, outputs.
+struct StepsArgs {
+  const ExpressionStep* steps = nullptr;
+  int step_count = 0;
+  Place* places = nullptr;  // those of scalars, constants and slots are set
+  int operand_count = 0, output_count = 0;
+  int first_output = 0;  // place
+};
+
+// Element f is that at f / divisor % modulus of `data`.
+struct MapOperandArgs {
+  const float* data = nullptr;
+  bool parameters = false;  // plain memory, the same for all rows; else a value
+  int64_t divisor = 1, modulus = 0;
+  float* chunk = nullptr;  // room for one, used where the operand cannot be read in place
+};
+
+struct MapArgs {
+  StepsArgs steps;
+  const MapOperandArgs* operands = nullptr;
+  float* y = nullptr;
+  int64_t features = 0, row_blocks = 0;
+  const uint32_t* positions = nullptr;  // one a lane; for random numbers
+  int64_t noise_divisor = 1, noise_modulus = 0;
+  uint64_t key = 0;
+  uint32_t epoch = 0, layer = 0;
+};
+
+// The same over flat memory; outputs may be operands.
+struct EvaluateArgs {
+  StepsArgs steps;
+  const float* const* operands = nullptr;
+  float* const* outputs = nullptr;
+  float* tails = nullptr;  // V floats for each operand and output
+  int64_t count = 0;
+};
+
+enum class GatherKind {
+  fill,
+  copy,      // of `count` features that lie side by side
+  parallel,  // the lists are those of the first output, shifted
+  single,    // one element each, without a factor
+  lists,
+};
+
+// Outputs [output, output + count).
+struct GatherSegment {
+  GatherKind kind = GatherKind::fill;
+  int64_t output = 0, count = 0;
+};
+
+struct GatherArgs {
+  const GatherSegment* segments = nullptr;
+  int64_t segment_count = 0;
+  const int64_t* begin = nullptr;   // of each output's list
+  const int32_t* input = nullptr;   // of each element, or none: there is one
+  const int32_t* index = nullptr;   // within the input
+  const float* factor = nullptr;    // or none
+  const float* const* x = nullptr;  // one an input
+  const int64_t* input_features = nullptr;
+  const float** bases = nullptr;  // room for a pointer an input
+  int input_count = 0;
+  float* y = nullptr;
+  int64_t outputs = 0, row_blocks = 0;
+  bool maximum = false;
+  float fill = 0;
+};
+
+struct GatherMaximumGradientArgs {
+  const int64_t* begin = nullptr;
+  const int32_t* index = nullptr;
+  const float* x = nullptr;
+  const float* y = nullptr;
+  const float* dy = nullptr;
+  float* dx = nullptr;
+  const float* mask = nullptr;
+  int64_t inputs = 0, outputs = 0, row_blocks = 0;
+  bool split_ties = false;
+};
+
 struct KernelTable {
   int lanes;  // V
   int64_t (*dense_forward_workspace)(int64_t out);
@@ -229,8 +329,13 @@ struct KernelTable {
                         int64_t count);
   void (*softmax)(const float* logits, float* out, int64_t classes, int64_t row_blocks);
   void (*cross_entropy)(const CrossEntropyArgs& args);
-  // rows x features, row by row, to a value; padding lanes get zeros.
-  void (*rows_to_lanes)(const float* rows, int64_t row_count, int64_t features, float* value);
+  // Rows of `features` floats, `stride` apart, to a value; padding lanes get zeros.
+  void (*rows_to_lanes)(const float* rows, int64_t row_count, int64_t stride, int64_t features,
+                        float* value);
+  void (*map)(const MapArgs& args);
+  void (*evaluate)(const EvaluateArgs& args);
+  void (*gather)(const GatherArgs& args);
+  void (*gather_maximum_gradient)(const GatherMaximumGradientArgs& args);
   void (*add)(const float* a, const float* b, float* out, int64_t count);
   void (*adam)(const AdamArgs& args);
   void (*sgd)(const SgdArgs& args);

@@ -6,7 +6,9 @@
 #include "host/cpu/kernels_dense.h"
 #include "host/cpu/kernels_dense_gradient.h"
 #include "host/cpu/kernels_elementwise.h"
+#include "host/cpu/kernels_gather.h"
 #include "host/cpu/kernels_layout.h"
+#include "host/cpu/kernels_map.h"
 #include "host/cpu/kernels_pool.h"
 #include "host/cpu/kernels_update.h"
 
@@ -31,6 +33,10 @@ inline constexpr KernelTable kKernels = {
     .softmax = softmax,
     .cross_entropy = cross_entropy,
     .rows_to_lanes = rows_to_lanes,
+    .map = map,
+    .evaluate = evaluate,
+    .gather = gather,
+    .gather_maximum_gradient = gather_maximum_gradient,
     .add = add_flat,
     .adam = adam,
     .sgd = sgd,
