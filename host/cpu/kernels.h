@@ -14,6 +14,7 @@ namespace lockstep::cpu {
 // What a partition's sum (leaf) does once its rows are summed: it is added to `merges` sums on
 // the stack, then is root `root`, or is pushed (-1).
 struct LeafStep {
+  int partition = 0;  // of the group
   int first_row = 0;
   int rows = 0;
   int depth = 0;  // of the stack before
@@ -309,6 +310,63 @@ struct GatherMaximumGradientArgs {
   bool split_ties = false;
 };
 
+// The channel of feature f is f / divisor % channels; a row holds whole periods of all channels.
+struct ChannelShape {
+  int64_t features = 0, divisor = 1, channels = 0;
+  int64_t terms = 0;  // of a channel in a row
+};
+
+// One row block; sums are [channels][V].
+struct ChannelSumArgs {
+  const float* x = nullptr;
+  const float* dy = nullptr;    // for the sums of a gradient
+  const float* mean = nullptr;  // likewise, [channels][V]
+  ChannelShape shape;
+  float* sums = nullptr;  // room for 8 channels more than there are
+  // Moments: of (x - the row's mean)^2. Gradient: of dy (x - mean); `sums` is of dy then.
+  float* second = nullptr;
+};
+
+// One row block. Tables are [channels][V].
+struct NormalizeArgs {  // y = (x - mean) scale + shift
+  const float* x = nullptr;
+  float* y = nullptr;
+  const float* mean = nullptr;
+  const float* scale = nullptr;
+  const float* shift = nullptr;
+  ChannelShape shape;
+};
+struct NormalizeGradientArgs {  // dx = scale (dy - a - (x - mean) b)
+  const float* x = nullptr;
+  const float* dy = nullptr;
+  const float* mask = nullptr;  // or none
+  float* dx = nullptr;
+  const float* mean = nullptr;
+  const float* scale = nullptr;
+  const float* a = nullptr;
+  const float* b = nullptr;
+  ChannelShape shape;
+};
+
+struct MatmulArgs {
+  const float* x = nullptr;
+  const float* z = nullptr;
+  float* out = nullptr;
+  int64_t batches = 0, rows = 0, inner = 0, columns = 0;
+  // Features from one element to the next along batch, row, column.
+  int64_t x_strides[3] = {}, z_strides[3] = {}, out_strides[3] = {};
+  int64_t x_features = 0, z_features = 0, features = 0, row_blocks = 0;
+};
+
+struct EmbeddingArgs {
+  const float* x = nullptr;
+  const float* table = nullptr;    // [vocabulary][units]
+  const float* unknown = nullptr;  // [units]: NaN
+  const float* nothing = nullptr;  // [units]: zeros, for lanes without a row
+  float* y = nullptr;
+  int64_t length = 0, vocabulary = 0, units = 0, rows = 0;
+};
+
 struct KernelTable {
   int lanes;  // V
   int64_t (*dense_forward_workspace)(int64_t out);
@@ -332,10 +390,23 @@ struct KernelTable {
   // Rows of `features` floats, `stride` apart, to a value; padding lanes get zeros.
   void (*rows_to_lanes)(const float* rows, int64_t row_count, int64_t stride, int64_t features,
                         float* value);
+  // And back.
+  void (*lanes_to_rows)(const float* value, int64_t row_count, int64_t features, float* rows);
+  // out[i][l] = rows[l][i] for i < count rounded up to 8: V rows, a multiple of 8 floats long.
+  void (*spread)(const float* const* rows, int64_t count, float* out);
   void (*map)(const MapArgs& args);
   void (*evaluate)(const EvaluateArgs& args);
   void (*gather)(const GatherArgs& args);
   void (*gather_maximum_gradient)(const GatherMaximumGradientArgs& args);
+  void (*channel_sums)(const ChannelSumArgs& args);
+  void (*channel_moments)(const ChannelSumArgs& args);
+  void (*channel_gradients)(const ChannelSumArgs& args);
+  // second += terms (sums / terms - mean)^2: deviations from another mean than the row's.
+  void (*move_moments)(const ChannelSumArgs& args);
+  void (*normalize)(const NormalizeArgs& args);
+  void (*normalize_gradient)(const NormalizeGradientArgs& args);
+  void (*matmul)(const MatmulArgs& args);
+  void (*embedding)(const EmbeddingArgs& args);
   void (*add)(const float* a, const float* b, float* out, int64_t count);
   void (*adam)(const AdamArgs& args);
   void (*sgd)(const SgdArgs& args);

@@ -76,6 +76,38 @@ inline void rows_to_lanes(const float* rows, int64_t row_count, int64_t stride, 
   }
 }
 
+inline void lanes_to_rows(const float* value, int64_t row_count, int64_t features, float* rows) {
+  for (int64_t first = 0; first < row_count; first += 8) {
+    const float* in = value + first / kLanes * features * kLanes + first % kLanes;
+    const int64_t present = row_count - first < 8 ? row_count - first : 8;
+    float* out = rows + first * features;
+    int64_t f = 0;
+    for (; f + 8 <= features; f += 8) {
+      __m256 r[8];
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(in + (f + i) * kLanes);
+      transpose_8x8(r);
+      for (int64_t i = 0; i < present; ++i) _mm256_storeu_ps(out + i * features + f, r[i]);
+    }
+    for (; f < features; ++f) {
+      for (int64_t i = 0; i < present; ++i) out[i * features + f] = in[f * kLanes + i];
+    }
+  }
+}
+
+inline void spread(const float* const* rows, int64_t count, float* out) {
+  for (int group = 0; group < kLanes; group += 8) {
+    for (int64_t f = 0; f < count; f += 8) {
+      __m256 r[8];
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(rows[group + i] + f);
+      transpose_8x8(r);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) _mm256_storeu_ps(out + (f + i) * kLanes + group, r[i]);
+    }
+  }
+}
+
 // `count` features of a value of `rows` rows, in panels of kWidth features, a multiple of 8:
 // panels[feature / kWidth][row][feature % kWidth], zeros beyond `count`. `block_stride`: floats
 // from row block to row block. Room for whole groups of 8 rows is needed behind the last panel.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -35,6 +36,7 @@ struct OpCase {
   int64_t output = 0;           // features; 0: none
   bool relu_mask = false;       // an additional input: of the output's features
   int64_t parameters = 0;       // flat size of weights and of a root
+  int64_t words = 0;            // the first input holds whole numbers below this, where not 0
   // Values with one row a partition, behind the inputs and the output.
   std::vector<int64_t> partition_inputs, partition_outputs;  // features
 };
@@ -68,6 +70,9 @@ inline std::vector<Floats> random_inputs(const OpCase& c, int rows, uint64_t key
   std::vector<Floats> inputs;
   for (const int64_t features : c.inputs) {
     inputs.push_back(random_floats(key++, features * rows));
+  }
+  for (size_t i = 0; c.words > 0 && i < inputs[0].size(); ++i) {
+    inputs[0][i] = std::floor((inputs[0][i] + 1) / 2 * static_cast<float>(c.words));
   }
   if (c.relu_mask) inputs.push_back(random_floats(key++, c.output * rows));
   return inputs;

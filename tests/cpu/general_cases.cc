@@ -193,15 +193,66 @@ void add_gathers(std::vector<OpCase>* cases) {
   add_gather("ragged inputs", ragged(29, 40), {10, 1, 18}, cases);
 }
 
+// x (batches, rows, inner), z (batches, inner, columns) and the product, some transposed.
+void add_matmul(int64_t batches, int64_t rows, int64_t inner, int64_t columns, bool transposed,
+                std::vector<OpCase>* cases) {
+  MatmulOp op{.batches = batches, .rows = rows, .inner = inner, .columns = columns};
+  op.x = {rows * inner, inner, 1};
+  op.z = {inner * columns, columns, 1};
+  op.out = {rows * columns, columns, 1};
+  if (transposed) {
+    op.x = {rows * inner, 1, rows};
+    op.z = {columns, batches * columns, 1};  // heads side by side
+    op.out = {rows * columns, 1, rows};
+  }
+  op.x_features = batches * rows * inner;
+  op.z_features = batches * inner * columns;
+  op.features = batches * rows * columns;
+  cases->push_back({"matmul", op, {op.x_features, op.z_features}, op.features, transposed});
+}
+
+EmbeddingOp embedding(Pass pass, int64_t length, int64_t vocabulary, int64_t units) {
+  return {.pass = pass, .length = length, .vocabulary = vocabulary, .units = units, .offset = 3};
+}
+
 }  // namespace
 
 std::vector<OpCase> general_cases() {
   std::vector<OpCase> cases;
   add_maps(&cases);
   add_gathers(&cases);
+  for (const bool transposed : {false, true}) {
+    add_matmul(1, 1, 1, 1, transposed, &cases);
+    add_matmul(2, 9, 7, 8, transposed, &cases);
+    add_matmul(3, 4, 20, 3, transposed, &cases);
+  }
+  for (const int64_t units : {1, 8, 21}) {
+    OpCase c{"embedding", embedding(Pass::forward, 5, 7, units), {5}, 5 * units};
+    c.parameters = 3 + 7 * units;
+    c.words = 8;  // some are unknown
+    cases.push_back(c);
+  }
   return cases;
 }
 
-std::vector<OpCase> general_gradient_cases() { return {}; }
+std::vector<OpCase> general_gradient_cases() {
+  std::vector<OpCase> cases;
+  for (const int64_t units : {1, 8, 21}) {
+    OpCase c{"embedding gradient", embedding(Pass::weight_gradient, 5, 17, units), {5, 5 * units}};
+    c.parameters = 3 + 17 * units;
+    c.words = 17;
+    cases.push_back(c);
+  }
+  for (const Broadcast& broadcast : {Broadcast{1, 1}, {1, 5}, {1, 16}, {7, 3}, {40, 9}, {1, 720}}) {
+    for (const int64_t repeats : {1, 2, 45}) {
+      ParameterSumOp op{.features = broadcast.divisor * broadcast.modulus * repeats,
+                        .broadcast = broadcast,
+                        .offset = 2};
+      cases.push_back({"parameter sum", op, {op.features}, 0, false, 2 + broadcast.modulus});
+    }
+  }
+  cases.push_back({"row sum", RowSumOp{3, 1}, {3}, 0, false, 4});
+  return cases;
+}
 
 }  // namespace lockstep::cpu_test
