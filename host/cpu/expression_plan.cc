@@ -8,6 +8,17 @@
 namespace lockstep::cpu {
 namespace {
 
+bool is_fusible(Operation operation) {
+  return operation == Operation::add || operation == Operation::subtract ||
+         operation == Operation::multiply || operation == Operation::maximum ||
+         operation == Operation::minimum;
+}
+
+bool is_comparison(Operation operation) {
+  return operation == Operation::greater || operation == Operation::greater_equal ||
+         operation == Operation::equal;
+}
+
 bool is_leaf(const Instruction& instruction) {
   return instruction.operation <= Operation::constant;
 }
@@ -18,20 +29,23 @@ class Planner {
       : expression_(expression),
         in_place_(in_place),
         places_(expression.code.size(), -1),
-        last_use_(expression.code.size(), -1) {}
+        last_use_(expression.code.size(), -1),
+        absorbs_(expression.code.size(), -1),
+        absorbed_(expression.code.size()) {}
 
   ExpressionPlan plan() {
     number_leaves();
+    fuse();
     find_uses();
     // Slots and outputs are numbered from kSlot and kOutput until all slots are known.
     for (int i = 0; i < size(); ++i) {
-      if (!is_leaf(code(i)) && last_use_[at(i)] >= 0) append(i);
+      if (!is_leaf(code(i)) && last_use_[at(i)] >= 0 && !absorbed_[at(i)]) append(i);
     }
     append_copies();
     for (ExpressionStep& step : plan_.steps) {
       const bool random =
           step.operation == Operation::uniform || step.operation == Operation::normal;
-      for (int* place : {&step.result, &step.a, &step.b, &step.c}) {
+      for (int* place : {&step.result, &step.a, &step.b, &step.c, &step.d}) {
         if (random && place != &step.result) continue;
         *place = final_place(*place);
       }
@@ -65,13 +79,42 @@ class Planner {
     }
   }
 
-  // Calls visit(argument) for each argument of instruction i.
+  std::vector<int> arguments(int i) const {
+    const Instruction& instruction = code(i);
+    std::vector<int> result = {instruction.a, instruction.b, instruction.c};
+    result.resize(at(argument_count(instruction.operation)));
+    return result;
+  }
+
+  // Lets instructions absorb one of their arguments, so that it need not pass through memory.
+  void fuse() {
+    std::vector<int> uses(expression_.code.size());
+    for (const int output : expression_.outputs) ++uses[at(output)];
+    for (int i = 0; i < size(); ++i) {
+      for (const int argument : arguments(i)) ++uses[at(argument)];
+    }
+    for (int i = 0; i < size(); ++i) {
+      const Operation then = code(i).operation;
+      for (const int argument : arguments(i)) {
+        const Operation first = code(argument).operation;
+        const bool fits = then == Operation::select ? argument == code(i).a && is_comparison(first)
+                                                    : is_fusible(then) && is_fusible(first);
+        if (!fits || uses[at(argument)] != 1 || absorbs_[at(argument)] >= 0) continue;
+        absorbs_[at(i)] = argument;
+        absorbed_[at(argument)] = true;
+        break;
+      }
+    }
+  }
+
+  // Calls visit(argument) for each argument of the step that instruction i becomes.
   template <class Visit>
   void for_arguments(int i, const Visit& visit) const {
-    const int count = argument_count(code(i).operation);
-    if (count > 0) visit(code(i).a);
-    if (count > 1) visit(code(i).b);
-    if (count > 2) visit(code(i).c);
+    for (const int argument : arguments(i)) {
+      if (argument != absorbs_[at(i)]) visit(argument);
+    }
+    if (absorbs_[at(i)] < 0) return;
+    for (const int argument : arguments(absorbs_[at(i)])) visit(argument);
   }
 
   void find_uses() {
@@ -81,7 +124,7 @@ class Planner {
       if (in_place_ && code(output).operation == Operation::operand) last_operand_read_ = kEnd;
     }
     for (int i = size() - 1; i >= 0; --i) {
-      if (is_leaf(code(i)) || last_use_[at(i)] < 0) continue;
+      if (is_leaf(code(i)) || last_use_[at(i)] < 0 || absorbed_[at(i)]) continue;
       for_arguments(i, [&](int argument) {
         last_use_[at(argument)] = std::max(last_use_[at(argument)], i);
         const bool operand = code(argument).operation == Operation::operand;
@@ -99,12 +142,34 @@ class Planner {
     return kSlot + plan_.slots++;
   }
 
+  ExpressionStep step_of(int i) const {
+    const auto place = [&](int argument) { return places_[at(argument)]; };
+    const int first = absorbs_[at(i)];
+    const Instruction& last = code(i);
+    ExpressionStep step{.operation = last.operation, .a = last.a};
+    const int count = argument_count(last.operation);
+    if (first < 0) {
+      if (count > 0) step.a = place(last.a);
+      if (count > 1) step.b = place(last.b);
+      if (count > 2) step.c = place(last.c);
+      return step;
+    }
+    step.operation = code(first).operation;
+    step.then = last.operation;
+    step.a = place(code(first).a);
+    step.b = place(code(first).b);
+    if (last.operation == Operation::select) {
+      step.c = place(last.b);
+      step.d = place(last.c);
+    } else {
+      step.flipped = last.b == first;
+      step.c = place(step.flipped ? last.a : last.b);
+    }
+    return step;
+  }
+
   void append(int i) {
-    ExpressionStep step{.operation = code(i).operation, .a = code(i).a};
-    const int count = argument_count(step.operation);
-    if (count > 0) step.a = places_[at(code(i).a)];
-    if (count > 1) step.b = places_[at(code(i).b)];
-    if (count > 2) step.c = places_[at(code(i).c)];
+    ExpressionStep step = step_of(i);
     for_arguments(i, [&](int argument) {
       const int place = places_[at(argument)];
       if (last_use_[at(argument)] != i || place < kSlot || place >= kOutput) return;
@@ -145,6 +210,8 @@ class Planner {
   const bool in_place_;
   std::vector<int> places_;    // of each instruction's result
   std::vector<int> last_use_;  // instruction, or -1: none
+  std::vector<int> absorbs_;   // an argument that is part of an instruction's step, or -1
+  std::vector<bool> absorbed_;
   int last_operand_read_ = -1;
   std::vector<int> free_;  // slots
   ExpressionPlan plan_;

@@ -217,11 +217,16 @@ struct DigestArgs {
 inline constexpr int64_t kChunkFloats = 512;
 inline constexpr int64_t kSlotFloats = kChunkFloats + 16;
 
-// One instruction; result, a, b and c are places. `operand` copies a; for a random number a is the
-// stream.
+// One instruction, or two where `then` is one: the first one's result t goes nowhere else.
+//   then = operand:             result = operation(a, b, c)
+//   then = select:              result = select(operation(a, b), c, d)
+//   then = add, … (fusible()):  result = then(t, c), or then(c, t) where `flipped`
+// result, a, b, c and d are places. `operand` copies a; for a random number a is the stream.
 struct ExpressionStep {
   Operation operation = Operation::operand;
-  int result = 0, a = 0, b = 0, c = 0;
+  Operation then = Operation::operand;
+  bool flipped = false;
+  int result = 0, a = 0, b = 0, c = 0, d = 0;
 };
 
 // Where a chunk of vectors lies; `step`: floats from one to the next, V, or 0 where all are one.
@@ -239,12 +244,20 @@ struct StepsArgs {
   int first_output = 0;  // place
 };
 
-// Element f is that at f / divisor % modulus of `data`.
+enum class OperandKind {
+  periodic,  // element f is at f % period
+  runs,      // at f / divisor % modulus, with a large divisor: read where it is
+  filled,    // likewise, with a small one: copied chunk by chunk
+};
+
 struct MapOperandArgs {
+  OperandKind kind = OperandKind::periodic;
   const float* data = nullptr;
   bool parameters = false;  // plain memory, the same for all rows; else a value
   int64_t divisor = 1, modulus = 0;
-  float* chunk = nullptr;  // room for one, used where the operand cannot be read in place
+  int64_t period = 0;      // elements of the table, or else of the value
+  float* table = nullptr;  // room for vectors of the elements, period after period, or none
+  float* chunk = nullptr;  // room for one, where it is filled
 };
 
 struct MapArgs {

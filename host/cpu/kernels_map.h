@@ -103,20 +103,110 @@ inline void select_step(const Place& out, const Place& a, const Place& b, const 
   });
 }
 
+LOCKSTEP_SIMD void copy_vectors(const float* from, int64_t count, float* to) {
+  for (int64_t i = 0; i < count * kLanes; i += kLanes) store(to + i, load(from + i));
+}
+
+template <Operation kOperation>
+LOCKSTEP_SIMD Vec fused_operation(Vec x, Vec y) {
+  if constexpr (kOperation == Operation::add) return add(x, y);
+  if constexpr (kOperation == Operation::subtract) return sub(x, y);
+  if constexpr (kOperation == Operation::multiply) return mul(x, y);
+  if constexpr (kOperation == Operation::maximum) return max(x, y);
+  if constexpr (kOperation == Operation::minimum) return min(x, y);
+}
+
+// Calls f.template operator()<operation>() for one of the operations that are fused.
+template <class F>
+LOCKSTEP_SIMD void with_fusible(Operation operation, const F& f) {
+  switch (operation) {
+    case Operation::add:
+      return f.template operator()<Operation::add>();
+    case Operation::subtract:
+      return f.template operator()<Operation::subtract>();
+    case Operation::multiply:
+      return f.template operator()<Operation::multiply>();
+    case Operation::maximum:
+      return f.template operator()<Operation::maximum>();
+    case Operation::minimum:
+      return f.template operator()<Operation::minimum>();
+    default:
+      return;
+  }
+}
+
+template <Operation kFirst, Operation kThen>
+inline void fused_loop(const Place& out, const Place& a, const Place& b, const Place& c,
+                       bool flipped, int64_t count) {
+  const float* other = c.data;
+  if (flipped) {
+    each(out, a, b, count, [&](Vec x, Vec y) {
+      const Vec z = load(other);
+      other += c.step;
+      return fused_operation<kThen>(z, fused_operation<kFirst>(x, y));
+    });
+  } else {
+    each(out, a, b, count, [&](Vec x, Vec y) {
+      const Vec z = load(other);
+      other += c.step;
+      return fused_operation<kThen>(fused_operation<kFirst>(x, y), z);
+    });
+  }
+}
+
+inline void fused_step(const ExpressionStep& step, const Place* places, int64_t count) {
+  const Place &out = places[step.result], &a = places[step.a], &b = places[step.b];
+  with_fusible(step.operation, [&]<Operation kFirst>() {
+    with_fusible(step.then, [&]<Operation kThen>() {
+      fused_loop<kFirst, kThen>(out, a, b, places[step.c], step.flipped, count);
+    });
+  });
+}
+
+// result = compare(a, b) ? c : d
+template <class Compare>
+LOCKSTEP_SIMD void choose(const ExpressionStep& step, const Place* places, int64_t count,
+                          const Compare& compare) {
+  const Place &c = places[step.c], &d = places[step.d];
+  const float* p = c.data;
+  const float* q = d.data;
+  each(places[step.result], places[step.a], places[step.b], count, [&](Vec x, Vec y) {
+    const Vec result = select(compare(x, y), load(p), load(q));
+    p += c.step;
+    q += d.step;
+    return result;
+  });
+}
+
+inline void choose_step(const ExpressionStep& step, const Place* places, int64_t count) {
+  if (step.operation == Operation::greater) {
+    choose(step, places, count, [](Vec x, Vec y) { return greater(x, y); });
+  } else if (step.operation == Operation::greater_equal) {
+    choose(step, places, count, [](Vec x, Vec y) { return greater_equal(x, y); });
+  } else {
+    choose(step, places, count, [](Vec x, Vec y) { return equal(x, y); });
+  }
+}
+
 // Runs `args.steps` over `count` vectors; random(step, place) makes random numbers.
 template <class Random>
 LOCKSTEP_SIMD void run_steps(const StepsArgs& args, int64_t count, const Random& random) {
+  const Place* places = args.places;
   for (int i = 0; i < args.step_count; ++i) {
     const ExpressionStep& step = args.steps[i];
-    const Place& out = args.places[step.result];
-    if (step.operation == Operation::uniform || step.operation == Operation::normal) {
+    const Place& out = places[step.result];
+    if (step.then == Operation::select) {
+      choose_step(step, places, count);
+    } else if (step.then != Operation::operand) {
+      fused_step(step, places, count);
+    } else if (step.operation == Operation::uniform || step.operation == Operation::normal) {
       random(step, out);
     } else if (step.operation < Operation::add) {
-      unary_step(step.operation, out, args.places[step.a], count);
+      unary_step(step.operation, out, places[step.a], count);
     } else if (step.operation < Operation::select) {
-      binary_step(step.operation, out, args.places[step.a], args.places[step.b], count);
+      binary_step(step.operation, out, places[step.a], places[step.b], count);
     } else {
-      select_step(out, args.places[step.a], args.places[step.b], args.places[step.c], count);
+      select_step(out, places[step.a], places[step.b], places[step.c], count);
     }
   }
 }
@@ -136,33 +226,47 @@ struct BroadcastWalk {
   }
 };
 
-// Writes elements [f, f + count) of an operand to its chunk; `data` is that of the row block.
-inline void fill_chunk(const MapOperandArgs& operand, const float* data, int64_t f, int64_t count) {
-  BroadcastWalk walk(operand.divisor, operand.modulus, f);
-  float* to = operand.chunk;
-  float* const end = to + count * kLanes;
-  while (to < end) {
-    const Vec x =
-        operand.parameters ? broadcast(data + walk.index) : load(data + walk.index * kLanes);
-    const int64_t left = (end - to) / kLanes;
-    const int64_t run = walk.divisor - walk.used < left ? walk.divisor - walk.used : left;
-    for (int64_t i = 0; i < run; ++i, to += kLanes) store(to, x);
-    walk.advance(run);
+// Vectors of an operand's elements, as often as its table holds them.
+inline void fill_table(const MapOperandArgs& operand, const float* data) {
+  for (int64_t i = 0; operand.parameters && i < operand.modulus; ++i) {
+    store(operand.table + i * kLanes, broadcast(data + i));
+  }
+  if (!operand.parameters) copy_vectors(data, operand.modulus, operand.table);
+  for (int64_t i = operand.modulus; i < operand.period; i += operand.modulus) {
+    copy_vectors(operand.table, operand.modulus, operand.table + i * kLanes);
   }
 }
 
-// Features [f, f + count) of a row block, where `operand` needs no index.
-inline Place operand_place(const MapArgs& args, const MapOperandArgs& operand, int64_t block,
-                           int64_t f, int64_t count) {
-  const float* data = operand.data;
-  if (!operand.parameters) data += block * operand.modulus * kLanes;
-  float* const in_place = const_cast<float*>(data);
-  if (!operand.parameters && operand.modulus == 1) return {in_place, 0};
-  if (!operand.parameters && operand.modulus == args.features && operand.divisor == 1) {
-    return {in_place + f * kLanes, kLanes};
+// Elements [f, f + count) of the features.
+inline void fill_chunk(const MapOperandArgs& operand, const float* vectors, int64_t f,
+                       int64_t count) {
+  BroadcastWalk walk(operand.divisor, operand.modulus, f);
+  for (int64_t i = 0; i < count; ++i, walk.advance(1)) {
+    store(operand.chunk + i * kLanes, load(vectors + walk.index * kLanes));
   }
-  fill_chunk(operand, data, f, operand.modulus == 1 ? 1 : count);
-  return {operand.chunk, operand.modulus == 1 ? 0 : kLanes};
+}
+
+// For how many features from f on an operand can be read without a cut.
+inline int64_t operand_extent(const MapOperandArgs& operand, int64_t f) {
+  if (operand.kind == OperandKind::periodic) return operand.period - f % operand.period;
+  if (operand.kind == OperandKind::runs) return operand.divisor - f % operand.divisor;
+  return kChunkFloats;
+}
+
+// The vectors of an operand's elements for the rows of a block.
+LOCKSTEP_SIMD const float* operand_vectors(const MapOperandArgs& operand, int64_t block) {
+  return operand.table != nullptr ? operand.table : operand.data + block * operand.modulus * kLanes;
+}
+
+// Features [f, f + count) of a row block.
+inline Place operand_place(const MapOperandArgs& operand, int64_t block, int64_t f, int64_t count) {
+  float* const vectors = const_cast<float*>(operand_vectors(operand, block));
+  if (operand.kind == OperandKind::periodic) return {vectors + f % operand.period * kLanes, kLanes};
+  if (operand.kind == OperandKind::runs) {
+    return {vectors + f / operand.divisor % operand.modulus * kLanes, 0};
+  }
+  fill_chunk(operand, vectors, f, count);
+  return {operand.chunk, kLanes};
 }
 
 // Random numbers of features [f, f + count) of a row block.
@@ -188,19 +292,42 @@ inline void random_step(const MapArgs& args, const ExpressionStep& step, int64_t
   }
 }
 
+// Tables of parameters, before the first row block; of values, at each.
+inline void fill_tables(const MapArgs& args, bool parameters, int64_t block) {
+  for (int i = 0; i < args.steps.operand_count; ++i) {
+    const MapOperandArgs& operand = args.operands[i];
+    if (operand.table == nullptr || operand.parameters != parameters) continue;
+    fill_table(operand, operand.data + (parameters ? 0 : block * operand.modulus * kLanes));
+  }
+}
+
+// Sets the places of features from f on; returns how many they are.
+inline int64_t set_places(const MapArgs& args, int64_t block, int64_t f) {
+  int64_t count = kChunkFloats / kLanes;
+  if (args.features - f < count) count = args.features - f;
+  for (int i = 0; i < args.steps.operand_count; ++i) {
+    const int64_t extent = operand_extent(args.operands[i], f);
+    if (extent < count) count = extent;
+  }
+  for (int i = 0; i < args.steps.operand_count; ++i) {
+    args.steps.places[i] = operand_place(args.operands[i], block, f, count);
+  }
+  float* y = args.y + (block * args.features + f) * kLanes;
+  args.steps.places[args.steps.first_output] = {y, kLanes};
+  return count;
+}
+
 inline void map(const MapArgs& args) {
-  constexpr int64_t kChunk = kChunkFloats / kLanes;
+  if (args.row_blocks == 0) return;
+  fill_tables(args, true, 0);
   for (int64_t block = 0; block < args.row_blocks; ++block) {
-    for (int64_t f = 0; f < args.features; f += kChunk) {
-      const int64_t count = args.features - f < kChunk ? args.features - f : kChunk;
-      for (int i = 0; i < args.steps.operand_count; ++i) {
-        args.steps.places[i] = operand_place(args, args.operands[i], block, f, count);
-      }
-      float* y = args.y + (block * args.features + f) * kLanes;
-      args.steps.places[args.steps.first_output] = {y, kLanes};
+    fill_tables(args, false, block);
+    for (int64_t f = 0; f < args.features;) {
+      const int64_t count = set_places(args, block, f);
       run_steps(args.steps, count, [&](const ExpressionStep& step, const Place& out) {
         random_step(args, step, block, f, count, out.data);
       });
+      f += count;
     }
   }
 }

@@ -16,27 +16,24 @@ class CpuMapOp : public PreparedOp {
         op_(op),
         runner_(setting.kernels->lanes, op.expression, false),
         operands_(op.operands.size()),
-        chunks_(allocate_floats(static_cast<int64_t>(op.operands.size()) * kSlotFloats)),
         positions_(static_cast<size_t>(op.expression.is_random() ? setting.padded_rows() : 0)) {
     LOCKSTEP_CHECK(op.expression.outputs.size() == 1);
     LOCKSTEP_CHECK(op.operands.size() >= static_cast<size_t>(runner_.plan().operands));
     LOCKSTEP_CHECK(runner_.plan().scalars <= 1);
-    for (size_t i = 0; i < op.operands.size(); ++i) {
-      const MapOperand& operand = op.operands[i];
-      LOCKSTEP_CHECK(operand.broadcast.divisor > 0 && operand.broadcast.modulus > 0);
-      operands_[i].parameters = operand.input < 0;
-      operands_[i].divisor = operand.broadcast.divisor;
-      operands_[i].modulus = operand.broadcast.modulus;
-      operands_[i].chunk = chunks_.get() + static_cast<int64_t>(i) * kSlotFloats;
-    }
     args_.features = op.features;
     args_.row_blocks = setting.row_blocks();
-    if (is_flat()) {  // one long row block: the chunks of short ones would be short
+    const bool flat = is_flat();
+    if (flat) {  // one long row block: the chunks of short ones would be short
       args_.features *= args_.row_blocks;
       args_.row_blocks = std::min<int64_t>(args_.row_blocks, 1);
-      for (MapOperandArgs& operand : operands_) {
-        if (!operand.parameters) operand.modulus = args_.features;
-      }
+    }
+    for (size_t i = 0; i < op.operands.size(); ++i) {
+      Broadcast broadcast = op.operands[i].broadcast;
+      LOCKSTEP_CHECK(broadcast.divisor > 0 && broadcast.modulus > 0);
+      operands_[i].parameters = op.operands[i].input < 0;
+      if (flat && !operands_[i].parameters)
+        broadcast.modulus = std::max<int64_t>(args_.features, 1);
+      set_kind(broadcast, &operands_[i]);
     }
     args_.layer = op.layer;
     args_.noise_divisor = op.noise.divisor;
@@ -67,6 +64,33 @@ class CpuMapOp : public PreparedOp {
   }
 
  private:
+  // Runs of equal elements shorter than this are not worth a chunk.
+  static constexpr int64_t kShortestRun = 16;
+
+  void set_kind(const Broadcast& broadcast, MapOperandArgs* operand) {
+    const int64_t lanes = setting_.kernels->lanes;
+    operand->divisor = broadcast.divisor;
+    operand->modulus = operand->period = broadcast.modulus;
+    if (broadcast.modulus == 1) operand->divisor = std::max<int64_t>(args_.features, kShortestRun);
+    if (operand->divisor >= kShortestRun) {
+      operand->kind = OperandKind::runs;
+    } else if (operand->divisor > 1) {
+      operand->kind = OperandKind::filled;
+      operand->chunk = add_memory(kSlotFloats);
+    } else {  // period after period, until a chunk is full
+      const int64_t wanted = std::min(kChunkFloats / lanes, args_.features);
+      operand->period *= std::max<int64_t>(1, wanted / operand->modulus);
+    }
+    if (operand->parameters || operand->period > operand->modulus) {
+      operand->table = add_memory(operand->period * lanes);
+    }
+  }
+
+  float* add_memory(int64_t floats) {
+    memory_.push_back(allocate_floats(floats));
+    return memory_.back().get();
+  }
+
   // Whether element i of the result needs only element i of values: rows and features are one.
   bool is_flat() const {
     return !op_.expression.is_random() &&
@@ -80,7 +104,7 @@ class CpuMapOp : public PreparedOp {
   MapOp op_;
   ExpressionRunner runner_;
   std::vector<MapOperandArgs> operands_;
-  Memory chunks_;
+  std::vector<Memory> memory_;
   std::vector<uint32_t> positions_;
   MapArgs args_;
 };
