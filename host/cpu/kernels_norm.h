@@ -126,6 +126,13 @@ inline void channel_moments_tile(const ChannelSumArgs& args, int64_t c) {
 }
 
 inline void channel_moments(const ChannelSumArgs& args) {
+  if (args.shape.terms == 1) {  // what the tiles would do
+    for (int64_t i = 0; i < args.shape.channels * kLanes; i += kLanes) {
+      store(args.sums + i, load(args.x + i));
+      store(args.second + i, set(0.0f));
+    }
+    return;
+  }
   each_tile(args.shape.channels, [&]<int kC>(int64_t c) { channel_moments_tile<kC>(args, c); });
 }
 

@@ -62,6 +62,7 @@ class NormBase : public PreparedOp {
         tree_(make_tree_plan(setting.group)),
         stride_((shape_.channels + 7) / 8 * 8),
         tables_(allocate_floats(tables * stride_ * setting.kernels->lanes)),
+        table_partitions_(static_cast<size_t>(tables), kMixed),
         lane_rows_(static_cast<size_t>(setting.kernels->lanes)) {
     for (size_t p = 0; p < setting.group.rows.size(); ++p) {
       row_partitions_.insert(row_partitions_.end(), static_cast<size_t>(setting.group.rows[p]),
@@ -80,14 +81,23 @@ class NormBase : public PreparedOp {
     return allocate_floats(partitions() * numbers * stride_);
   }
 
-  // Table i of a row block: `numbers` of each row's partition.
+  // Call before the numbers of a run are asked for.
+  void forget_tables() { std::fill(table_partitions_.begin(), table_partitions_.end(), kMixed); }
+
+  // Table i of a row block: `numbers`, always the same of a run, of each row's partition.
   const float* table(int i, const float* numbers, int64_t block) {
+    float* out = tables_.get() + i * stride_ * lanes();
+    const int64_t end = std::min((block + 1) * lanes(), setting_.rows());
+    const int64_t partition = row_partitions_[static_cast<size_t>(block * lanes())];
+    const bool mixed = row_partitions_[static_cast<size_t>(end - 1)] != partition;
+    int64_t& made_for = table_partitions_[static_cast<size_t>(i)];
+    if (!mixed && made_for == partition) return out;
+    made_for = mixed ? kMixed : partition;
     for (int64_t lane = 0; lane < lanes(); ++lane) {
-      const int64_t row = std::min(block * lanes() + lane, setting_.rows() - 1);
+      const int64_t row = std::min(block * lanes() + lane, end - 1);
       lane_rows_[static_cast<size_t>(lane)] =
           numbers + row_partitions_[static_cast<size_t>(row)] * stride_;
     }
-    float* out = tables_.get() + i * stride_ * lanes();
     setting_.kernels->spread(lane_rows_.data(), shape_.channels, out);
     return out;
   }
@@ -100,6 +110,8 @@ class NormBase : public PreparedOp {
     tree_sums(tree_, numbers, stride_, shape_.channels, roots);
   }
 
+  static constexpr int64_t kMixed = -1;
+
   OpSetting setting_;
   BatchNormOp op_;
   ChannelShape shape_;
@@ -107,6 +119,7 @@ class NormBase : public PreparedOp {
   int64_t stride_;  // floats of a partition's numbers: channels, rounded up to 8
   Memory tables_;
   std::vector<int64_t> row_partitions_;
+  std::vector<int64_t> table_partitions_;  // of whose rows each table is, or kMixed
   std::vector<const float*> lane_rows_;
 };
 
@@ -124,6 +137,7 @@ class NormForwardOp : public NormBase {
 
   void run(const RunContext& context, std::span<float* const> values) override {
     const float* x = setting_.input(0, values);
+    forget_tables();
     find_means(x);
     copy_out(mean_.get(), setting_.output(1, values));
     if (op_.mean_offset >= 0) reduce_weighted(context, mean_.get(), op_.mean_offset);
@@ -239,6 +253,7 @@ class NormGradientOp : public NormBase {
     const float* x = setting_.input(0, values);
     const float* dy = setting_.input(1, values);
     const float* mean = setting_.input(2, values);
+    forget_tables();
     for (int64_t p = 0; p < partitions(); ++p) {
       std::copy_n(mean + p * shape_.channels, shape_.channels, mean_.get() + p * stride_);
     }
