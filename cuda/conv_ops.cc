@@ -1,7 +1,9 @@
-// Conv2D: cuDNN does the convolution, our kernels what its plan leaves.
+// Conv2D: layers of few channels run in our own kernels; else cuDNN does the convolution and our
+// kernels what its plan leaves.
 #include <fmt/format.h>
 
 #include "cuda/conv_plan.h"
+#include "cuda/kernels_conv.h"
 #include "cuda/prepared_ops.h"
 #include "host/core/check.h"
 
@@ -87,6 +89,53 @@ class Conv : public PreparedOp {
   const std::shared_ptr<const ConvPlan> plan_;
 };
 
+// All in our own kernels.
+class SmallConv : public PreparedOp {
+ public:
+  SmallConv(const OpSetting& setting, const Conv2dOp& op)
+      : setting_(setting),
+        op_(op),
+        tile_(conv_tile(op, setting.rows)),
+        gradient_plan_(plan_conv_gradient(op, setting.rows)) {}
+
+  void run(const RunContext& context, std::span<float* const> values) override {
+    setting_.gpu->note(op_.pass == Pass::weight_gradient ? weight_gradient(context, values)
+                                                         : correlation(context, values));
+  }
+
+  int64_t scratch() const {
+    return op_.pass == Pass::weight_gradient ? conv_gradient_scratch(op_, gradient_plan_) : 0;
+  }
+
+ private:
+  Status correlation(const RunContext& context, std::span<float* const> values) const {
+    const Branch& branch = setting_.gpu->branch();
+    const float* in = setting_.input(0, values);
+    const float* kernel = context.weights + op_.kernel_offset;
+    float* out = setting_.output(values);
+    if (op_.pass == Pass::data_gradient) {
+      return launch_conv_data_gradient(op_, tile_, setting_.rows, in, kernel,
+                                       setting_.relu_mask(values), out, branch.stream);
+    }
+    const float* bias = op_.bias_offset < 0 ? nullptr : context.weights + op_.bias_offset;
+    return launch_conv(op_, tile_, setting_.rows, in, kernel, bias, out, branch.stream);
+  }
+
+  Status weight_gradient(const RunContext& context, std::span<float* const> values) const {
+    const Branch& branch = setting_.gpu->branch();
+    float* gradient = context.roots[0];
+    float* bias_gradient = op_.bias_offset < 0 ? nullptr : gradient + op_.bias_offset;
+    return launch_conv_weight_gradient(
+        op_, gradient_plan_, setting_.rows, setting_.input(0, values), setting_.input(1, values),
+        branch.scratch, gradient + op_.kernel_offset, bias_gradient, branch.stream);
+  }
+
+  const OpSetting setting_;
+  const Conv2dOp op_;
+  const ConvTile tile_;
+  const ConvGradientPlan gradient_plan_;
+};
+
 // Two ops of the same key have the same plan.
 std::string plan_key(const Conv2dOp& op, int rows, int64_t bias_alignment) {
   return fmt::format("conv {} {} {}x{}x{} {}x{}x{} {}x{} {}x{} {},{} {} {}",
@@ -99,6 +148,11 @@ std::string plan_key(const Conv2dOp& op, int rows, int64_t bias_alignment) {
 }  // namespace
 
 Prepared prepare_conv(const OpSetting& setting, const Conv2dOp& op) {
+  if (small_conv_suits(op, setting.rows)) {
+    auto small = std::make_unique<SmallConv>(setting, op);
+    LOCKSTEP_CHECK(small->scratch() * int64_t{sizeof(float)} <= kScratchBytes);
+    return std::unique_ptr<PreparedOp>(std::move(small));
+  }
   Gpu& gpu = *setting.gpu;
   ConvPlanOptions options;
   options.math = gpu.tf32() ? ConvMath::tf32 : ConvMath::fp32;

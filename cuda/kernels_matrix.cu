@@ -10,9 +10,13 @@ constexpr unsigned kBlock = 256;
 
 // Up to here a thread adds all rows of its column in order, as the CPU adds those of a partition.
 constexpr int64_t kOrderedRows = 64;
+constexpr int kOrderedStep = 32;  // loads under way together
 constexpr unsigned kMaxTileColumns = 32;
-constexpr int kChains = 4;              // sums of a thread, so that loads do not wait for adds
-constexpr int64_t kRowsAThread = 8;     // at least, where rows are split
+// Narrow tiles make more blocks of few rows; wide ones read whole cache lines.
+constexpr unsigned kNarrowTileColumns = 8;
+constexpr int64_t kNarrowRows = 2048;
+constexpr int kChains = 8;            // sums of a thread, so that loads do not wait for adds
+constexpr int64_t kRowsAThread = 64;  // at least, where rows are split: fewer aren't worth a launch
 constexpr int64_t kColumnBlocks = 512;  // enough to fill any GPU
 
 // How a matrix is cut: tiles of `tile_columns` (a power of two) by `splits` of rows. A function of
@@ -26,9 +30,8 @@ struct ColumnPlan {
 
 ColumnPlan plan_columns(int64_t rows, int64_t channels) {
   ColumnPlan plan;
-  while (plan.tile_columns < kMaxTileColumns && plan.tile_columns < channels) {
-    plan.tile_columns *= 2;
-  }
+  const unsigned most_columns = rows <= kNarrowRows ? kNarrowTileColumns : kMaxTileColumns;
+  while (plan.tile_columns < most_columns && plan.tile_columns < channels) plan.tile_columns *= 2;
   plan.tiles = (channels + plan.tile_columns - 1) / plan.tile_columns;
   const int64_t least_rows = kBlock / plan.tile_columns * kRowsAThread;
   const int64_t most_splits = std::max<int64_t>(1, kColumnBlocks / plan.tiles);
@@ -41,8 +44,15 @@ ColumnPlan plan_columns(int64_t rows, int64_t channels) {
 __global__ void ordered_sums_kernel(const float* x, int64_t rows, int64_t channels, float* out) {
   for (int64_t c = thread_index(); c < channels; c += thread_count()) {
     float sum = -0.0f;
-    LOCKSTEP_UNROLL(8)
-    for (int64_t row = 0; row < rows; ++row) sum += x[row * channels + c];
+    LOCKSTEP_UNROLL(1)
+    for (int64_t first = 0; first < rows; first += kOrderedStep) {
+      float values[kOrderedStep];
+      for (int i = 0; i < kOrderedStep; ++i) {
+        // Adding -0 changes nothing.
+        values[i] = first + i < rows ? x[(first + i) * channels + c] : -0.0f;
+      }
+      for (int i = 0; i < kOrderedStep; ++i) sum += values[i];
+    }
     out[c] = sum;
   }
 }
@@ -61,13 +71,16 @@ __global__ void column_sums_kernel(const float* x, int64_t rows, int64_t channel
   float sums[kChains];
   for (int k = 0; k < kChains; ++k) sums[k] = -0.0f;
   if (column < channels) {
-    int64_t row = begin + threadIdx.x / plan.tile_columns;
-    for (; row + (kChains - 1) * step < end; row += kChains * step) {
-      for (int k = 0; k < kChains; ++k) sums[k] += x[(row + k * step) * channels + column];
+    LOCKSTEP_UNROLL(1)
+    for (int64_t row = begin + threadIdx.x / plan.tile_columns; row < end; row += kChains * step) {
+      for (int k = 0; k < kChains; ++k) {
+        const int64_t at = row + k * step;
+        sums[k] += at < end ? x[at * channels + column] : -0.0f;
+      }
     }
-    for (; row < end; row += step) sums[0] += x[row * channels + column];
   }
-  partial[threadIdx.x] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  partial[threadIdx.x] =
+      ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
   for (unsigned half = kBlock / 2; half >= plan.tile_columns; half /= 2) {
     __syncthreads();
     if (threadIdx.x < half) partial[threadIdx.x] += partial[threadIdx.x + half];

@@ -101,6 +101,21 @@ struct SgdMap {
   }
 };
 
+struct MovingAverageMap {
+  MovingAverageUpdate average;
+  const float* gradient;
+  float* weights;
+  template <int kWidth>
+  __device__ void apply(int64_t i) const {
+    const Floats<kWidth> g = load<kWidth>(gradient + i);
+    Floats<kWidth> w = load<kWidth>(weights + i);
+    for (int j = 0; j < kWidth; ++j) {
+      w.at[j] = w.at[j] * average.momentum + g.at[j] * average.scale * average.one_minus_momentum;
+    }
+    store(weights + i, w);
+  }
+};
+
 struct MomentumMap {
   SgdUpdate sgd;
   const float* gradient;
@@ -210,6 +225,10 @@ Status launch_update(const UpdateDesc& desc, const float* gradient, float* weigh
   if (const auto* adam = std::get_if<AdamUpdate>(&desc)) {
     LOCKSTEP_CHECK(slots.size() == 2);
     return launch_map("adam_kernel", AdamMap{*adam, gradient, weights, slots[0], slots[1]}, count,
+                      aligned, stream);
+  }
+  if (const auto* average = std::get_if<MovingAverageUpdate>(&desc)) {
+    return launch_map("moving_average_kernel", MovingAverageMap{*average, gradient, weights}, count,
                       aligned, stream);
   }
   const SgdUpdate& sgd = std::get<SgdUpdate>(desc);

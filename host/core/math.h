@@ -94,7 +94,13 @@ LOCKSTEP_MATH typename Ops::Float absolute_of(typename Ops::Float x) {
   return Ops::from_bits(Ops::bit_and(Ops::bits(x), Ops::set_int(~kSignBit)));
 }
 
-// y, which has no sign of its own, with the sign of x.
+// -x, of NaN too.
+template <class Ops>
+LOCKSTEP_MATH typename Ops::Float negate_of(typename Ops::Float x) {
+  return Ops::from_bits(Ops::exclusive_or(Ops::bits(x), Ops::set_int(kSignBit)));
+}
+
+// y with the sign of x; its own is plus or the same.
 template <class Ops>
 LOCKSTEP_MATH typename Ops::Float with_sign_of(typename Ops::Float x, typename Ops::Float y) {
   const auto sign = Ops::bit_and(Ops::bits(x), Ops::set_int(kSignBit));
@@ -120,6 +126,26 @@ template <class Ops>
 LOCKSTEP_MATH typename Ops::Float square_root_of(typename Ops::Float x) {
   const auto y = Ops::select(Ops::less(x, Ops::set(0.0f)), Ops::set(kNan), Ops::sqrt(x));
   return unless_nan<Ops>(x, y);
+}
+
+// The number high + low; low is what high lacks.
+template <class Ops>
+struct Pair {
+  typename Ops::Float high, low;
+};
+
+// Exactly a + b, for |a| >= |b| or a = 0 (Dekker 1971).
+template <class Ops>
+LOCKSTEP_MATH Pair<Ops> exact_sum(typename Ops::Float a, typename Ops::Float b) {
+  const auto sum = Ops::add(a, b);
+  return {sum, Ops::sub(b, Ops::sub(sum, a))};
+}
+
+// Exactly a * b, unless it overflows or its low part is denormal.
+template <class Ops>
+LOCKSTEP_MATH Pair<Ops> exact_product(typename Ops::Float a, typename Ops::Float b) {
+  const auto product = Ops::mul(a, b);
+  return {product, Ops::fma(a, b, negate_of<Ops>(product))};
 }
 
 // x = exponent * unit + remainder, with the remainder at most half a unit.
@@ -282,19 +308,34 @@ LOCKSTEP_MATH typename Ops::Float tanh_of(typename Ops::Float x) {
   const auto small = Ops::fma(Ops::mul(p, s), x, x);
   const auto e = exp_of<Ops>(Ops::add(magnitude, magnitude));
   const auto large = Ops::sub(one, Ops::div(Ops::set(2.0f), Ops::add(e, one)));
-  const auto y =
-      Ops::select(Ops::less(magnitude, Ops::set(0.625f)), small, with_sign_of<Ops>(x, large));
-  return unless_nan<Ops>(x, y);
+  const auto y = Ops::select(Ops::less(magnitude, Ops::set(0.625f)), small, large);
+  return unless_nan<Ops>(x, with_sign_of<Ops>(x, y));
 }
 
-// 1 / (1 + e^-x), in [0, 1].
+// 1 / (1 + e^-x), in [0, 1]; e^x / (1 + e^x) below 0, where e^-x might overflow.
 template <class Ops>
 LOCKSTEP_MATH typename Ops::Float sigmoid_of(typename Ops::Float x) {
+  const auto zero = Ops::set(0.0f);
   const auto one = Ops::set(1.0f);
-  const auto e = exp_of<Ops>(Ops::from_bits(Ops::bit_or(Ops::bits(x), Ops::set_int(kSignBit))));
-  // e^x / (1 + e^x) below 0, where e^-x might overflow.
-  const auto numerator = Ops::select(Ops::less(x, Ops::set(0.0f)), e, one);
-  return unless_nan<Ops>(x, Ops::div(numerator, Ops::add(one, e)));
+  // e^-|x| = e + e_low
+  const auto reduced =
+      reduce_by_ln2<Ops>(clamp<Ops>(negate_of<Ops>(absolute_of<Ops>(x)), -105.0f, 0.0f));
+  const auto r = reduced.remainder;
+  const auto p = Ops::fma(exp_polynomial<Ops>(r), Ops::mul(r, r), r);
+  const auto sum = exact_sum<Ops>(one, p);
+  const auto e = scale<Ops>(sum.high, reduced.exponent);
+  const auto e_low = scale<Ops>(sum.low, reduced.exponent);
+  // The quotient, then a step of Newton's for what its two roundings lost.
+  const auto negative = Ops::less(x, zero);
+  const auto numerator = Ops::select(negative, e, one);
+  const auto denominator = exact_sum<Ops>(one, e);
+  const auto y = Ops::div(numerator, denominator.high);
+  const auto minus_y = negate_of<Ops>(y);
+  auto rest = Ops::fma(minus_y, denominator.high, numerator);
+  rest = Ops::add(rest, Ops::select(negative, e_low, zero));
+  rest = Ops::fma(minus_y, Ops::add(denominator.low, e_low), rest);
+  const auto inverse = Ops::select(negative, Ops::sub(one, y), y);  // 1 / (1 + e^-|x|)
+  return unless_nan<Ops>(x, Ops::fma(rest, inverse, y));
 }
 
 // The error function, in [-1, 1].
@@ -319,12 +360,13 @@ LOCKSTEP_MATH typename Ops::Float erf_of(typename Ops::Float x) {
   q = Ops::fma(q, t, Ops::set(-6.373721361e-01f));
   q = Ops::fma(q, t, Ops::set(-1.127563715e+00f));
   q = Ops::fma(q, t, Ops::set(-2.225703065e-04f));
-  const auto large = with_sign_of<Ops>(x, Ops::sub(Ops::set(1.0f), exp_of<Ops>(q)));
+  const auto large = Ops::sub(Ops::set(1.0f), exp_of<Ops>(q));
   const auto y = Ops::select(Ops::less(magnitude, Ops::set(0.9375f)), small, large);
-  return unless_nan<Ops>(x, y);
+  return unless_nan<Ops>(x, with_sign_of<Ops>(x, y));
 }
 
 LOCKSTEP_MATH float absolute(float x) { return absolute_of<ScalarOps>(x); }
+LOCKSTEP_MATH float negate(float x) { return negate_of<ScalarOps>(x); }
 LOCKSTEP_MATH float sign(float x) { return sign_of<ScalarOps>(x); }
 LOCKSTEP_MATH float floor(float x) { return floor_of<ScalarOps>(x); }
 LOCKSTEP_MATH float square_root(float x) { return square_root_of<ScalarOps>(x); }

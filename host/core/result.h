@@ -64,6 +64,15 @@ class [[nodiscard]] Result<void> {
 
 using Status = Result<void>;
 
+// The first error, if any.
+template <class Statuses>
+Status first_error(const Statuses& statuses) {
+  for (const Status& status : statuses) {
+    if (!status.ok()) return status;
+  }
+  return {};
+}
+
 }  // namespace lockstep
 
 #define LOCKSTEP_CONCAT_(a, b) a##b

@@ -147,6 +147,14 @@ class CpuDevice : public Device {
                      adam->epsilon});
       return;
     }
+    if (const auto* average = std::get_if<MovingAverageUpdate>(&desc)) {
+      for (int64_t i = 0; i < state.count; ++i) {
+        const float mean = gradient[i] * average->scale;
+        state.weights[i] =
+            state.weights[i] * average->momentum + mean * average->one_minus_momentum;
+      }
+      return;
+    }
     const SgdUpdate& sgd = std::get<SgdUpdate>(desc);
     LOCKSTEP_CHECK(slots == (sgd.momentum == 0 ? 0 : 1));
     kernels_.sgd({state, gradient, sgd.learning_rate, sgd.momentum, sgd.nesterov});

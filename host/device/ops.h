@@ -147,6 +147,7 @@ struct GatherOp {
   std::vector<int64_t> input_features;  // of each input
   Gathering gathering = Gathering::sum;
   float fill = 0;
+  bool split_ties = false;  // of a maximum's gradient, see below
 };
 
 // The gradient of a GatherOp by maximum. dy[o] goes to the first of the list's elements that equals
@@ -256,6 +257,10 @@ struct SgdUpdate {  // m = momentum m - lr g; w += m (nesterov: w += momentum m 
   float learning_rate = 0, momentum = 0;
   bool nesterov = false;
 };
-using UpdateDesc = std::variant<AdamUpdate, SgdUpdate>;
+// A moving average of what the gradient holds as a sum: w = w momentum + (g scale) (1 - momentum).
+struct MovingAverageUpdate {
+  float momentum = 0, one_minus_momentum = 0, scale = 0;
+};
+using UpdateDesc = std::variant<AdamUpdate, SgdUpdate, MovingAverageUpdate>;
 
 }  // namespace lockstep

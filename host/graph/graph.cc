@@ -1,20 +1,69 @@
 #include "host/graph/graph.h"
 
+#include <algorithm>
+
 #include "host/core/check.h"
 
 namespace lockstep {
 namespace {
 
-// Kernel and bias lie end to end, so that one range covers both.
-FlatRange parameter_range(int64_t kernel_offset, int64_t kernel_count, int64_t bias_offset,
-                          int64_t bias_count) {
-  const int64_t kernel_end = kernel_offset + kernel_count;
-  if (bias_offset < 0) return {kernel_offset, kernel_end};
-  LOCKSTEP_CHECK(bias_offset == kernel_end);
-  return {kernel_offset, kernel_end + bias_count};
+// Two parts that lie end to end, so that one range covers both; a part at -1 is not there.
+FlatRange joined(int64_t first, int64_t first_count, int64_t second, int64_t second_count) {
+  if (first < 0 && second < 0) return {};
+  if (first < 0) return {second, second + second_count};
+  if (second < 0) return {first, first + first_count};
+  LOCKSTEP_CHECK(second == first + first_count);
+  return {first, second + second_count};
+}
+
+FlatRange written_by(const Conv2dOp& op) {
+  if (op.pass != Pass::weight_gradient) return {};
+  const int64_t kernel =
+      int64_t{op.kernel_height} * op.kernel_width * op.in_channels * op.out_channels;
+  return joined(op.kernel_offset, kernel, op.bias_offset, op.out_channels);
+}
+
+FlatRange written_by(const DenseOp& op) {
+  if (op.pass != Pass::weight_gradient) return {};
+  return joined(op.kernel_offset, op.in_features * op.out_features, op.bias_offset,
+                op.out_features);
+}
+
+FlatRange written_by(const SoftmaxCrossEntropyOp& op) {
+  return {op.metrics_offset, op.metrics_offset + kMetricCount};
+}
+
+FlatRange written_by(const ParameterSumOp& op) {
+  return {op.offset, op.offset + op.broadcast.modulus};
+}
+
+FlatRange written_by(const RowSumOp& op) { return {op.offset, op.offset + op.count}; }
+
+FlatRange written_by(const EmbeddingOp& op) {
+  if (op.pass != Pass::weight_gradient) return {};
+  return {op.offset, op.offset + op.vocabulary * op.units};
+}
+
+FlatRange written_by(const BatchNormOp& op) {
+  const int64_t channels = op.channel.modulus;
+  if (op.pass == Pass::forward) return joined(op.mean_offset, 2 * channels, -1, 0);
+  return joined(op.gamma_gradient, channels, op.beta_gradient, channels);
+}
+
+template <class Op>
+FlatRange written_by(const Op&) {
+  return {};
 }
 
 }  // namespace
+
+bool Graph::is_plain() const {
+  return gradient_sums.empty() &&
+         std::all_of(parameters.begin(), parameters.end(), [](const Parameter& parameter) {
+           return parameter.role == ParameterRole::trained &&
+                  parameter.gradient_offset == parameter.offset;
+         });
+}
 
 Pass pass_of(const OpDesc& op) {
   return std::visit(
@@ -26,20 +75,7 @@ Pass pass_of(const OpDesc& op) {
 }
 
 FlatRange written_range(const OpDesc& op) {
-  if (const auto* loss = std::get_if<SoftmaxCrossEntropyOp>(&op.attributes)) {
-    return {loss->metrics_offset, loss->metrics_offset + kMetricCount};
-  }
-  if (pass_of(op) != Pass::weight_gradient) return {};
-  if (const auto* conv = std::get_if<Conv2dOp>(&op.attributes)) {
-    const int64_t kernel_count =
-        int64_t{conv->kernel_height} * conv->kernel_width * conv->in_channels * conv->out_channels;
-    return parameter_range(conv->kernel_offset, kernel_count, conv->bias_offset,
-                           conv->out_channels);
-  }
-  const auto* dense = std::get_if<DenseOp>(&op.attributes);
-  LOCKSTEP_CHECK(dense != nullptr);
-  return parameter_range(dense->kernel_offset, dense->in_features * dense->out_features,
-                         dense->bias_offset, dense->out_features);
+  return std::visit([](const auto& attributes) { return written_by(attributes); }, op.attributes);
 }
 
 }  // namespace lockstep

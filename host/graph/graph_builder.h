@@ -1,7 +1,10 @@
-// Collects the forward ops of a model, layer by layer, before any rewriting.
+// Collects the forward ops of a model, call by call, before any rewriting.
 #pragma once
 
+#include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "host/graph/graph.h"
 
@@ -11,38 +14,62 @@ namespace lockstep {
 struct SymbolicTensor {
   int value = -1;
   Shape shape;
+  int mask = -1;  // value: Keras' mask of the tensor as 1 and 0, one an entry of its first axis
+  int64_t features() const { return element_count(shape); }
 };
 
 enum class GraphMode { inference, training };
 
+// What a layer says of a parameter.
+struct ParameterSpec {
+  std::string name;
+  Shape shape;
+  nlohmann::json initializer;
+  nlohmann::json regularizer;
+  nlohmann::json constraint;
+  ParameterRole role = ParameterRole::trained;
+  float momentum = 0;
+};
+
 class GraphBuilder {
  public:
-  GraphBuilder(const Shape& input_shape, GraphMode mode);
+  explicit GraphBuilder(GraphMode mode) : mode_(mode) {}
 
-  bool training() const { return mode_ == GraphMode::training; }
-  SymbolicTensor input() const { return {graph_.input, graph_.input_shape}; }
+  GraphMode mode() const { return mode_; }
+  // The next input of the model: columns of a batch's inputs in the order of the calls.
+  SymbolicTensor add_input(const std::string& name, const Shape& shape);
+  // Columns [offset, offset + features of shape) of a batch's targets or weights.
+  SymbolicTensor add_batch_part(BatchPart part, int64_t offset, const std::string& name,
+                                const Shape& shape);
 
-  // Parameters, values and ops that follow are this layer's. `index` counts the layers as Keras'
-  // model.layers does (without the InputLayer): it keys the layer's randomness.
-  void begin_layer(std::string name, int index);
+  // Parameters, values and ops that follow are this layer's. `position` orders the parameters in
+  // the flat vector: by layer, then as they were added. A layer that is called again (`call` > 0)
+  // gets the parameters that it has.
+  void begin_layer(std::string name, int position, int call);
   const std::string& layer_name() const { return layer_name_; }
-  int layer_index() const { return layer_index_; }
 
-  // Returns the parameter's offset in the flat vector.
-  int64_t add_parameter(std::string name, Shape shape, InitializerKind initializer);
-  // Appends a forward op that computes one value from `input`. `what` names it within the layer.
+  // Stands for the parameter in ops until finish() knows its offset.
+  int64_t add_parameter(const ParameterSpec& spec);
+  // Appends a forward op that computes one value from `inputs`. `what` names it within the layer.
   SymbolicTensor add_op(const std::string& what, OpAttributes attributes,
-                        const SymbolicTensor& input, Shape output_shape);
-
-  int64_t parameter_count() const { return graph_.parameter_count; }
-  // The forward graph that ends in `output`: flat_size is 0. Call once.
-  Graph finish(const SymbolicTensor& output);
+                        const std::vector<SymbolicTensor>& inputs, Shape output_shape);
+  // The same for ops with further outputs, which hold a row of that shape for each partition.
+  SymbolicTensor add_op(const std::string& what, OpAttributes attributes,
+                        const std::vector<SymbolicTensor>& inputs, Shape output_shape,
+                        const std::vector<Shape>& statistics);
+  // The forward graph that ends in `outputs`: flat_size is 0. Call once.
+  Graph finish(const std::vector<SymbolicTensor>& outputs);
 
  private:
-  GraphMode mode_;
+  int add_value(const std::string& what, const Shape& shape, bool per_partition);
+
+  const GraphMode mode_;
   Graph graph_;
   std::string layer_name_;
-  int layer_index_ = -1;
+  int position_ = 0;
+  int call_ = 0;
+  std::vector<int> positions_;                            // of each parameter's layer
+  std::map<std::pair<int, std::string>, int64_t> known_;  // by position and name
 };
 
 }  // namespace lockstep

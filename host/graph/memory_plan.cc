@@ -44,7 +44,7 @@ std::vector<Life> lives_of(const Graph& graph, const Device& device, int rows, i
     for (const int input : op.inputs) touch(input, index);
     if (op.relu_mask >= 0) touch(op.relu_mask, index);
   }
-  touch(graph.output, static_cast<int>(graph.ops.size()));
+  for (const int output : graph.outputs) touch(output, static_cast<int>(graph.ops.size()));
   std::erase_if(lives, [](const Life& life) { return life.first_op < 0; });
   return lives;
 }

@@ -1,5 +1,7 @@
 #include "host/graph/passes.h"
 
+#include <algorithm>
+#include <map>
 #include <utility>
 #include <vector>
 
@@ -11,7 +13,8 @@ namespace {
 constexpr int kNone = -1;
 
 int count_readers(const Graph& graph, int value) {
-  int readers = value == graph.output ? 1 : 0;
+  int readers = static_cast<int>(std::count(graph.outputs.begin(), graph.outputs.end(), value));
+  readers += value == graph.loss ? 1 : 0;
   for (const OpDesc& op : graph.ops) {
     for (const int input : op.inputs) readers += input == value ? 1 : 0;
     readers += op.relu_mask == value ? 1 : 0;
@@ -40,116 +43,6 @@ Activation* activation_of(OpDesc* op) {
   return nullptr;
 }
 
-bool has_parameters(const OpDesc& op) {
-  return std::holds_alternative<Conv2dOp>(op.attributes) ||
-         std::holds_alternative<DenseOp>(op.attributes);
-}
-
-// "dense/forward" -> "dense/data_gradient".
-std::string gradient_name(const OpDesc& forward, const char* pass) {
-  return forward.name.substr(0, forward.name.rfind('/') + 1) + pass;
-}
-
-class GradientAppender {
- public:
-  explicit GradientAppender(Graph* graph)
-      : graph_(*graph), gradients_(graph->values.size(), kNone), needed_(graph->values.size()) {}
-
-  void run() {
-    const std::vector<OpDesc> forward = graph_.ops;
-    for (const OpDesc& op : forward) mark_needed(op);
-    for (auto op = forward.rbegin(); op != forward.rend(); ++op) differentiate(*op);
-  }
-
- private:
-  // A value's gradient is needed where a parameter stands before it.
-  void mark_needed(const OpDesc& op) {
-    bool needed = has_parameters(op);
-    for (const int input : op.inputs) needed = needed || needed_[input];
-    for (const int output : op.outputs) needed_[output] = needed;
-  }
-
-  void differentiate(const OpDesc& op) {
-    if (std::holds_alternative<SoftmaxCrossEntropyOp>(op.attributes)) {
-      set_gradient(op.inputs[0], op.outputs[0]);
-      return;
-    }
-    if (!needed_[op.outputs[0]]) return;
-    int dy = gradients_[op.outputs[0]];
-    LOCKSTEP_CHECK(dy != kNone);
-    OpDesc fused = op;
-    if (Activation* activation = activation_of(&fused);
-        activation != nullptr && *activation == Activation::relu) {
-      dy = append_relu_gradient(op, dy);
-      *activation = Activation::linear;
-    }
-    if (has_parameters(op)) append_weight_gradient(fused, dy);
-    if (needed_[op.inputs[0]]) append_data_gradient(fused, dy);
-  }
-
-  int append_relu_gradient(const OpDesc& op, int dy) {
-    const int y = op.outputs[0];
-    OpDesc gradient;
-    gradient.name = gradient_name(op, "relu_gradient");
-    gradient.attributes =
-        ReluOp{.pass = Pass::data_gradient, .features = graph_.values[y].features()};
-    gradient.inputs = {y, dy};
-    gradient.outputs = {add_value(gradient.name, y)};
-    graph_.ops.push_back(gradient);
-    return gradient.outputs[0];
-  }
-
-  void append_weight_gradient(const OpDesc& op, int dy) {
-    OpDesc gradient;
-    gradient.name = gradient_name(op, "weight_gradient");
-    gradient.attributes = with_pass(op.attributes, Pass::weight_gradient);
-    gradient.inputs = {op.inputs[0], dy};
-    graph_.ops.push_back(std::move(gradient));
-  }
-
-  void append_data_gradient(const OpDesc& op, int dy) {
-    const int x = op.inputs[0];
-    const int y = op.outputs[0];
-    OpDesc gradient;
-    gradient.name = gradient_name(op, "data_gradient");
-    gradient.attributes = with_pass(op.attributes, Pass::data_gradient);
-    gradient.inputs = {dy};
-    if (std::holds_alternative<MaxPool2dOp>(op.attributes)) gradient.inputs = {x, y, dy};
-    if (std::holds_alternative<ReluOp>(op.attributes)) gradient.inputs = {y, dy};
-    gradient.outputs = {add_value(gradient.name, x)};
-    set_gradient(x, gradient.outputs[0]);
-    graph_.ops.push_back(std::move(gradient));
-  }
-
-  static OpAttributes with_pass(OpAttributes attributes, Pass pass) {
-    std::visit(
-        [pass](auto& any) {
-          if constexpr (requires { any.pass; }) {
-            any.pass = pass;
-          } else {
-            LOCKSTEP_CHECK(false);  // no gradient: nn refuses such models
-          }
-        },
-        attributes);
-    return attributes;
-  }
-
-  // A value that is read twice would need the sum of two gradients; sequential models have none.
-  void set_gradient(int value, int gradient) {
-    LOCKSTEP_CHECK(gradients_[value] == kNone);
-    gradients_[value] = gradient;
-  }
-
-  int add_value(const std::string& name, int like) {
-    graph_.values.push_back({name, graph_.values[like].shape});
-    return static_cast<int>(graph_.values.size()) - 1;
-  }
-
-  Graph& graph_;
-  std::vector<int> gradients_;  // of each forward value: the value that holds its gradient
-  std::vector<bool> needed_;
-};
-
 }  // namespace
 
 void fuse_activations(Graph* graph) {
@@ -169,24 +62,93 @@ void fuse_activations(Graph* graph) {
   graph->ops = std::move(kept);
 }
 
+namespace {
+
+// Whether each value is read, however far, by the loss or an output.
+std::vector<bool> read_values(const Graph& graph) {
+  std::vector<bool> read(graph.values.size());
+  if (graph.loss != kNone) {
+    read[static_cast<size_t>(graph.loss)] = true;
+  } else {
+    for (const int output : graph.outputs) read[static_cast<size_t>(output)] = true;
+  }
+  for (auto op = graph.ops.rbegin(); op != graph.ops.rend(); ++op) {
+    const bool is_read = std::any_of(op->outputs.begin(), op->outputs.end(),
+                                     [&](int output) { return read[static_cast<size_t>(output)]; });
+    for (const int input : op->inputs) {
+      if (is_read) read[static_cast<size_t>(input)] = true;
+    }
+  }
+  return read;
+}
+
+// How often gradients of each trained parameter are computed, by offset, in the order in which
+// append_gradients computes them.
+std::vector<int64_t> gradient_uses(Graph* graph) {
+  const std::vector<bool> read = read_values(*graph);
+  std::vector<int64_t> uses;
+  for (auto op = graph->ops.rbegin(); op != graph->ops.rend(); ++op) {
+    if (op->outputs.empty() || !read[static_cast<size_t>(op->outputs[0])]) continue;
+    visit_parameters(op->attributes, [&](int64_t& offset) { uses.push_back(offset); });
+  }
+  return uses;
+}
+
+bool feeds_moving_average(const Graph& graph, const Parameter& parameter) {
+  return std::any_of(graph.ops.begin(), graph.ops.end(), [&](const OpDesc& op) {
+    const auto* norm = std::get_if<BatchNormOp>(&op.attributes);
+    if (norm == nullptr || norm->mean_offset < 0) return false;
+    return parameter.offset == norm->mean_offset ||
+           parameter.offset == norm->mean_offset + norm->channel.modulus;
+  });
+}
+
+}  // namespace
+
+void place_gradients(Graph* graph, LossMode mode) {
+  if (mode == LossMode::measure) {
+    graph->flat_size = graph->metric_count;
+    return;
+  }
+  const std::vector<int64_t> uses = gradient_uses(graph);
+  std::map<int64_t, Parameter*> by_offset;
+  for (Parameter& parameter : graph->parameters) {
+    by_offset[parameter.offset] = &parameter;
+    const bool used = std::find(uses.begin(), uses.end(), parameter.offset) != uses.end();
+    const bool has_place = parameter.role == ParameterRole::trained ? used
+                           : parameter.role == ParameterRole::moving_average
+                               ? feeds_moving_average(*graph, parameter)
+                               : false;
+    if (!has_place) continue;
+    parameter.gradient_offset = graph->gradient_count;
+    graph->gradient_count += parameter.count();
+  }
+  int64_t end = graph->gradient_count;
+  std::map<int64_t, int> seen;
+  for (const int64_t offset : uses) {
+    const Parameter& parameter = *by_offset.at(offset);
+    if (parameter.role != ParameterRole::trained || seen[offset]++ == 0) continue;
+    graph->gradient_sums.push_back({parameter.gradient_offset, end, parameter.count()});
+    end += parameter.count();
+  }
+  graph->flat_size = end + graph->metric_count;
+}
+
 void attach_softmax_cross_entropy(Graph* graph, LossMode mode) {
   LOCKSTEP_CHECK(!graph->ops.empty());
   OpDesc& last = graph->ops.back();
   LOCKSTEP_CHECK(std::holds_alternative<SoftmaxOp>(last.attributes));
-  const bool differentiate = mode == LossMode::differentiate;
-  const int64_t gradients = differentiate ? graph->parameter_count : 0;
   last.name = "loss";
-  last.attributes = SoftmaxCrossEntropyOp{.classes = graph->classes, .metrics_offset = gradients};
-  graph->output = last.inputs[0];
-  graph->flat_size = gradients + kMetricCount;
-  if (differentiate) {
+  last.attributes =
+      SoftmaxCrossEntropyOp{.classes = element_count(graph->values[last.inputs[0]].shape),
+                            .metrics_offset = graph->metrics_offset()};
+  graph->outputs = {last.inputs[0]};
+  if (mode == LossMode::differentiate) {
     graph->values[last.outputs[0]].name = "loss/data_gradient";
   } else {
     last.outputs.clear();
   }
 }
-
-void append_gradients(Graph* graph) { GradientAppender(graph).run(); }
 
 void fold_relu_gradients(Graph* graph) {
   for (size_t i = 0; i < graph->ops.size();) {
@@ -202,6 +164,107 @@ void fold_relu_gradients(Graph* graph) {
     graph->ops[producer].relu_mask = op.inputs[0];
     graph->ops[producer].outputs = op.outputs;
     graph->ops.erase(graph->ops.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+}
+
+void drop_dead_ops(Graph* graph) {
+  std::vector<bool> read(graph->values.size());
+  for (const int output : graph->outputs) read[static_cast<size_t>(output)] = true;
+  std::vector<OpDesc> kept;
+  for (auto op = graph->ops.rbegin(); op != graph->ops.rend(); ++op) {
+    const bool is_read = std::any_of(op->outputs.begin(), op->outputs.end(),
+                                     [&](int output) { return read[static_cast<size_t>(output)]; });
+    if (!is_read && written_range(*op).empty()) continue;
+    for (const int input : op->inputs) read[static_cast<size_t>(input)] = true;
+    if (op->relu_mask != kNone) read[static_cast<size_t>(op->relu_mask)] = true;
+    kept.push_back(std::move(*op));
+  }
+  std::reverse(kept.begin(), kept.end());
+  graph->ops = std::move(kept);
+}
+
+namespace {
+
+constexpr size_t kLargestExpression = 48;  // instructions
+constexpr size_t kMostOperands = 8;
+
+// Whether `map` reads the whole of input number `input`, each element at its own place.
+bool reads_elementwise(const MapOp& map, int input) {
+  return std::all_of(map.operands.begin(), map.operands.end(), [&](const MapOperand& operand) {
+    return operand.input != input ||
+           (operand.broadcast.divisor == 1 && operand.broadcast.modulus == map.features);
+  });
+}
+
+// `reader` with the expression of `inner`, its input number `input`, in the place of that input.
+void join_maps(const OpDesc& inner, int input, OpDesc* reader) {
+  const MapOp& from = std::get<MapOp>(inner.attributes);
+  MapOp& into = std::get<MapOp>(reader->attributes);
+  std::vector<MapOperand> operands;
+  std::vector<int> inputs;
+  const auto add_operand = [&](MapOperand operand, const std::vector<int>& its_inputs) {
+    if (operand.input >= 0) {
+      const int value = its_inputs[static_cast<size_t>(operand.input)];
+      const auto known = std::find(inputs.begin(), inputs.end(), value);
+      operand.input = static_cast<int>(known - inputs.begin());
+      if (known == inputs.end()) inputs.push_back(value);
+    }
+    const auto same = std::find_if(operands.begin(), operands.end(), [&](const MapOperand& other) {
+      return other.input == operand.input && other.offset == operand.offset &&
+             other.broadcast == operand.broadcast;
+    });
+    const auto at = static_cast<int>(same - operands.begin());
+    if (same == operands.end()) operands.push_back(operand);
+    return at;
+  };
+  ExpressionBuilder e;
+  std::vector<Term> inner_terms;
+  for (const MapOperand& operand : from.operands) {
+    inner_terms.push_back(e.operand(add_operand(operand, inner.inputs)));
+  }
+  const Term result = e.inlined(from.expression, inner_terms)[0];
+  std::vector<Term> terms;
+  for (const MapOperand& operand : into.operands) {
+    terms.push_back(operand.input == input ? result
+                                           : e.operand(add_operand(operand, reader->inputs)));
+  }
+  into.expression = e.finish(e.inlined(into.expression, terms));
+  into.operands = std::move(operands);
+  reader->inputs = std::move(inputs);
+}
+
+// The MapOp before `at` that can become part of the MapOp `at`: its index, and its input there.
+std::pair<int, int> joinable(const Graph& graph, size_t at) {
+  const auto* map = std::get_if<MapOp>(&graph.ops[at].attributes);
+  if (map == nullptr || map->expression.is_random()) return {kNone, kNone};
+  for (size_t i = 0; i < graph.ops[at].inputs.size(); ++i) {
+    const int value = graph.ops[at].inputs[i];
+    const int producer = producer_of(graph, value);
+    if (producer == kNone || count_readers(graph, value) != 1) continue;
+    const auto* inner = std::get_if<MapOp>(&graph.ops[static_cast<size_t>(producer)].attributes);
+    if (inner == nullptr || inner->expression.is_random() || inner->features != map->features ||
+        !reads_elementwise(*map, static_cast<int>(i)) ||
+        inner->expression.code.size() + map->expression.code.size() > kLargestExpression ||
+        inner->operands.size() + map->operands.size() > kMostOperands) {
+      continue;
+    }
+    return {producer, static_cast<int>(i)};
+  }
+  return {kNone, kNone};
+}
+
+}  // namespace
+
+void fuse_maps(Graph* graph) {
+  for (size_t at = 0; at < graph->ops.size();) {
+    const auto [producer, input] = joinable(*graph, at);
+    if (producer == kNone) {
+      ++at;
+      continue;
+    }
+    join_maps(graph->ops[static_cast<size_t>(producer)], input, &graph->ops[at]);
+    graph->ops.erase(graph->ops.begin() + producer);
+    --at;
   }
 }
 

@@ -9,11 +9,19 @@ namespace lockstep {
 // Puts a relu into the convolution or dense op whose result only it reads.
 void fuse_activations(Graph* graph);
 
+// Joins expressions: a MapOp whose result only one other reads, at the same elements, becomes part
+// of it.
+void fuse_maps(Graph* graph);
+
 enum class LossMode { measure, differentiate };
 
+// Gives every parameter that the loss (or where there is none, an output) depends on its place in a
+// root: sets gradient_offset, gradient_count, gradient_sums and flat_size, metrics behind. With
+// `measure` a root holds metrics alone. Frozen parameters have no place.
+void place_gradients(Graph* graph, LossMode mode);
+
 // Replaces the softmax that ends a forward graph by SoftmaxCrossEntropyOp on its logits, which
-// become the graph's output. The metrics lie behind the parameters' gradients when
-// differentiating, alone otherwise.
+// become the graph's output. Call behind place_gradients.
 void attach_softmax_cross_entropy(Graph* graph, LossMode mode);
 
 // Appends the gradients of the forward ops, last op first, beginning at the loss. Each weight
@@ -23,5 +31,8 @@ void append_gradients(Graph* graph);
 
 // Folds a relu's gradient into the data gradient that computes what it masks (`relu_mask`).
 void fold_relu_gradients(Graph* graph);
+
+// Takes out ops whose results nobody reads.
+void drop_dead_ops(Graph* graph);
 
 }  // namespace lockstep

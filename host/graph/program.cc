@@ -101,7 +101,7 @@ void Program::bind(Buffer& arena) {
 
 void Program::check_context(const RunContext& context) const {
   LOCKSTEP_CHECK(context.batch != nullptr && context.batch->rows == group_.total_rows());
-  LOCKSTEP_CHECK(context.batch->features == element_count(graph_.input_shape));
+  LOCKSTEP_CHECK(context.batch->features == graph_.input_features);
   LOCKSTEP_CHECK(graph_.flat_size == 0 || context.roots.size() == group_.roots.size());
 }
 
@@ -190,11 +190,13 @@ Result<uint64_t> Program::hash_results(Part& part, const OpDesc& op, const RunCo
   return xxh3(results.data(), results.size() * sizeof(float));
 }
 
-Status Program::download_output(float* row_major) {
-  const int64_t features = graph_.values[graph_.output].features();
+Status Program::download_output(float* row_major, int output) {
+  const int value = graph_.outputs[static_cast<size_t>(output)];
+  const int64_t features = graph_.values[static_cast<size_t>(value)].features();
   for (const Part& part : parts_) {
-    LOCKSTEP_RETURN_IF_ERROR(device_.download(part.values[graph_.output], part.group.total_rows(),
-                                              features, row_major + part.first_row * features));
+    LOCKSTEP_RETURN_IF_ERROR(device_.download(part.values[static_cast<size_t>(value)],
+                                              part.group.total_rows(), features,
+                                              row_major + part.first_row * features));
   }
   return {};
 }

@@ -17,7 +17,7 @@ struct MemoryPlan {
   std::vector<int64_t> offsets;  // bytes, one a value; -1 where the value is never computed
   int64_t arena_bytes = 0;
 };
-// The graph's output lives to the end of the run.
+// The graph's outputs live to the end of the run.
 MemoryPlan plan_memory(const Graph& graph, const Device& device, int rows, int partitions = 1);
 
 // What the canary compares: the hash of each op's results.
@@ -53,8 +53,8 @@ class Program {
   // Runs and hashes each op's outputs (values as row-major rows, then its flat range in each root).
   Result<std::vector<OpHash>> run_hashed(const RunContext& context);
 
-  // Reads the output value after a run: group().total_rows() rows.
-  Status download_output(float* row_major);
+  // Reads an output of the graph after a run: group().total_rows() rows.
+  Status download_output(float* row_major, int output = 0);
   const PartitionGroup& group() const { return group_; }
 
  private:

@@ -3,8 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <memory>
+#include <numeric>
 
+#include "host/core/check.h"
 #include "host/core/suggest.h"
+#include "host/nn/activations.h"
 
 namespace lockstep {
 
@@ -17,42 +21,192 @@ bool is_allowed_shape(const Shape& shape) {
   return true;
 }
 
-Error Layer::error(const std::string& what) const {
-  return usage_error(fmt::format("layer '{}' ({}): {}", name_, class_name(), what));
+WindowPlacement place_windows(int64_t in, int64_t window, int64_t stride, bool same) {
+  if (!same) return {(in - window) / stride + 1, 0};
+  const int64_t count = (in + stride - 1) / stride;
+  const int64_t padding = std::max<int64_t>((count - 1) * stride + window - in, 0);
+  return {count, padding / 2};
 }
 
-Status Layer::check_axes(const Shape& shape, size_t axes, const std::string& remedy) const {
+MapOperand whole_operand(int input, const SymbolicTensor& tensor) {
+  return {input, 0, {1, tensor.features()}};
+}
+
+MapOperand parameter_operand(int64_t parameter, const Broadcast& broadcast) {
+  return {-1, parameter, broadcast};
+}
+
+bool LayerContext::training() const {
+  if (builder_.mode() == GraphMode::inference) return false;
+  const auto argument = call_.arguments.find("training");
+  return argument == call_.arguments.end() || argument->is_null() || argument->get<bool>();
+}
+
+Error LayerContext::error(const std::string& what) const {
+  return usage_error(fmt::format("layer '{}' ({}): {}", call_.name, call_.class_name, what));
+}
+
+Status LayerContext::check_axes(const Shape& shape, size_t axes, const std::string& remedy) const {
   if (shape.size() == axes) return {};
-  const std::string expected =
-      axes == 1 ? "one axis (features)" : "three axes (height, width, channels)";
-  return error(
-      fmt::format("expected an input of {}, got shape {}; {}", expected, to_string(shape), remedy));
+  constexpr const char* kNames[] = {"no axis", "one axis (features)", "two axes (steps, channels)",
+                                    "three axes (height, width, channels)",
+                                    "four axes (depth, height, width, channels)"};
+  LOCKSTEP_CHECK(axes < std::size(kNames));
+  return error(fmt::format("expected an input of {}, got shape {}; {}", kNames[axes],
+                           to_string(shape), remedy));
 }
 
-Status Layer::check_size(const std::string& what, const Shape& shape) const {
+Status LayerContext::check_size(const std::string& what, const Shape& shape) const {
   if (is_allowed_shape(shape)) return {};
   return error(fmt::format("its {} of shape {} has more than {} entries; make the layer smaller",
                            what, to_string(shape), kLargestTensor));
 }
 
-Status Layer::check_choice(const std::string& what, const std::string& value,
-                           const std::vector<std::string>& known) const {
+Status LayerContext::check_choice(const std::string& what, const std::string& value,
+                                  const std::vector<std::string>& known) const {
   if (std::find(known.begin(), known.end(), value) != known.end()) return {};
   return error(unknown_name_message(what, value, known));
 }
 
-Result<SymbolicTensor> Layer::activate(GraphBuilder& builder, const SymbolicTensor& input,
-                                       const std::string& activation) const {
-  LOCKSTEP_RETURN_IF_ERROR(check_choice("activation", activation, {"linear", "relu", "softmax"}));
-  const int64_t features = element_count(input.shape);
-  if (activation == "relu") {
-    return builder.add_op("relu", ReluOp{.features = features}, input, input.shape);
+Status LayerContext::check_positive(const char* key) const {
+  if (integer(key) >= 1) return {};
+  return error(fmt::format("{} must be at least 1, not {}", key, integer(key)));
+}
+
+Status LayerContext::check_inputs(const Tensors& inputs, size_t count) const {
+  if (inputs.size() == count) return {};
+  return error(
+      fmt::format("takes {} input{}, got {}", count, count == 1 ? "" : "s", inputs.size()));
+}
+
+Result<size_t> LayerContext::row_axis(int64_t axis, const Shape& shape) const {
+  const auto axes = static_cast<int64_t>(shape.size()) + 1;  // with the batch's
+  const int64_t positive = axis < 0 ? axis + axes : axis;
+  if (positive == 0) {
+    return error("axis 0 is the batch: each row is computed by itself; name another axis");
   }
-  if (activation == "softmax") {
-    LOCKSTEP_RETURN_IF_ERROR(check_axes(input.shape, 1, "add a Flatten before the softmax"));
-    return builder.add_op("softmax", SoftmaxOp{.features = features}, input, input.shape);
+  if (positive < 0 || positive >= axes) {
+    return error(fmt::format("axis {} is not one of an input of shape {}", axis, to_string(shape)));
   }
-  return input;
+  return static_cast<size_t>(positive - 1);
+}
+
+int64_t LayerContext::parameter(const std::string& name, const Shape& shape) {
+  ParameterSpec spec;
+  spec.name = name;
+  spec.shape = shape;
+  const auto key = [&](const char* what) -> nlohmann::json {
+    const auto found = call_.config->find(name + what);
+    return found == call_.config->end() ? nlohmann::json() : *found;
+  };
+  spec.initializer = key("_initializer");
+  spec.regularizer = key("_regularizer");
+  spec.constraint = key("_constraint");
+  return parameter(std::move(spec));
+}
+
+int64_t LayerContext::parameter(ParameterSpec spec) {
+  if (!call_.trainable) spec.role = ParameterRole::frozen;
+  return builder_.add_parameter(spec);
+}
+
+SymbolicTensor LayerContext::op(const std::string& what, OpAttributes attributes,
+                                const Tensors& inputs, Shape output_shape) {
+  return builder_.add_op(what, std::move(attributes), inputs, std::move(output_shape));
+}
+
+SymbolicTensor LayerContext::map(const std::string& what, const Expression& expression,
+                                 const Tensors& inputs) {
+  std::vector<MapOperand> operands;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    operands.push_back(whole_operand(static_cast<int>(i), inputs[i]));
+  }
+  return map(what, expression, inputs, operands, inputs[0].shape);
+}
+
+SymbolicTensor LayerContext::map(const std::string& what, const Expression& expression,
+                                 const Tensors& inputs, const std::vector<MapOperand>& operands,
+                                 const Shape& shape, const Broadcast& noise) {
+  MapOp map;
+  map.features = element_count(shape);
+  map.expression = expression;
+  map.operands = operands;
+  map.noise = noise.modulus == 0 ? Broadcast{1, map.features} : noise;
+  map.layer = static_cast<uint32_t>(call_.index);
+  map.call = static_cast<uint32_t>(call_.number);
+  return op(what, std::move(map), inputs, shape);
+}
+
+SymbolicTensor LayerContext::gather(const std::string& what, IndexLists lists,
+                                    const Tensors& inputs, Shape output_shape, Gathering gathering,
+                                    float fill, bool split_ties) {
+  GatherOp gather;
+  for (const SymbolicTensor& input : inputs) {
+    gather.input_features.push_back(input.features());
+    lists.inputs += input.features();
+  }
+  gather.lists = std::make_shared<IndexLists>(std::move(lists));
+  gather.gathering = gathering;
+  gather.fill = fill;
+  gather.split_ties = split_ties;
+  return op(what, std::move(gather), inputs, std::move(output_shape));
+}
+
+SymbolicTensor LayerContext::pick(const std::string& what, const std::vector<int64_t>& index,
+                                  const Tensors& inputs, Shape output_shape, float fill) {
+  IndexLists lists;
+  lists.begin.push_back(0);
+  for (const int64_t i : index) {
+    if (i >= 0) lists.index.push_back(static_cast<int32_t>(i));
+    lists.begin.push_back(static_cast<int64_t>(lists.index.size()));
+  }
+  return gather(what, std::move(lists), inputs, std::move(output_shape), Gathering::sum, fill);
+}
+
+SymbolicTensor LayerContext::reduce(const std::string& what, const SymbolicTensor& input,
+                                    const std::vector<size_t>& axes, Reduction reduction,
+                                    bool keep) {
+  const auto is_reduced = [&](size_t axis) {
+    return std::find(axes.begin(), axes.end(), axis) != axes.end();
+  };
+  Shape kept;
+  Shape output_shape;
+  for (size_t axis = 0; axis < input.shape.size(); ++axis) {
+    kept.push_back(is_reduced(axis) ? 1 : input.shape[axis]);
+    if (keep || !is_reduced(axis)) output_shape.push_back(kept.back());
+  }
+  std::vector<std::vector<int32_t>> sources(static_cast<size_t>(element_count(kept)));
+  Shape at(input.shape.size(), 0);
+  for (int64_t i = 0; i < input.features(); ++i) {
+    int64_t rest = i;
+    for (size_t axis = input.shape.size(); axis-- > 0;) {
+      at[axis] = is_reduced(axis) ? 0 : rest % input.shape[axis];
+      rest /= input.shape[axis];
+    }
+    int64_t o = 0;
+    for (size_t axis = 0; axis < kept.size(); ++axis) o = o * kept[axis] + at[axis];
+    sources[static_cast<size_t>(o)].push_back(static_cast<int32_t>(i));
+  }
+  IndexLists lists;
+  lists.begin.push_back(0);
+  for (const auto& source : sources) {
+    lists.index.insert(lists.index.end(), source.begin(), source.end());
+    lists.begin.push_back(static_cast<int64_t>(lists.index.size()));
+  }
+  // Keras' max divides its gradient among equal elements.
+  const bool maximum = reduction == Reduction::maximum;
+  SymbolicTensor result = gather(what, std::move(lists), {input}, output_shape,
+                                 maximum ? Gathering::maximum : Gathering::sum, 0, maximum);
+  if (reduction != Reduction::mean) return result;
+  ExpressionBuilder e;
+  const double count =
+      static_cast<double>(input.features()) / static_cast<double>(result.features());
+  return map(what + "_mean", e.finish({e.operand(0) / count}), {result});
+}
+
+Result<SymbolicTensor> LayerContext::activate(const SymbolicTensor& input,
+                                              const nlohmann::json& activation) {
+  return apply_activation(*this, input, activation);
 }
 
 }  // namespace lockstep

@@ -1,9 +1,9 @@
-// What a model is made of: one class a Keras layer.
+// What a layer is: a row of the table in layer_table.cc, and what its build function sees.
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "host/core/result.h"
@@ -17,41 +17,145 @@ inline constexpr int64_t kLargestTensor = 2147483647;
 // Whether all dimensions are positive and the product is at most kLargestTensor.
 bool is_allowed_shape(const Shape& shape);
 
-// Configuration of one layer; owns no parameters and no state. Checks of what the user asked for
-// are made in `build`, with the layer's name in the message.
-class Layer {
+using Tensors = std::vector<SymbolicTensor>;
+
+// What a value of a config may be. Names of classes may be strings ("zeros", "relu",
+// "GlorotUniform") or Keras' objects {"class_name", "config"}; they are resolved to the object.
+enum class KeyKind {
+  integer,      // any whole number
+  number,       // any finite number
+  flag,         // true or false
+  text,         // a string
+  sizes,        // a whole number for all axes, or a list of one for each
+  axis,         // a whole number, or a list of them
+  shape,        // a list of whole numbers
+  activation,   // null, a name
+  initializer,  // null or a class
+  regularizer,
+  constraint,
+  any,  // the layer checks it
+};
+
+// A key of Keras' get_config(). Without a default it must be given.
+struct ConfigKey {
+  std::string name;
+  KeyKind kind = KeyKind::any;
+  nlohmann::json default_value = nlohmann::json::value_t::discarded;
+  int axes = 0;  // of `sizes`
+  bool is_required() const { return default_value.is_discarded(); }
+};
+
+class LayerContext;
+
+// One of Keras' layers: one file with a function that returns this, and a line of the table.
+struct LayerType {
+  std::string class_name;       // Keras'
+  std::string summary;          // for `lockstep inspect --layers`
+  std::vector<ConfigKey> keys;  // beside name, trainable and dtype, which every layer has
+  Result<SymbolicTensor> (*build)(LayerContext& layer, const Tensors& inputs) = nullptr;
+  // How Keras begins the names that it gives: "conv2d" for Conv2D.
+  std::string default_name() const;
+};
+
+// The layer of Keras' class name, or an error that names the nearest known one, or says why it is
+// refused (Lambda, layers that come later).
+Result<LayerType> layer_type(const std::string& class_name);
+std::vector<std::string> layer_class_names();
+
+// The config with every key that the type has, defaults filled in and classes resolved. Unknown
+// keys are refused with the nearest known one, but for those of Keras that change no number here
+// ("dtype" float32, "build_config", "batch_shape" …).
+Result<nlohmann::json> resolve_config(const LayerType& type, const std::string& name,
+                                      const nlohmann::json& config);
+
+// Where windows lie along one axis, as Keras places them: "same" gives ceil(in / stride) windows
+// and puts the odd row of padding last. `window` is the dilated window.
+struct WindowPlacement {
+  int64_t count = 0;
+  int64_t padding_before = 0;
+};
+WindowPlacement place_windows(int64_t in, int64_t window, int64_t stride, bool same);
+
+// One call of a layer, as its build function sees it. Checks of what the user asked for are made
+// here, with the layer's name in the message.
+class LayerContext {
  public:
-  virtual ~Layer() = default;
+  struct Call {
+    std::string name;  // of the layer, with the names of the models around it before
+    std::string class_name;
+    const nlohmann::json* config = nullptr;  // resolved
+    nlohmann::json arguments;                // of the call: {"training": false}
+    int index = 0;   // of the layer in the user's config: keys its randomness
+    int number = 0;  // of the call, of this layer
+    bool trainable = true;
+  };
+  LayerContext(GraphBuilder& builder, Call call) : builder_(builder), call_(std::move(call)) {}
 
-  // Keras' class ("Conv2D") and the start of the names that it gives ("conv2d", "conv2d_1").
-  virtual std::string class_name() const = 0;
-  virtual std::string default_name() const = 0;
-  const std::string& name() const { return name_; }
-  void set_name(std::string name) { name_ = std::move(name); }
+  // --- the config ---
+  int64_t integer(const char* key) const { return at(key).get<int64_t>(); }
+  double number(const char* key) const { return at(key).get<double>(); }
+  bool flag(const char* key) const { return at(key).get<bool>(); }
+  std::string text(const char* key) const { return at(key).get<std::string>(); }
+  std::vector<int64_t> sizes(const char* key) const { return at(key).get<std::vector<int64_t>>(); }
+  bool is_null(const char* key) const { return at(key).is_null(); }
+  const nlohmann::json& at(const char* key) const { return call_.config->at(key); }
 
-  // The keys of Keras' get_config() that decide what the layer computes, and its name.
-  virtual nlohmann::json config() const = 0;
+  const std::string& name() const { return call_.name; }
+  int index() const { return call_.index; }
+  int call_number() const { return call_.number; }
+  // Whether this call computes as in training: not in inference, nor where it says training=False.
+  bool training() const;
+  bool trainable() const { return call_.trainable; }
+  const nlohmann::json& arguments() const { return call_.arguments; }
 
-  // Appends the layer's parameters and forward ops. The builder has begun this layer.
-  virtual Result<SymbolicTensor> build(GraphBuilder& builder,
-                                       const SymbolicTensor& input) const = 0;
-
- protected:
-  explicit Layer(std::string name) : name_(std::move(name)) {}
   // "layer 'conv2d' (Conv2D): <what>".
   Error error(const std::string& what) const;
-
-  // Checks that several layers share.
   Status check_axes(const Shape& shape, size_t axes, const std::string& remedy) const;
   Status check_size(const std::string& what, const Shape& shape) const;
   Status check_choice(const std::string& what, const std::string& value,
                       const std::vector<std::string>& known) const;
-  // Appends "linear" (nothing), "relu" or "softmax".
-  Result<SymbolicTensor> activate(GraphBuilder& builder, const SymbolicTensor& input,
-                                  const std::string& activation) const;
+  Status check_positive(const char* key) const;
+  Status check_inputs(const Tensors& inputs, size_t count) const;
+  // An axis of Keras (negative counts from the end; 0 is the batch, refused) as one of the row's.
+  Result<size_t> row_axis(int64_t axis, const Shape& shape) const;
+
+  // --- the graph ---
+  // A parameter whose initializer, regularizer and constraint are the config's keys
+  // "<name>_initializer" …, where there are such. Frozen where the layer is.
+  int64_t parameter(const std::string& name, const Shape& shape);
+  int64_t parameter(ParameterSpec spec);
+
+  SymbolicTensor op(const std::string& what, OpAttributes attributes, const Tensors& inputs,
+                    Shape output_shape);
+  GraphBuilder& builder() { return builder_; }
+
+  // y = expression(inputs…), elementwise; inputs of one shape.
+  SymbolicTensor map(const std::string& what, const Expression& expression, const Tensors& inputs);
+  // The same with operands that may be broadcast or parameters.
+  SymbolicTensor map(const std::string& what, const Expression& expression, const Tensors& inputs,
+                     const std::vector<MapOperand>& operands, const Shape& shape,
+                     const Broadcast& noise = {});
+  // Each output element is the sum (or the maximum) of a list of input elements.
+  SymbolicTensor gather(const std::string& what, IndexLists lists, const Tensors& inputs,
+                        Shape output_shape, Gathering gathering = Gathering::sum, float fill = 0,
+                        bool split_ties = false);
+  // Output element o is input element index[o]; -1: `fill`.
+  SymbolicTensor pick(const std::string& what, const std::vector<int64_t>& index,
+                      const Tensors& inputs, Shape output_shape, float fill = 0);
+  // The sum, mean or largest over some axes of the row; the axes stay with size 1 where `keep`.
+  enum class Reduction { sum, mean, maximum };
+  SymbolicTensor reduce(const std::string& what, const SymbolicTensor& input,
+                        const std::vector<size_t>& axes, Reduction reduction, bool keep);
+  // Applies a resolved activation ("relu", or {"class_name", "config"}; null: none).
+  Result<SymbolicTensor> activate(const SymbolicTensor& input, const nlohmann::json& activation);
 
  private:
-  std::string name_;
+  GraphBuilder& builder_;
+  const Call call_;
 };
+
+// The operand of a whole input, and of one with the channels on the last axis alone.
+MapOperand whole_operand(int input, const SymbolicTensor& tensor);
+MapOperand parameter_operand(int64_t parameter, const Broadcast& broadcast);
 
 }  // namespace lockstep

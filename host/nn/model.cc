@@ -4,36 +4,120 @@
 
 #include <set>
 
+#include "host/core/check.h"
 #include "host/graph/passes.h"
 #include "host/nn/losses.h"
 
 namespace lockstep {
+namespace {
 
-Model::Model(std::string name, Shape input_shape)
-    : name_(std::move(name)), input_shape_(std::move(input_shape)) {}
+nlohmann::json batch_shape_of(const Shape& shape) {
+  nlohmann::json batch_shape = nlohmann::json::array({nullptr});
+  for (const int64_t dimension : shape) batch_shape.push_back(dimension);
+  return batch_shape;
+}
 
-Model& Model::add(std::unique_ptr<Layer> layer) {
-  if (layer->name().empty()) {
-    const std::string base = layer->default_name();
-    const int number = unnamed_[base]++;
-    layer->set_name(number == 0 ? base : fmt::format("{}_{}", base, number));
-  }
-  layers_.push_back(std::move(layer));
+nlohmann::json input_layer(const Model::Input& input) {
+  nlohmann::json layer;
+  layer["class_name"] = "InputLayer";
+  layer["config"]["batch_shape"] = batch_shape_of(input.shape);
+  layer["config"]["dtype"] = "float32";
+  if (!input.name.empty()) layer["config"]["name"] = input.name;
+  return layer;
+}
+
+}  // namespace
+
+Model::Model(std::string name, Shape input_shape) : name_(std::move(name)), sequential_(true) {
+  inputs_.push_back({"", std::move(input_shape)});
+  outputs_ = {{-1, 0}};
+}
+
+void Model::fail(const Error& error) {
+  if (failure_.ok()) failure_ = error;
+}
+
+Model& Model::add(const std::string& class_name, const nlohmann::json& config) {
+  LOCKSTEP_CHECK(sequential_);
+  const int layer = add_layer(class_name, config);
+  outputs_ = {call(layer, outputs_)};
   return *this;
 }
 
-nlohmann::json Model::config() const {
-  nlohmann::json batch_shape = nlohmann::json::array({nullptr});
-  for (const int64_t dimension : input_shape_) batch_shape.push_back(dimension);
-  nlohmann::json input;
-  input["class_name"] = "InputLayer";
-  input["config"]["batch_shape"] = std::move(batch_shape);
-  input["config"]["dtype"] = "float32";
-  nlohmann::json layers = nlohmann::json::array();
-  layers.push_back(std::move(input));
-  for (const std::unique_ptr<Layer>& layer : layers_) {
-    layers.push_back({{"class_name", layer->class_name()}, {"config", layer->config()}});
+Model::TensorRef Model::input(Shape shape, std::string name) {
+  const int number = static_cast<int>(inputs_.size());
+  if (name.empty()) name = number == 0 ? "input_layer" : fmt::format("input_layer_{}", number);
+  inputs_.push_back({std::move(name), std::move(shape)});
+  return {-1, number};
+}
+
+int Model::add_layer(const std::string& class_name, const nlohmann::json& config) {
+  LayerInstance layer;
+  layer.class_name = class_name;
+  layer.name = config.value("name", "");
+  layer.trainable = config.value("trainable", true);
+  const auto type = layer_type(class_name);
+  if (!type.ok()) fail(type.error());
+  if (layer.name.empty()) {
+    const std::string base = type.ok() ? type->default_name() : class_name;
+    const int number = unnamed_[base]++;
+    layer.name = number == 0 ? base : fmt::format("{}_{}", base, number);
   }
+  if (type.ok()) {
+    auto resolved = resolve_config(*type, layer.name, config);
+    if (resolved.ok()) {
+      layer.config = std::move(*resolved);
+    } else {
+      fail(resolved.error());
+    }
+  }
+  layers_.push_back(std::move(layer));
+  return static_cast<int>(layers_.size()) - 1;
+}
+
+int Model::add_model(std::shared_ptr<const Model> model) {
+  LayerInstance layer;
+  layer.class_name = model->sequential_ ? "Sequential" : "Functional";
+  layer.name = model->name();
+  layer.model = std::move(model);
+  layers_.push_back(std::move(layer));
+  return static_cast<int>(layers_.size()) - 1;
+}
+
+Model::TensorRef Model::call(int layer, std::vector<TensorRef> inputs, nlohmann::json arguments) {
+  calls_.push_back({layer, std::move(inputs), std::move(arguments)});
+  return {static_cast<int>(calls_.size()) - 1, 0};
+}
+
+Model::TensorRef Model::call(const std::string& class_name, const nlohmann::json& config,
+                             std::vector<TensorRef> inputs) {
+  return call(add_layer(class_name, config), std::move(inputs));
+}
+
+void Model::set_outputs(std::vector<TensorRef> outputs) { outputs_ = std::move(outputs); }
+
+int Model::layer_count() const {
+  int count = 0;
+  for (const LayerInstance& layer : layers_) count += layer.model ? layer.model->layer_count() : 1;
+  return count;
+}
+
+nlohmann::json Model::layer_config(const LayerInstance& layer) const {
+  if (layer.model != nullptr) return layer.model->config();
+  nlohmann::json config = layer.config;
+  config["name"] = layer.name;
+  if (!layer.trainable) config["trainable"] = false;
+  return {{"class_name", layer.class_name}, {"config", std::move(config)}};
+}
+
+nlohmann::json Model::config() const {
+  return sequential_ ? sequential_config() : functional_config();
+}
+
+nlohmann::json Model::sequential_config() const {
+  nlohmann::json layers = nlohmann::json::array();
+  layers.push_back(input_layer(inputs_[0]));
+  for (const LayerInstance& layer : layers_) layers.push_back(layer_config(layer));
   nlohmann::json model;
   model["class_name"] = "Sequential";
   model["config"]["name"] = name_;
@@ -41,66 +125,183 @@ nlohmann::json Model::config() const {
   return model;
 }
 
-Status Model::check_names() const {
+// As Keras 3 writes it, with "inbound_nodes" of tensors by [layer, node, output].
+nlohmann::json Model::functional_config() const {
+  std::vector<int> nodes(layers_.size());  // calls of each layer so far
+  std::vector<int> node_of_call;
+  for (const Call& call : calls_) {
+    node_of_call.push_back(nodes[static_cast<size_t>(call.layer)]++);
+  }
+  const auto history = [&](const TensorRef& tensor) -> nlohmann::json {
+    if (tensor.call < 0) return {inputs_[static_cast<size_t>(tensor.output)].name, 0, 0};
+    const auto& call = calls_[static_cast<size_t>(tensor.call)];
+    return {layers_[static_cast<size_t>(call.layer)].name,
+            node_of_call[static_cast<size_t>(tensor.call)], tensor.output};
+  };
+  nlohmann::json layers = nlohmann::json::array();
+  for (const Input& input : inputs_) {
+    nlohmann::json layer = input_layer(input);
+    layer["name"] = input.name;
+    layer["inbound_nodes"] = nlohmann::json::array();
+    layers.push_back(std::move(layer));
+  }
+  for (const LayerInstance& layer : layers_) {
+    layers.push_back(layer_config(layer));
+    layers.back()["name"] = layer.name;
+    layers.back()["inbound_nodes"] = nlohmann::json::array();
+  }
+  for (const Call& call : calls_) {
+    nlohmann::json tensors = nlohmann::json::array();
+    for (const TensorRef& tensor : call.inputs) {
+      nlohmann::json entry;
+      entry["class_name"] = "__keras_tensor__";
+      entry["config"]["keras_history"] = history(tensor);
+      tensors.push_back(std::move(entry));
+    }
+    nlohmann::json node;
+    node["args"] = nlohmann::json::array({tensors.size() == 1 ? tensors[0] : tensors});
+    node["kwargs"] = call.arguments;
+    layers[inputs_.size() + static_cast<size_t>(call.layer)]["inbound_nodes"].push_back(
+        std::move(node));
+  }
+  nlohmann::json model;
+  model["class_name"] = "Functional";
+  model["config"]["name"] = name_;
+  model["config"]["layers"] = std::move(layers);
+  for (size_t i = 0; i < inputs_.size(); ++i) {
+    model["config"]["input_layers"].push_back(history({-1, static_cast<int>(i)}));
+  }
+  for (const TensorRef& output : outputs_) {
+    model["config"]["output_layers"].push_back(history(output));
+  }
+  return model;
+}
+
+Status Model::check() const {
+  LOCKSTEP_RETURN_IF_ERROR(failure_);
+  for (const Input& input : inputs_) {
+    if (!input.shape.empty() && is_allowed_shape(input.shape)) continue;
+    return usage_error(
+        fmt::format("model '{}': the input shape {} must have positive dimensions and at most {} "
+                    "entries",
+                    name_, to_string(input.shape), kLargestTensor));
+  }
+  if (layers_.empty()) {
+    return usage_error(fmt::format("model '{}' has no layers; add at least one", name_));
+  }
   std::set<std::string> names;
-  for (const std::unique_ptr<Layer>& layer : layers_) {
-    const std::string& name = layer->name();
-    if (name.find('/') != std::string::npos) {
-      return usage_error(fmt::format("layer '{}': a name must not contain '/'", name));
+  for (const LayerInstance& layer : layers_) {
+    if (layer.name.find('/') != std::string::npos) {
+      return usage_error(fmt::format("layer '{}': a name must not contain '/'", layer.name));
     }
-    if (!names.insert(name).second) {
-      return usage_error(fmt::format("two layers are named '{}'; rename one of them", name));
+    if (!names.insert(layer.name).second) {
+      return usage_error(fmt::format("two layers are named '{}'; rename one of them", layer.name));
     }
+    if (layer.model != nullptr) LOCKSTEP_RETURN_IF_ERROR(layer.model->check());
   }
   return {};
 }
 
 std::string Model::last_layer() const {
-  return fmt::format("'{}' ({})", layers_.back()->name(), layers_.back()->class_name());
+  const TensorRef& output = outputs_[0];
+  const LayerInstance& layer =
+      output.call < 0
+          ? layers_.back()
+          : layers_[static_cast<size_t>(calls_[static_cast<size_t>(output.call)].layer)];
+  return fmt::format("'{}' ({})", layer.name, layer.class_name);
 }
 
-Result<Graph> Model::forward_graph(GraphMode mode) const {
-  if (input_shape_.empty() || !is_allowed_shape(input_shape_)) {
-    return usage_error(
-        fmt::format("model '{}': the input shape {} must have positive dimensions and at most {} "
-                    "entries",
-                    name_, to_string(input_shape_), kLargestTensor));
+Result<Tensors> Model::build(GraphBuilder& builder, const Tensors& inputs, const Place& place,
+                             CallCounts* counts) const {
+  std::vector<Tensors> results;  // of each call
+  const auto tensor_of = [&](const TensorRef& tensor) {
+    return tensor.call < 0
+               ? inputs[static_cast<size_t>(tensor.output)]
+               : results[static_cast<size_t>(tensor.call)][static_cast<size_t>(tensor.output)];
+  };
+  for (const Call& call : calls_) {
+    Tensors tensors;
+    for (const TensorRef& tensor : call.inputs) tensors.push_back(tensor_of(tensor));
+    LOCKSTEP_ASSIGN(auto result, build_call(builder, call, tensors, place, counts));
+    results.push_back(std::move(result));
   }
-  if (layers_.empty()) {
-    return usage_error(fmt::format("model '{}' has no layers; add at least one", name_));
+  Tensors outputs;
+  for (const TensorRef& output : outputs_) outputs.push_back(tensor_of(output));
+  return outputs;
+}
+
+Result<Tensors> Model::build_call(GraphBuilder& builder, const Call& call, const Tensors& inputs,
+                                  const Place& place, CallCounts* counts) const {
+  int index = place.first_layer;
+  for (int i = 0; i < call.layer; ++i) {
+    const LayerInstance& before = layers_[static_cast<size_t>(i)];
+    index += before.model ? before.model->layer_count() : 1;
   }
-  LOCKSTEP_RETURN_IF_ERROR(check_names());
-  GraphBuilder builder(input_shape_, mode);
-  SymbolicTensor tensor = builder.input();
-  for (size_t index = 0; index < layers_.size(); ++index) {
-    builder.begin_layer(layers_[index]->name(), static_cast<int>(index));
-    LOCKSTEP_ASSIGN(tensor, layers_[index]->build(builder, tensor));
+  const LayerInstance& layer = layers_[static_cast<size_t>(call.layer)];
+  nlohmann::json arguments = place.arguments;
+  arguments.update(call.arguments);
+  const bool trainable = place.trainable && layer.trainable;
+  const std::string name = place.prefix + layer.name;
+  if (layer.model != nullptr) {
+    if (inputs.size() != layer.model->inputs().size()) {
+      return usage_error(fmt::format("model '{}' takes {} inputs, got {}", name,
+                                     layer.model->inputs().size(), inputs.size()));
+    }
+    return layer.model->build(builder, inputs, {name + ".", index, trainable, arguments}, counts);
   }
-  return builder.finish(tensor);
+  LOCKSTEP_ASSIGN(const LayerType type, layer_type(layer.class_name));
+  const int number = (*counts)[index]++;
+  builder.begin_layer(name, index, number);
+  LayerContext context(builder, {name, layer.class_name, &layer.config, std::move(arguments), index,
+                                 number, trainable});
+  LOCKSTEP_ASSIGN(SymbolicTensor result, type.build(context, inputs));
+  return Tensors{std::move(result)};
+}
+
+Result<Tensors> Model::build_forward(GraphBuilder& builder) const {
+  LOCKSTEP_RETURN_IF_ERROR(check());
+  Tensors inputs;
+  for (const Input& input : inputs_) {
+    inputs.push_back(builder.add_input(input.name.empty() ? "input" : input.name, input.shape));
+  }
+  CallCounts counts;
+  return build(builder, inputs, {}, &counts);
 }
 
 Result<Graph> Model::predict_graph() const {
-  LOCKSTEP_ASSIGN(Graph graph, forward_graph(GraphMode::inference));
+  GraphBuilder builder(GraphMode::inference);
+  LOCKSTEP_ASSIGN(const Tensors outputs, build_forward(builder));
+  Graph graph = builder.finish(outputs);
   fuse_activations(&graph);
+  fuse_maps(&graph);
+  drop_dead_ops(&graph);
   return graph;
 }
 
 Result<Graph> Model::evaluate_graph(const std::string& loss) const {
-  LOCKSTEP_ASSIGN(Graph graph, forward_graph(GraphMode::inference));
-  LOCKSTEP_RETURN_IF_ERROR(attach_loss(loss, LossMode::measure, last_layer(), &graph));
+  GraphBuilder builder(GraphMode::inference);
+  LOCKSTEP_ASSIGN(const Tensors outputs, build_forward(builder));
+  LOCKSTEP_ASSIGN(Graph graph,
+                  finish_with_loss(loss, LossMode::measure, last_layer(), builder, outputs));
   fuse_activations(&graph);
+  fuse_maps(&graph);
+  drop_dead_ops(&graph);
   return graph;
 }
 
 Result<Graph> Model::training_graph(const std::string& loss) const {
-  LOCKSTEP_ASSIGN(Graph graph, forward_graph(GraphMode::training));
-  if (graph.parameter_count == 0) {
+  GraphBuilder builder(GraphMode::training);
+  LOCKSTEP_ASSIGN(const Tensors outputs, build_forward(builder));
+  LOCKSTEP_ASSIGN(Graph graph,
+                  finish_with_loss(loss, LossMode::differentiate, last_layer(), builder, outputs));
+  if (graph.gradient_count == 0) {
     return usage_error(fmt::format("model '{}' has no weights to train", name_));
   }
-  LOCKSTEP_RETURN_IF_ERROR(attach_loss(loss, LossMode::differentiate, last_layer(), &graph));
   fuse_activations(&graph);
   append_gradients(&graph);
   fold_relu_gradients(&graph);
+  fuse_maps(&graph);
+  drop_dead_ops(&graph);
   return graph;
 }
 

@@ -1,4 +1,5 @@
-// A Keras model: layers with Keras' names, defaults and shapes, and its graphs.
+// A Keras model: layers with Keras' names, defaults and shapes, how they are called, and its
+// graphs.
 #pragma once
 
 #include <map>
@@ -10,48 +11,107 @@
 
 #include "host/core/result.h"
 #include "host/graph/graph.h"
+#include "host/nn/initializers.h"
 #include "host/nn/layer.h"
 
 namespace lockstep {
 
-// A sequential model; owns its layers. What the user asked for is checked when a graph is made:
-// each of the *_graph calls returns the same error.
+// Sequential: `Model("mlp", {28, 28, 1})` and add(). Functional: `Model("two")`, input(), call()
+// and set_outputs(). What the user asked for is checked when a graph is made: each of the *_graph
+// calls returns the same error.
 class Model {
  public:
+  // A result of a call, or an input of the model (call -1).
+  struct TensorRef {
+    int call = -1;
+    int output = 0;  // of the call, or the input's number
+  };
+  struct Input {
+    std::string name;
+    Shape shape;
+  };
+  // A layer of the table, or a model in its place.
+  struct LayerInstance {
+    std::string class_name;
+    std::string name;
+    nlohmann::json config;  // resolved
+    bool trainable = true;
+    std::shared_ptr<const Model> model;
+  };
+  struct Call {
+    int layer = -1;
+    std::vector<TensorRef> inputs;
+    nlohmann::json arguments = nlohmann::json::object();  // {"training": false}
+  };
+
+  explicit Model(std::string name) : name_(std::move(name)) {}
   Model(std::string name, Shape input_shape);
-  // Names the layer as Keras does ("conv2d", "conv2d_1") unless it has a name.
-  Model& add(std::unique_ptr<Layer> layer);
-  // `model.add<Dense>({.units = 10})`.
-  template <class LayerClass>
-  Model& add(typename LayerClass::Options options) {
-    return add(std::make_unique<LayerClass>(std::move(options)));
-  }
+
+  // Appends a layer that is called on the last one's result. Without a name in its config it gets
+  // Keras' ("conv2d", "conv2d_1").
+  Model& add(const std::string& class_name,
+             const nlohmann::json& config = nlohmann::json::object());
+
+  TensorRef input(Shape shape, std::string name = "");
+  // A new layer, or a model in its place; call it by its number.
+  int add_layer(const std::string& class_name,
+                const nlohmann::json& config = nlohmann::json::object());
+  int add_model(std::shared_ptr<const Model> model);
+  TensorRef call(int layer, std::vector<TensorRef> inputs,
+                 nlohmann::json arguments = nlohmann::json::object());
+  // A new layer and its first call.
+  TensorRef call(const std::string& class_name, const nlohmann::json& config,
+                 std::vector<TensorRef> inputs);
+  void set_outputs(std::vector<TensorRef> outputs);
 
   const std::string& name() const { return name_; }
-  const Shape& input_shape() const { return input_shape_; }
-  const std::vector<std::unique_ptr<Layer>>& layers() const { return layers_; }
-  // Keras' config of the model, minimal keys: part of the recipe.
+  const std::vector<Input>& inputs() const { return inputs_; }
+  const std::vector<LayerInstance>& layers() const { return layers_; }
+  const std::vector<Call>& calls() const { return calls_; }
+  const std::vector<TensorRef>& outputs() const { return outputs_; }
+  // Layers, those of models within counted each.
+  int layer_count() const;
+  // Keras' config of the model: part of the recipe.
   nlohmann::json config() const;
 
-  // Forward pass only; `output` holds the probabilities.
+  // Appends the forward pass to a builder: inputs, then the calls. The outputs.
+  Result<Tensors> build_forward(GraphBuilder& builder) const;
+  // Forward pass only.
   Result<Graph> predict_graph() const;
-  // Forward pass and loss without gradients: metrics only (flat_size = kMetricCount).
+  // Forward pass and loss without gradients: metrics only.
   Result<Graph> evaluate_graph(const std::string& loss) const;
   // Forward, loss and gradients, rewritten and fused.
   Result<Graph> training_graph(const std::string& loss) const;
 
  private:
-  Status check_names() const;
-  Result<Graph> forward_graph(GraphMode mode) const;
+  // Where a model's layers stand among all of the outermost model.
+  struct Place {
+    std::string prefix;  // of names
+    int first_layer = 0;
+    bool trainable = true;
+    nlohmann::json arguments = nlohmann::json::object();
+  };
+  using CallCounts = std::map<int, int>;  // of each layer so far
+
+  void fail(const Error& error);
+  Status check() const;
+  Result<Tensors> build(GraphBuilder& builder, const Tensors& inputs, const Place& place,
+                        CallCounts* counts) const;
+  Result<Tensors> build_call(GraphBuilder& builder, const Call& call, const Tensors& inputs,
+                             const Place& place, CallCounts* counts) const;
   std::string last_layer() const;
+  nlohmann::json sequential_config() const;
+  nlohmann::json functional_config() const;
+  nlohmann::json layer_config(const LayerInstance& layer) const;
 
   std::string name_;
-  Shape input_shape_;
-  std::vector<std::unique_ptr<Layer>> layers_;
+  bool sequential_ = false;
+  std::vector<Input> inputs_;
+  std::vector<LayerInstance> layers_;
+  std::vector<Call> calls_;  // in an order in which they can be computed
+  std::vector<TensorRef> outputs_;
   std::map<std::string, int> unnamed_;  // layers without a name so far, by default name
+  Status failure_;                      // the first thing that was wrong
 };
-
-// The initial flat parameters: a pure function of the graph's parameters and the seed.
-std::vector<float> initial_weights(const Graph& graph, uint64_t seed);
 
 }  // namespace lockstep

@@ -5,25 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <numeric>
 
 #include "host/core/check.h"
 
 namespace lockstep {
-namespace {
-
-constexpr size_t kMaxSlots = 4;
-
-// The first error, if any.
-Status first_error(const std::vector<Status>& statuses) {
-  for (const Status& status : statuses) {
-    if (!status.ok()) return status;
-  }
-  return {};
-}
-
-}  // namespace
-
 Result<std::unique_ptr<Replica>> Replica::create(const Job& job, const Model& model, int devices,
                                                  const DeviceFactory& factory) {
   LOCKSTEP_ASSIGN(auto training, model.training_graph(job.loss));
@@ -43,6 +28,7 @@ Replica::Replica(const Job& job, Graph training, Graph evaluation, Optimizer opt
       evaluation_(std::move(evaluation)),
       optimizer_(std::move(optimizer)),
       team_(std::move(team)) {
+  make_segments();
   for (int index = 0; index < team_->size(); ++index) {
     training_programs_.push_back(std::make_unique<ProgramSet>(team_->device(index), training_));
     evaluation_programs_.push_back(std::make_unique<ProgramSet>(team_->device(index), evaluation_));
@@ -321,139 +307,6 @@ Status Replica::compute(int64_t step, const std::vector<PartitionRange>& ranges,
     if (statuses[index].ok()) ready(0, training_.flat_size);
   });
   return first_error(statuses);
-}
-
-// Every block of the flat state once, each device a share: task(its device, block), summed.
-Result<uint64_t> Replica::sum_over_blocks(
-    const std::function<Result<uint64_t>(Device&, int64_t block)>& task) {
-  const int64_t blocks = (training_.parameter_count + kDigestBlock - 1) / kDigestBlock;
-  std::vector<uint64_t> sums(static_cast<size_t>(team_->size()));
-  std::vector<Status> statuses(sums.size());
-  team_->run([&](int index) {
-    uint64_t sum = 0;
-    for (int64_t block = blocks * index / team_->size();
-         block < blocks * (index + 1) / team_->size() && statuses[index].ok(); ++block) {
-      const Result<uint64_t> part = task(team_->device(index), block);
-      statuses[index] = part.ok() ? Status{} : Status{part.error()};
-      if (part.ok()) sum += *part;
-    }
-    sums[static_cast<size_t>(index)] = sum;
-  });
-  LOCKSTEP_RETURN_IF_ERROR(first_error(statuses));
-  return std::accumulate(sums.begin(), sums.end(), uint64_t{0});
-}
-
-Result<uint64_t> Replica::state_digest() {
-  if (!device_states_.empty()) {
-    std::vector<const float*> slots;
-    for (size_t i = 1; i < device_states_[0].size(); ++i) {
-      slots.push_back(device_states_[0][i]->data());
-    }
-    std::vector<DigestLanes> lanes(digest_blocks(training_.parameter_count));
-    LOCKSTEP_RETURN_IF_ERROR(
-        team_->device(0).digest(weights_of(0), slots, training_.parameter_count, lanes.data()));
-    return state_digest_of(lanes);
-  }
-  return sum_over_blocks([&](Device& device, int64_t block) -> Result<uint64_t> {
-    const int64_t begin = block * kDigestBlock;
-    const int64_t size = std::min(kDigestBlock, training_.parameter_count - begin);
-    std::array<const float*, kMaxSlots> slots{};
-    for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i].data() + begin;
-    DigestLanes lanes;
-    LOCKSTEP_RETURN_IF_ERROR(device.digest(
-        state_.weights.data() + begin, std::span(slots.data(), state_.slots.size()), size, &lanes));
-    return block_digest(lanes, block);
-  });
-}
-
-Result<StepMetrics> Replica::update(const float* reduced, const std::vector<LocalRoot>& local,
-                                    bool digests) {
-  std::vector<TreePiece> pieces;
-  for (const LocalRoot& root : local) pieces.push_back({root.subtree, root.values});
-  const UpdateDesc desc = optimizer_.update_at(state_.step + 1);
-  std::array<float, kTreeSumBlock> metrics;
-  if (!device_states_.empty()) {
-    LOCKSTEP_RETURN_IF_ERROR(update_devices(desc, reduced, pieces, digests, metrics.data()));
-  } else {
-    LOCKSTEP_ASSIGN(state_.digest, update_shared(desc, reduced, pieces, digests));
-    const int64_t count = training_.parameter_count;
-    const float* sums =
-        reduced != nullptr ? reduced + count
-                           : tree_sum_block(team_->device(0), pieces, root_subtree(job_.partitions),
-                                            count, kMetricCount, metrics.data());
-    std::copy_n(sums, kMetricCount, metrics.data());
-  }
-  const StepMetrics step{metrics[0], static_cast<int64_t>(metrics[1])};
-  state_.loss_sum += step.loss_sum;
-  state_.correct += step.correct;
-  state_.rows += job_.rows_of_step(state_.step);
-  ++state_.step;
-  return step;
-}
-
-// In the host's memory: each device a share of the blocks. The new state's digest.
-Result<uint64_t> Replica::update_shared(const UpdateDesc& desc, const float* reduced,
-                                        const std::vector<TreePiece>& pieces, bool digests) {
-  const Subtree root = root_subtree(job_.partitions);
-  return sum_over_blocks([&](Device& device, int64_t block) -> Result<uint64_t> {
-    std::array<float, kTreeSumBlock> scratch;
-    const int64_t begin = block * kTreeSumBlock;
-    const int64_t size = std::min(kTreeSumBlock, training_.parameter_count - begin);
-    const float* gradient = reduced != nullptr
-                                ? reduced + begin
-                                : tree_sum_block(device, pieces, root, begin, size, scratch.data());
-    std::array<float*, kMaxSlots> slots{};
-    for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i].data() + begin;
-    DigestLanes lanes;
-    LOCKSTEP_RETURN_IF_ERROR(device.update(desc, gradient, state_.weights.data() + begin,
-                                           std::span(slots.data(), state_.slots.size()), size,
-                                           digests ? &lanes : nullptr));
-    return digests ? block_digest(lanes, block) : 0;
-  });
-}
-
-// In each device's memory, the whole state on each.
-Status Replica::update_devices(const UpdateDesc& desc, const float* reduced,
-                               const std::vector<TreePiece>& pieces, bool digests, float* metrics) {
-  std::vector<float> sum;
-  if (reduced == nullptr && round_on_host_) {
-    sum.resize(static_cast<size_t>(training_.flat_size));
-    tree_sum_range(team_->device(0), pieces, root_subtree(job_.partitions), training_.flat_size,
-                   sum.data());
-    reduced = sum.data();
-  }
-  std::vector<DigestLanes> lanes(digest_blocks(training_.parameter_count));
-  std::vector<Status> statuses(static_cast<size_t>(team_->size()));
-  team_->run([&](int index) {
-    statuses[index] =
-        update_device(index, desc, reduced, pieces, index == 0 && digests ? &lanes : nullptr,
-                      index == 0 ? metrics : nullptr);
-  });
-  LOCKSTEP_RETURN_IF_ERROR(first_error(statuses));
-  devices_ahead_ = true;
-  state_.digest = digests ? state_digest_of(lanes) : 0;
-  return {};
-}
-
-Status Replica::update_device(int index, const UpdateDesc& desc, const float* reduced,
-                              const std::vector<TreePiece>& pieces, std::vector<DigestLanes>* lanes,
-                              float* metrics) {
-  Device& device = team_->device(index);
-  const auto& vectors = device_states_[static_cast<size_t>(index)];
-  float* gradient = device_gradients_[static_cast<size_t>(index)]->data();
-  const Subtree root = root_subtree(job_.partitions);
-  if (reduced != nullptr) {
-    LOCKSTEP_RETURN_IF_ERROR(device.copy_to_device(reduced, training_.flat_size, gradient));
-  } else {
-    LOCKSTEP_RETURN_IF_ERROR(device.sum(sum_terms(pieces, root), training_.flat_size, gradient));
-  }
-  std::vector<float*> slots;
-  for (size_t i = 1; i < vectors.size(); ++i) slots.push_back(vectors[i]->data());
-  LOCKSTEP_RETURN_IF_ERROR(device.update(desc, gradient, vectors[0]->data(), slots,
-                                         training_.parameter_count,
-                                         lanes == nullptr ? nullptr : lanes->data()));
-  if (metrics == nullptr) return {};
-  return device.copy_to_host(gradient + training_.parameter_count, kMetricCount, metrics);
 }
 
 void Replica::begin_epoch() {

@@ -104,6 +104,14 @@ class Replica {
                  const std::vector<HostBatch>& batches, std::vector<ValidationPart>* parts);
 
  private:
+  // Parameters [offset, offset + count) that are updated in one way; their gradients lie end to
+  // end.
+  struct Segment {
+    ParameterRole role = ParameterRole::trained;
+    float momentum = 0;
+    int64_t offset = 0, gradient_offset = 0, count = 0;
+    int64_t end() const { return offset + count; }
+  };
   // Memory for one root. Both are the same where the device shares the host's memory.
   struct RootMemory {
     float* device = nullptr;
@@ -119,12 +127,19 @@ class Replica {
       const std::function<Result<uint64_t>(Device&, int64_t block)>& task);
   Result<uint64_t> update_shared(const UpdateDesc& desc, const float* reduced,
                                  const std::vector<TreePiece>& pieces, bool digests);
+  // Of a graph that is not plain: segment by segment, by the whole flat gradient.
+  Result<uint64_t> update_segments(const UpdateDesc& desc, const float* gradient, bool digests);
+  Status update_block(Device& device, const UpdateDesc& desc, const float* gradient, int64_t begin,
+                      int64_t size);
   Status update_devices(const UpdateDesc& desc, const float* reduced,
                         const std::vector<TreePiece>& pieces, bool digests, float* metrics);
   Status update_device(int index, const UpdateDesc& desc, const float* reduced,
                        const std::vector<TreePiece>& pieces, std::vector<DigestLanes>* lanes,
                        float* metrics);
   const float* weights_of(int device) const;
+  Result<uint64_t> digest_of_block(Device& device, int64_t block) const;
+  void make_segments();
+  UpdateDesc update_of(const Segment& segment, const UpdateDesc& desc) const;
   PartitionGroup group_of(int64_t rows, PartitionRange range) const;
   Result<RootMemory> take_root(int device, bool on_host);
   Status fetch_roots(int device);
@@ -137,6 +152,8 @@ class Replica {
   std::unique_ptr<DeviceTeam> team_;
   std::vector<std::unique_ptr<Buffer>> state_buffers_;
   TrainState state_;
+  std::vector<Segment> segments_;      // by offset; frozen parameters are in none
+  std::vector<float> whole_gradient_;  // flat, where the graph is not plain
   // [device][vector]: weights, then slots; empty where the devices share the host's memory.
   std::vector<std::vector<std::unique_ptr<Buffer>>> device_states_;
   std::vector<std::unique_ptr<Buffer>> device_gradients_;  // flat, one a device

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <set>
 
 namespace lockstep {
@@ -69,6 +70,40 @@ TEST(Uniform, HasTheMeanAndVarianceOfItsLaw) {
   const double mean = sum / kDraws;
   EXPECT_NEAR(0.5, mean, 0.005);
   EXPECT_NEAR(1.0 / 12.0, squares / kDraws - mean * mean, 0.002);
+}
+
+TEST(Normal, IsTheFormulaOfBoxAndMuller) {
+  EXPECT_EQ(0.0f, normal_from_bits(0xffffffff, 0));     // u1 = 1
+  EXPECT_FLOAT_EQ(5.7681074f, normal_from_bits(0, 0));  // u1 = 2^-24
+  EXPECT_FLOAT_EQ(-5.7681074f, normal_from_bits(255, 0x80000000));
+  EXPECT_EQ(0.0f, normal_from_bits(0, 0x40000000));
+  for (uint32_t i = 0; i < 100000; ++i) {
+    const Words words = philox4x32({i, 0, 0, 0}, 3);
+    const double u1 = ((words[0] >> 8) + 1) / 16777216.0;
+    const double u2 = (words[1] >> 8) / 16777216.0;
+    const double exact = std::sqrt(-2 * std::log(u1)) * std::cos(6.283185307179586 * u2);
+    ASSERT_NEAR(exact, normal_from_bits(words[0], words[1]), 3e-7 * std::abs(exact) + 1e-14);
+  }
+}
+
+TEST(Normal, HasTheMomentsAndTailsOfItsLaw) {
+  constexpr int kDraws = 1000000;
+  double sum = 0, squares = 0, cubes = 0, fourths = 0;
+  int beyond_two = 0;
+  for (uint32_t i = 0; i < kDraws; ++i) {
+    const Words words = philox4x32({i, 1, 0, 0}, 4);
+    const double x = normal_from_bits(words[0], words[1]);
+    sum += x;
+    squares += x * x;
+    cubes += x * x * x;
+    fourths += x * x * x * x;
+    beyond_two += std::abs(x) > 2;
+  }
+  EXPECT_NEAR(0.0, sum / kDraws, 0.005);
+  EXPECT_NEAR(1.0, squares / kDraws, 0.007);
+  EXPECT_NEAR(0.0, cubes / kDraws, 0.02);
+  EXPECT_NEAR(3.0, fourths / kDraws, 0.05);
+  EXPECT_NEAR(0.0455, static_cast<double>(beyond_two) / kDraws, 0.001);
 }
 
 }  // namespace

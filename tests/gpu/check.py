@@ -74,8 +74,9 @@ class Checks:
         self.log.write(f"$ {' '.join(words)}\n")
         self.log.flush()
         own = str(self.options.bin) in words[0] or "compute-sanitizer" in words[0]
-        done = subprocess.run(words, env=self.environment if own else None, timeout=timeout, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        environment = self.environment if own else None
+        done = subprocess.run(words, env=environment, timeout=timeout, text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, check=False)
         self.log.write(done.stdout + f"\n[exit {done.returncode}]\n")
         self.log.flush()
         if not quiet or done.returncode != 0:

@@ -5,7 +5,6 @@
 
 #include <set>
 
-#include "host/nn/layers.h"
 #include "host/nn/model.h"
 #include "models/models.h"
 
@@ -39,7 +38,7 @@ void expect_valid(const Graph& graph) {
     }
     for (const int output : op.outputs) EXPECT_TRUE(computed.insert(output).second) << op.name;
   }
-  EXPECT_TRUE(computed.contains(graph.output));
+  EXPECT_TRUE(computed.contains(graph.outputs[0]));
 }
 
 TEST(TrainingGraph, of_the_seed_cnn) {
@@ -62,7 +61,7 @@ TEST(TrainingGraph, of_the_seed_cnn) {
             Activation::relu);
   EXPECT_EQ(std::get<DenseOp>(op_named(graph, "dense_1/forward").attributes).activation,
             Activation::linear);
-  EXPECT_EQ(graph.output, op_named(graph, "dense_1/forward").outputs[0]);
+  EXPECT_EQ(graph.outputs[0], op_named(graph, "dense_1/forward").outputs[0]);
 }
 
 TEST(TrainingGraph, of_lenet_masks_through_pooling_and_dropout) {
@@ -101,10 +100,10 @@ TEST(TrainingGraph, written_ranges_cover_the_flat_vector_once) {
 
 TEST(TrainingGraph, nothing_before_the_first_parameter_gets_a_gradient) {
   Model model("m", {8, 8, 1});
-  model.add<MaxPooling2D>({})
-      .add<Dropout>({.rate = 0.25})
-      .add<Flatten>({})
-      .add<Dense>({.units = 3, .activation = "softmax"});
+  model.add("MaxPooling2D")
+      .add("Dropout", {{"rate", 0.25}})
+      .add("Flatten")
+      .add("Dense", {{"units", 3}, {"activation", "softmax"}});
   const Graph graph = model.training_graph(kLoss).value();
   expect_valid(graph);
   EXPECT_EQ(op_names(graph),
@@ -114,12 +113,12 @@ TEST(TrainingGraph, nothing_before_the_first_parameter_gets_a_gradient) {
 
 TEST(TrainingGraph, relu_stands_alone_where_nothing_can_take_it) {
   Model model("m", {8, 8, 1});
-  model.add<Conv2D>({.filters = 2, .kernel_size = 3})
-      .add<MaxPooling2D>({})
-      .add<ActivationLayer>({.activation = "relu"})
-      .add<Flatten>({})
-      .add<Dense>({.units = 3, .activation = "relu"})
-      .add<ActivationLayer>({.activation = "softmax"});
+  model.add("Conv2D", {{"filters", 2}, {"kernel_size", 3}})
+      .add("MaxPooling2D")
+      .add("Activation", {{"activation", "relu"}})
+      .add("Flatten")
+      .add("Dense", {{"units", 3}, {"activation", "relu"}})
+      .add("Activation", {{"activation", "softmax"}});
   const Graph graph = model.training_graph(kLoss).value();
   expect_valid(graph);
   // The pool's relu is folded into the dense op's gradient; the loss cannot mask its own.
@@ -154,7 +153,7 @@ TEST(PredictGraph, ends_in_probabilities_without_dropout) {
   const Graph graph = model->predict_graph().value();
   expect_valid(graph);
   EXPECT_EQ(graph.ops.back().name, "dense_2/softmax");
-  EXPECT_EQ(graph.output, graph.ops.back().outputs[0]);
+  EXPECT_EQ(graph.outputs[0], graph.ops.back().outputs[0]);
   EXPECT_EQ(graph.flat_size, 0);
   for (const OpDesc& op : graph.ops) EXPECT_FALSE(std::holds_alternative<DropoutOp>(op.attributes));
 }

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "host/nn/layers.h"
 #include "host/nn/model.h"
 #include "host/reduce/tree_sum.h"
 #include "models/models.h"
@@ -35,7 +34,7 @@ std::vector<Life> lives_of(const Graph& graph) {
       lives[value].last = static_cast<int>(i);
     }
   }
-  lives[graph.output].last = static_cast<int>(graph.ops.size());
+  lives[graph.outputs[0]].last = static_cast<int>(graph.ops.size());
   return lives;
 }
 
@@ -103,15 +102,17 @@ class ProgramTest : public testing::TestWithParam<std::string> {
   // Every kind of op, uneven shapes.
   static Graph small_graph() {
     Model model("small", {9, 8, 2});
-    model.add<Conv2D>({.filters = 5, .kernel_size = 3, .padding = "same", .activation = "relu"})
-        .add<MaxPooling2D>({.pool_size = 2})
-        .add<Dropout>({.rate = 0.25})
-        .add<Conv2D>({.filters = 6, .kernel_size = 2})
-        .add<ActivationLayer>({.activation = "relu"})
-        .add<Flatten>({})
-        .add<Dense>({.units = 19, .activation = "relu"})
-        .add<Dropout>({.rate = 0.5})
-        .add<Dense>({.units = 7, .activation = "softmax"});
+    model
+        .add("Conv2D",
+             {{"filters", 5}, {"kernel_size", 3}, {"padding", "same"}, {"activation", "relu"}})
+        .add("MaxPooling2D", {{"pool_size", 2}})
+        .add("Dropout", {{"rate", 0.25}})
+        .add("Conv2D", {{"filters", 6}, {"kernel_size", 2}})
+        .add("Activation", {{"activation", "relu"}})
+        .add("Flatten")
+        .add("Dense", {{"units", 19}, {"activation", "relu"}})
+        .add("Dropout", {{"rate", 0.5}})
+        .add("Dense", {{"units", 7}, {"activation", "softmax"}});
     return model.training_graph(kLoss).value();
   }
 

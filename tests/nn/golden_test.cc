@@ -85,8 +85,7 @@ class GoldenTest : public testing::TestWithParam<GoldenCase> {
     golden_ = read_golden(std::get<0>(GetParam()));
     model_ = golden_model(std::get<0>(GetParam()));
     graph_ = model_->training_graph(kLoss).value();
-    batch_ =
-        made_up_batch(golden_["rows"], graph_.input_shape[0] * graph_.input_shape[1], kClasses);
+    batch_ = made_up_batch(golden_["rows"], graph_.input_features, kClasses);
   }
   int partitions() const { return std::get<2>(GetParam()); }
   double mean_loss(const std::vector<float>& flat) const {

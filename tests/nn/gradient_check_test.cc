@@ -6,7 +6,6 @@
 #include <cmath>
 
 #include "host/core/rng.h"
-#include "host/nn/layers.h"
 #include "host/nn/model.h"
 #include "tests/nn/test_devices.h"
 #include "tests/nn/training_step.h"
@@ -122,14 +121,16 @@ const CheckedModel kOverlapping = {
     {7, 6, 2},
     [](Model* model) {
       model
-          ->add<Conv2D>(
-              {.filters = 3, .kernel_size = {3, 2}, .padding = "same", .activation = "relu"})
-          .add<MaxPooling2D>({.pool_size = 3, .strides = {2, 1}, .padding = "same"})
-          .add<Conv2D>({.filters = 4, .kernel_size = 2, .activation = "relu"})
-          .add<Flatten>({})
-          .add<Dense>({.units = 5, .activation = "relu"})
-          .add<Dropout>({.rate = 0.25})
-          .add<Dense>({.units = 3, .activation = "softmax"});
+          ->add("Conv2D", {{"filters", 3},
+                           {"kernel_size", {3, 2}},
+                           {"padding", "same"},
+                           {"activation", "relu"}})
+          .add("MaxPooling2D", {{"pool_size", 3}, {"strides", {2, 1}}, {"padding", "same"}})
+          .add("Conv2D", {{"filters", 4}, {"kernel_size", 2}, {"activation", "relu"}})
+          .add("Flatten")
+          .add("Dense", {{"units", 5}, {"activation", "relu"}})
+          .add("Dropout", {{"rate", 0.25}})
+          .add("Dense", {{"units", 3}, {"activation", "softmax"}});
     },
     [](Image x, const double* weights, uint32_t position, int label) {
       x = convolve(x, 3, {3, 1, true}, {2, 1, true}, true, weights);
@@ -144,15 +145,16 @@ const CheckedModel kStrided = {
     "strided",
     {9, 8, 1},
     [](Model* model) {
-      model->add<Dropout>({.rate = 0.125})
-          .add<Conv2D>({.filters = 3, .kernel_size = 3, .strides = {2, 1}, .activation = "relu"})
-          .add<Conv2D>({.filters = 5, .kernel_size = 3, .strides = 2, .padding = "same"})
-          .add<MaxPooling2D>({.pool_size = {2, 1}})
-          .add<ActivationLayer>({.activation = "relu"})
-          .add<Dropout>({.rate = 0.5})
-          .add<Flatten>({})
-          .add<Dense>({.units = 4, .activation = "relu"})
-          .add<ActivationLayer>({.activation = "softmax"});
+      model->add("Dropout", {{"rate", 0.125}})
+          .add("Conv2D",
+               {{"filters", 3}, {"kernel_size", 3}, {"strides", {2, 1}}, {"activation", "relu"}})
+          .add("Conv2D", {{"filters", 5}, {"kernel_size", 3}, {"strides", 2}, {"padding", "same"}})
+          .add("MaxPooling2D", {{"pool_size", {2, 1}}})
+          .add("Activation", {{"activation", "relu"}})
+          .add("Dropout", {{"rate", 0.5}})
+          .add("Flatten")
+          .add("Dense", {{"units", 4}, {"activation", "relu"}})
+          .add("Activation", {{"activation", "softmax"}});
     },
     [](Image x, const double* weights, uint32_t position, int label) {
       drop(&x.data, 0.125, 0, position);
@@ -188,7 +190,8 @@ void check_gradients(const CheckedModel& checked, Device& device) {
     if (weights[i] == 0) weights[i] = static_cast<float>(0.2 * made_up_uniform(5, i));  // biases
   }
   const HostBatch batch =
-      made_up_batch(6, element_count(checked.input_shape), static_cast<int>(graph.classes));
+      made_up_batch(6, element_count(checked.input_shape),
+                    static_cast<int>(graph.values[graph.outputs[0]].features()));
   TrainingStep step(device, graph);
   step.set_weights(weights);
   const std::vector<float> flat = step.flat(batch, 4);

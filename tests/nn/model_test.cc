@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "host/nn/layers.h"
+#include "host/nn/model.h"
 #include "models/models.h"
 
 namespace lockstep {
@@ -52,8 +52,8 @@ TEST(Models, lay_parameters_end_to_end_and_metrics_behind) {
     }
     EXPECT_EQ(graph.parameter_count, offset);
     EXPECT_EQ(graph.flat_size, offset + kMetricCount);
-    EXPECT_EQ(graph.classes, 10);
-    EXPECT_EQ(graph.values[graph.output].features(), 10);
+    EXPECT_TRUE(graph.is_plain());
+    EXPECT_EQ(graph.values[graph.outputs[0]].features(), 10);
   }
 }
 
@@ -70,62 +70,62 @@ TEST(Models, refuse_unknown_names_and_shapes_without_room) {
 
 TEST(Model, names_layers_as_keras_does) {
   Model model("m", {4});
-  model.add<Dense>({.units = 3})
-      .add<Dense>({.units = 3, .name = "mine"})
-      .add<Dense>({.units = 3})
-      .add<Dropout>({.rate = 0.5})
-      .add<ActivationLayer>({.activation = "softmax"});
+  model.add("Dense", {{"units", 3}})
+      .add("Dense", {{"units", 3}, {"name", "mine"}})
+      .add("Dense", {{"units", 3}})
+      .add("Dropout", {{"rate", 0.5}})
+      .add("Activation", {{"activation", "softmax"}});
   std::vector<std::string> names;
-  for (const auto& layer : model.layers()) names.push_back(layer->name());
+  for (const auto& layer : model.layers()) names.push_back(layer.name);
   EXPECT_EQ(names, (std::vector<std::string>{"dense", "mine", "dense_1", "dropout", "activation"}));
 }
 
-TEST(Model, config_has_the_keys_of_keras) {
+TEST(Model, config_is_that_of_keras) {
   Model model("m", {8, 8, 1});
-  model.add<Conv2D>({.filters = 2, .kernel_size = {3, 5}, .padding = "same"})
-      .add<MaxPooling2D>({.pool_size = 2})
-      .add<Flatten>({})
-      .add<Dense>({.units = 3, .activation = "softmax", .use_bias = false});
-  EXPECT_EQ(model.config(), nlohmann::json::parse(R"({
-    "class_name": "Sequential", "config": {"name": "m", "layers": [
-      {"class_name": "InputLayer", "config": {"batch_shape": [null, 8, 8, 1], "dtype": "float32"}},
-      {"class_name": "Conv2D", "config": {"name": "conv2d", "filters": 2, "kernel_size": [3, 5],
-        "strides": [1, 1], "padding": "same", "activation": "linear", "use_bias": true,
-        "kernel_initializer": "GlorotUniform", "bias_initializer": "Zeros"}},
-      {"class_name": "MaxPooling2D", "config": {"name": "max_pooling2d", "pool_size": [2, 2],
-        "strides": [2, 2], "padding": "valid"}},
-      {"class_name": "Flatten", "config": {"name": "flatten"}},
-      {"class_name": "Dense", "config": {"name": "dense", "units": 3, "activation": "softmax",
-        "use_bias": false, "kernel_initializer": "GlorotUniform", "bias_initializer": "Zeros"}}
-    ]}})"));
+  model.add("Conv2D", {{"filters", 2}, {"kernel_size", {3, 5}}, {"padding", "same"}})
+      .add("Dense", {{"units", 3}, {"use_bias", false}, {"trainable", false}});
+  const nlohmann::json config = model.config();
+  EXPECT_EQ(config["class_name"], "Sequential");
+  const nlohmann::json& layers = config["config"]["layers"];
+  EXPECT_EQ(layers[0], nlohmann::json::parse(R"({"class_name": "InputLayer",
+    "config": {"batch_shape": [null, 8, 8, 1], "dtype": "float32"}})"));
+  const nlohmann::json& conv = layers[1]["config"];
+  EXPECT_EQ(layers[1]["class_name"], "Conv2D");
+  EXPECT_EQ(conv["name"], "conv2d");
+  EXPECT_EQ(conv["kernel_size"], nlohmann::json({3, 5}));
+  EXPECT_EQ(conv["strides"], nlohmann::json({1, 1}));
+  EXPECT_EQ(conv["activation"], "linear");
+  EXPECT_EQ(conv["kernel_initializer"]["class_name"], "GlorotUniform");
+  EXPECT_EQ(layers[2]["config"]["use_bias"], false);
+  EXPECT_EQ(layers[2]["config"]["trainable"], false);
 }
 
-Conv2dOp conv_op(const Conv2D::Options& options, const Shape& input) {
+Conv2dOp conv_op(const nlohmann::json& config, const Shape& input) {
   Model model("m", input);
-  model.add<Conv2D>(options);
+  model.add("Conv2D", config);
   const Graph graph = model.predict_graph().value();
   return std::get<Conv2dOp>(graph.ops[1].attributes);
 }
 
 // Keras' "same": ceil(in / stride) windows, the odd row of padding last.
 TEST(Conv2D, pads_as_keras_does) {
-  const Conv2dOp even =
-      conv_op({.filters = 1, .kernel_size = {4, 3}, .strides = 1, .padding = "same"}, {7, 8, 1});
+  const Conv2dOp even = conv_op(
+      {{"filters", 1}, {"kernel_size", {4, 3}}, {"strides", 1}, {"padding", "same"}}, {7, 8, 1});
   EXPECT_EQ(even.out_height, 7);
   EXPECT_EQ(even.out_width, 8);
   EXPECT_EQ(even.pad_top, 1);
   EXPECT_EQ(even.pad_left, 1);
-  const Conv2dOp strided =
-      conv_op({.filters = 1, .kernel_size = 3, .strides = {2, 3}, .padding = "same"}, {8, 8, 1});
+  const Conv2dOp strided = conv_op(
+      {{"filters", 1}, {"kernel_size", 3}, {"strides", {2, 3}}, {"padding", "same"}}, {8, 8, 1});
   EXPECT_EQ(strided.out_height, 4);
   EXPECT_EQ(strided.out_width, 3);
   EXPECT_EQ(strided.pad_top, 0);
   EXPECT_EQ(strided.pad_left, 0);
-  const Conv2dOp valid = conv_op({.filters = 1, .kernel_size = 3, .strides = 2}, {8, 9, 1});
+  const Conv2dOp valid = conv_op({{"filters", 1}, {"kernel_size", 3}, {"strides", 2}}, {8, 9, 1});
   EXPECT_EQ(valid.out_height, 3);
   EXPECT_EQ(valid.out_width, 4);
-  const Conv2dOp wide_stride =
-      conv_op({.filters = 1, .kernel_size = 1, .strides = 5, .padding = "same"}, {11, 10, 1});
+  const Conv2dOp wide_stride = conv_op(
+      {{"filters", 1}, {"kernel_size", 1}, {"strides", 5}, {"padding", "same"}}, {11, 10, 1});
   EXPECT_EQ(wide_stride.out_height, 3);
   EXPECT_EQ(wide_stride.out_width, 2);
   EXPECT_EQ(wide_stride.pad_top, 0);
@@ -160,7 +160,7 @@ TEST(InitialWeights, depend_on_the_seed_and_the_tensor_alone) {
   EXPECT_EQ(weights, initial_weights(graph, 1));
   EXPECT_NE(weights, initial_weights(graph, 2));
   Model shorter("other", {28, 28, 1});
-  shorter.add<Flatten>({}).add<Dense>({.units = 256, .activation = "softmax"});
+  shorter.add("Flatten").add("Dense", {{"units", 256}, {"activation", "softmax"}});
   const std::vector<float> first = initial_weights(shorter.training_graph(kLoss).value(), 1);
   EXPECT_TRUE(std::equal(first.begin(), first.end(), weights.begin()));
 }

@@ -325,6 +325,11 @@ class NaiveDevice : public Device {
         weights[i] -= m * adam->alpha / (std::sqrt(v) + adam->epsilon);
         continue;
       }
+      if (const auto* average = std::get_if<MovingAverageUpdate>(&desc)) {
+        weights[i] = weights[i] * average->momentum +
+                     gradient[i] * average->scale * average->one_minus_momentum;
+        continue;
+      }
       const SgdUpdate& sgd = std::get<SgdUpdate>(desc);
       const float step = -sgd.learning_rate * gradient[i];
       if (slots.empty()) {

@@ -1,0 +1,207 @@
+#include "host/nn/layer_table.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+
+#include "host/core/suggest.h"
+#include "host/nn/initializers.h"
+
+namespace lockstep {
+namespace {
+
+constexpr LayerType (*kLayers[])() = {
+    layers::activation, layers::conv2d,  layers::dense,
+    layers::dropout,    layers::flatten, layers::max_pooling2d,
+};
+
+// Classes of Keras that are refused for a reason of their own.
+struct Refusal {
+  const char* class_name;
+  const char* why;
+};
+constexpr Refusal kRefusals[] = {
+    {"Lambda", "it holds Python code, which never runs here: use built-in layers"},
+    {"LSTM", "recurrent layers come later"},
+    {"GRU", "recurrent layers come later"},
+    {"SimpleRNN", "recurrent layers come later"},
+    {"ConvLSTM1D", "recurrent layers come later"},
+    {"ConvLSTM2D", "recurrent layers come later"},
+    {"ConvLSTM3D", "recurrent layers come later"},
+    {"RNN", "recurrent layers come later"},
+    {"Bidirectional", "recurrent layers come later"},
+    {"Attention", "attention layers come later"},
+    {"AdditiveAttention", "attention layers come later"},
+    {"MultiHeadAttention", "attention layers come later"},
+    {"GroupQueryAttention", "attention layers come later"},
+    {"StringLookup", "preprocessing layers come later: prepare the data before"},
+    {"IntegerLookup", "preprocessing layers come later: prepare the data before"},
+    {"TextVectorization", "preprocessing layers come later: prepare the data before"},
+    {"Hashing", "preprocessing layers come later: prepare the data before"},
+    {"CategoryEncoding", "preprocessing layers come later: prepare the data before"},
+    {"Discretization", "preprocessing layers come later: prepare the data before"},
+    {"TFSMLayer", "it wraps code of another framework, which never runs here"},
+    {"TorchModuleWrapper", "it wraps code of another framework, which never runs here"},
+    {"JaxLayer", "it wraps code of another framework, which never runs here"},
+    {"FlaxLayer", "it wraps code of another framework, which never runs here"},
+};
+
+// Keys that every layer of Keras has, and that change no number here.
+constexpr const char* kCommonKeys[] = {
+    "name", "trainable", "dtype", "batch_shape", "batch_input_shape", "data_format_is_default"};
+
+bool is_common(const std::string& key) {
+  return std::find(std::begin(kCommonKeys), std::end(kCommonKeys), key) != std::end(kCommonKeys);
+}
+
+std::string kind_name(const ConfigKey& key) {
+  switch (key.kind) {
+    case KeyKind::integer:
+      return "a whole number";
+    case KeyKind::number:
+      return "a number";
+    case KeyKind::flag:
+      return "true or false";
+    case KeyKind::text:
+      return "a string";
+    case KeyKind::sizes:
+      return fmt::format("a whole number or a list of {}", key.axes);
+    case KeyKind::axis:
+      return "a whole number or a list of them";
+    case KeyKind::shape:
+      return "a list of whole numbers";
+    default:
+      return "the name of a class, or an object with class_name and config";
+  }
+}
+
+bool is_list_of_integers(const nlohmann::json& value) {
+  return value.is_array() && std::all_of(value.begin(), value.end(),
+                                         [](const auto& item) { return item.is_number_integer(); });
+}
+
+// Keras takes 1.0 for 1, and 1 for 1.0.
+bool is_integer(const nlohmann::json& value) {
+  return value.is_number_integer() ||
+         (value.is_number_float() && value.get<double>() == std::floor(value.get<double>()) &&
+          std::abs(value.get<double>()) < 1e15);
+}
+
+// The value as its kind says, or nothing where it is not of the kind.
+Result<nlohmann::json> resolve_value(const ConfigKey& key, const nlohmann::json& value) {
+  if (value == key.default_value) {
+    if (key.kind != KeyKind::sizes && key.kind != KeyKind::initializer &&
+        key.kind != KeyKind::activation) {
+      return value;
+    }
+  }
+  const Error wrong{fmt::format("{} must be {}, not {}", key.name, kind_name(key), value.dump()),
+                    ErrorKind::usage};
+  switch (key.kind) {
+    case KeyKind::integer:
+      if (!is_integer(value)) return wrong;
+      return nlohmann::json(value.is_number_integer() ? value.get<int64_t>()
+                                                      : static_cast<int64_t>(value.get<double>()));
+    case KeyKind::number:
+      if (!value.is_number()) return wrong;
+      return nlohmann::json(value.get<double>());
+    case KeyKind::flag:
+      if (!value.is_boolean()) return wrong;
+      return value;
+    case KeyKind::text:
+      if (!value.is_string()) return wrong;
+      return value;
+    case KeyKind::sizes:
+      if (value.is_null()) return value;
+      if (value.is_number_integer()) {
+        return nlohmann::json(std::vector<int64_t>(static_cast<size_t>(key.axes), value));
+      }
+      if (!is_list_of_integers(value) || value.size() != static_cast<size_t>(key.axes))
+        return wrong;
+      return value;
+    case KeyKind::axis:
+      if (!value.is_number_integer() && !is_list_of_integers(value)) return wrong;
+      return value;
+    case KeyKind::shape:
+      if (!is_list_of_integers(value)) return wrong;
+      return value;
+    case KeyKind::activation:
+      if (value.is_null()) return nlohmann::json("linear");
+      if (value.is_string()) return value;
+      if (value.is_object() && value.contains("class_name")) return value;
+      return wrong;
+    case KeyKind::initializer:
+      return resolve_initializer(value);
+    case KeyKind::regularizer:
+    case KeyKind::constraint:
+      if (value.is_null()) return value;
+      return Error{fmt::format("{} is not supported yet; leave it out", key.name),
+                   ErrorKind::usage};
+    case KeyKind::any:
+      return value;
+  }
+  return wrong;
+}
+
+}  // namespace
+
+// "MaxPooling2D" -> "max_pooling2d", as Keras' to_snake_case does.
+std::string LayerType::default_name() const {
+  std::string name;
+  for (size_t i = 0; i < class_name.size(); ++i) {
+    const char c = class_name[i];
+    const bool upper = std::isupper(static_cast<unsigned char>(c)) != 0;
+    const bool after_lower =
+        i > 0 && std::islower(static_cast<unsigned char>(class_name[i - 1])) != 0;
+    const bool before_lower =
+        i + 1 < class_name.size() && std::islower(static_cast<unsigned char>(class_name[i + 1]));
+    if (upper && i > 0 && (after_lower || before_lower)) name += '_';
+    name += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  }
+  return name;
+}
+
+std::vector<std::string> layer_class_names() {
+  std::vector<std::string> names;
+  for (const auto make : kLayers) names.push_back(make().class_name);
+  return names;
+}
+
+Result<LayerType> layer_type(const std::string& class_name) {
+  for (const auto make : kLayers) {
+    LayerType type = make();
+    if (type.class_name == class_name) return type;
+  }
+  for (const Refusal& refusal : kRefusals) {
+    if (class_name == refusal.class_name) {
+      return usage_error(fmt::format("layer {} is refused: {}", class_name, refusal.why));
+    }
+  }
+  return usage_error(unknown_name_message("layer", class_name, layer_class_names()));
+}
+
+Result<nlohmann::json> resolve_config(const LayerType& type, const std::string& name,
+                                      const nlohmann::json& config) {
+  const auto error = [&](const std::string& what) {
+    return usage_error(fmt::format("layer '{}' ({}): {}", name, type.class_name, what));
+  };
+  nlohmann::json resolved = nlohmann::json::object();
+  std::vector<std::string> known;
+  for (const ConfigKey& key : type.keys) {
+    known.push_back(key.name);
+    const auto given = config.find(key.name);
+    if (given == config.end() && key.is_required()) return error(key.name + " is missing");
+    auto value = resolve_value(key, given == config.end() ? key.default_value : *given);
+    if (!value.ok()) return error(value.error().message);
+    resolved[key.name] = std::move(*value);
+  }
+  for (const auto& [key, value] : config.items()) {
+    if (resolved.contains(key) || is_common(key)) continue;
+    return error(unknown_name_message("key", key, known));
+  }
+  return resolved;
+}
+
+}  // namespace lockstep

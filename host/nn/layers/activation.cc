@@ -1,0 +1,17 @@
+#include "host/nn/layer_table.h"
+
+namespace lockstep::layers {
+namespace {
+
+Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
+  LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
+  return layer.activate(inputs[0], layer.at("activation"));
+}
+
+}  // namespace
+
+LayerType activation() {
+  return {"Activation", "an activation function", {{"activation", KeyKind::activation}}, build};
+}
+
+}  // namespace lockstep::layers

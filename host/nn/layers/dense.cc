@@ -1,0 +1,43 @@
+#include "host/nn/layer_table.h"
+
+namespace lockstep::layers {
+namespace {
+
+Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
+  LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
+  const SymbolicTensor& input = inputs[0];
+  LOCKSTEP_RETURN_IF_ERROR(layer.check_axes(input.shape, 1, "add a Flatten before this layer"));
+  LOCKSTEP_RETURN_IF_ERROR(layer.check_positive("units"));
+  const int64_t units = layer.integer("units");
+  const Shape kernel_shape{input.shape[0], units};
+  LOCKSTEP_RETURN_IF_ERROR(layer.check_size("kernel", kernel_shape));
+  DenseOp op;
+  op.in_features = input.shape[0];
+  op.out_features = units;
+  op.kernel_offset = layer.parameter("kernel", kernel_shape);
+  if (layer.flag("use_bias")) op.bias_offset = layer.parameter("bias", {units});
+  return layer.activate(layer.op("forward", op, {input}, {units}), layer.at("activation"));
+}
+
+}  // namespace
+
+// Kernel (in, units).
+LayerType dense() {
+  return {"Dense",
+          "activation(inputs · kernel + bias), over the last axis",
+          {{"units", KeyKind::integer},
+           {"activation", KeyKind::activation, nullptr},
+           {"use_bias", KeyKind::flag, true},
+           {"kernel_initializer", KeyKind::initializer, "GlorotUniform"},
+           {"bias_initializer", KeyKind::initializer, "Zeros"},
+           {"kernel_regularizer", KeyKind::regularizer, nullptr},
+           {"bias_regularizer", KeyKind::regularizer, nullptr},
+           {"activity_regularizer", KeyKind::regularizer, nullptr},
+           {"kernel_constraint", KeyKind::constraint, nullptr},
+           {"bias_constraint", KeyKind::constraint, nullptr},
+           {"lora_rank", KeyKind::any, nullptr},
+           {"quantization_config", KeyKind::any, nullptr}},
+          build};
+}
+
+}  // namespace lockstep::layers

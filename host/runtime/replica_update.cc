@@ -1,0 +1,229 @@
+// A step of the optimizer over the state, and the state's digest.
+#include <algorithm>
+#include <array>
+#include <numeric>
+
+#include "host/runtime/replica.h"
+
+namespace lockstep {
+namespace {
+
+constexpr size_t kMaxSlots = 4;
+
+}  // namespace
+
+void Replica::make_segments() {
+  for (const Parameter& parameter : training_.parameters) {
+    if (parameter.gradient_offset < 0) continue;
+    const Segment next{parameter.role, parameter.momentum, parameter.offset,
+                       parameter.gradient_offset, parameter.count()};
+    Segment* last = segments_.empty() ? nullptr : &segments_.back();
+    if (last != nullptr && last->role == next.role && last->momentum == next.momentum &&
+        last->end() == next.offset && last->gradient_offset + last->count == next.gradient_offset) {
+      last->count += next.count;
+    } else {
+      segments_.push_back(next);
+    }
+  }
+}
+
+UpdateDesc Replica::update_of(const Segment& segment, const UpdateDesc& desc) const {
+  if (segment.role == ParameterRole::trained) return desc;
+  return MovingAverageUpdate{segment.momentum, 1.0f - segment.momentum,
+                             1.0f / static_cast<float>(job_.rows_of_step(state_.step))};
+}
+
+// Every block of the flat state once, each device a share: task(its device, block), summed.
+Result<uint64_t> Replica::sum_over_blocks(
+    const std::function<Result<uint64_t>(Device&, int64_t block)>& task) {
+  const int64_t blocks = (training_.parameter_count + kDigestBlock - 1) / kDigestBlock;
+  std::vector<uint64_t> sums(static_cast<size_t>(team_->size()));
+  std::vector<Status> statuses(sums.size());
+  team_->run([&](int index) {
+    uint64_t sum = 0;
+    for (int64_t block = blocks * index / team_->size();
+         block < blocks * (index + 1) / team_->size() && statuses[index].ok(); ++block) {
+      const Result<uint64_t> part = task(team_->device(index), block);
+      statuses[index] = part.ok() ? Status{} : Status{part.error()};
+      if (part.ok()) sum += *part;
+    }
+    sums[static_cast<size_t>(index)] = sum;
+  });
+  LOCKSTEP_RETURN_IF_ERROR(first_error(statuses));
+  return std::accumulate(sums.begin(), sums.end(), uint64_t{0});
+}
+
+Result<uint64_t> Replica::state_digest() {
+  if (!device_states_.empty()) {
+    std::vector<const float*> slots;
+    for (size_t i = 1; i < device_states_[0].size(); ++i) {
+      slots.push_back(device_states_[0][i]->data());
+    }
+    std::vector<DigestLanes> lanes(digest_blocks(training_.parameter_count));
+    LOCKSTEP_RETURN_IF_ERROR(
+        team_->device(0).digest(weights_of(0), slots, training_.parameter_count, lanes.data()));
+    return state_digest_of(lanes);
+  }
+  return sum_over_blocks(
+      [&](Device& device, int64_t block) { return digest_of_block(device, block); });
+}
+
+Result<uint64_t> Replica::digest_of_block(Device& device, int64_t block) const {
+  const int64_t begin = block * kDigestBlock;
+  const int64_t size = std::min(kDigestBlock, training_.parameter_count - begin);
+  std::array<const float*, kMaxSlots> slots{};
+  for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i].data() + begin;
+  DigestLanes lanes;
+  LOCKSTEP_RETURN_IF_ERROR(device.digest(
+      state_.weights.data() + begin, std::span(slots.data(), state_.slots.size()), size, &lanes));
+  return block_digest(lanes, block);
+}
+
+Result<StepMetrics> Replica::update(const float* reduced, const std::vector<LocalRoot>& local,
+                                    bool digests) {
+  std::vector<TreePiece> pieces;
+  for (const LocalRoot& root : local) pieces.push_back({root.subtree, root.values});
+  const UpdateDesc desc = optimizer_.update_at(state_.step + 1);
+  std::array<float, kTreeSumBlock> metrics;
+  if (!device_states_.empty()) {
+    LOCKSTEP_RETURN_IF_ERROR(update_devices(desc, reduced, pieces, digests, metrics.data()));
+  } else {
+    LOCKSTEP_ASSIGN(state_.digest, update_shared(desc, reduced, pieces, digests));
+    const int64_t begin = training_.metrics_offset();
+    const float* sums =
+        reduced != nullptr ? reduced + begin
+                           : tree_sum_block(team_->device(0), pieces, root_subtree(job_.partitions),
+                                            begin, training_.metric_count, metrics.data());
+    std::copy_n(sums, training_.metric_count, metrics.data());
+  }
+  const StepMetrics step{metrics[0], static_cast<int64_t>(metrics[1])};
+  state_.loss_sum += step.loss_sum;
+  state_.correct += step.correct;
+  state_.rows += job_.rows_of_step(state_.step);
+  ++state_.step;
+  return step;
+}
+
+// In the host's memory: each device a share of the blocks. The new state's digest.
+Result<uint64_t> Replica::update_shared(const UpdateDesc& desc, const float* reduced,
+                                        const std::vector<TreePiece>& pieces, bool digests) {
+  const Subtree root = root_subtree(job_.partitions);
+  if (!training_.is_plain()) {
+    whole_gradient_.resize(static_cast<size_t>(training_.flat_size));
+    if (reduced != nullptr) {
+      std::copy_n(reduced, training_.flat_size, whole_gradient_.data());
+    } else {
+      tree_sum_range(team_->device(0), pieces, root, training_.flat_size, whole_gradient_.data());
+    }
+    for (const GradientSum& sum : training_.gradient_sums) {
+      float* to = whole_gradient_.data() + sum.to;
+      team_->device(0).add(to, whole_gradient_.data() + sum.from, to, sum.count);
+    }
+    return update_segments(desc, whole_gradient_.data(), digests);
+  }
+  return sum_over_blocks([&](Device& device, int64_t block) -> Result<uint64_t> {
+    std::array<float, kTreeSumBlock> scratch;
+    const int64_t begin = block * kTreeSumBlock;
+    const int64_t size = std::min(kTreeSumBlock, training_.parameter_count - begin);
+    const float* gradient = reduced != nullptr
+                                ? reduced + begin
+                                : tree_sum_block(device, pieces, root, begin, size, scratch.data());
+    std::array<float*, kMaxSlots> slots{};
+    for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i].data() + begin;
+    DigestLanes lanes;
+    LOCKSTEP_RETURN_IF_ERROR(device.update(desc, gradient, state_.weights.data() + begin,
+                                           std::span(slots.data(), state_.slots.size()), size,
+                                           digests ? &lanes : nullptr));
+    return digests ? block_digest(lanes, block) : 0;
+  });
+}
+
+Result<uint64_t> Replica::update_segments(const UpdateDesc& desc, const float* gradient,
+                                          bool digests) {
+  return sum_over_blocks([&](Device& device, int64_t block) -> Result<uint64_t> {
+    const int64_t begin = block * kDigestBlock;
+    const int64_t size = std::min(kDigestBlock, training_.parameter_count - begin);
+    LOCKSTEP_RETURN_IF_ERROR(update_block(device, desc, gradient, begin, size));
+    if (!digests) return uint64_t{0};
+    return digest_of_block(device, block);
+  });
+}
+
+Status Replica::update_block(Device& device, const UpdateDesc& desc, const float* gradient,
+                             int64_t begin, int64_t size) {
+  for (const Segment& segment : segments_) {
+    const int64_t from = std::max(begin, segment.offset);
+    const int64_t to = std::min(begin + size, segment.end());
+    if (from >= to) continue;
+    std::array<float*, kMaxSlots> slots{};
+    for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i].data() + from;
+    LOCKSTEP_RETURN_IF_ERROR(device.update(
+        update_of(segment, desc), gradient + segment.gradient_offset + (from - segment.offset),
+        state_.weights.data() + from, std::span(slots.data(), state_.slots.size()), to - from,
+        nullptr));
+  }
+  return {};
+}
+
+// In each device's memory, the whole state on each.
+Status Replica::update_devices(const UpdateDesc& desc, const float* reduced,
+                               const std::vector<TreePiece>& pieces, bool digests, float* metrics) {
+  std::vector<float> sum;
+  if (reduced == nullptr && round_on_host_) {
+    sum.resize(static_cast<size_t>(training_.flat_size));
+    tree_sum_range(team_->device(0), pieces, root_subtree(job_.partitions), training_.flat_size,
+                   sum.data());
+    reduced = sum.data();
+  }
+  std::vector<DigestLanes> lanes(digest_blocks(training_.parameter_count));
+  std::vector<Status> statuses(static_cast<size_t>(team_->size()));
+  team_->run([&](int index) {
+    statuses[index] =
+        update_device(index, desc, reduced, pieces, index == 0 && digests ? &lanes : nullptr,
+                      index == 0 ? metrics : nullptr);
+  });
+  LOCKSTEP_RETURN_IF_ERROR(first_error(statuses));
+  devices_ahead_ = true;
+  state_.digest = digests ? state_digest_of(lanes) : 0;
+  return {};
+}
+
+Status Replica::update_device(int index, const UpdateDesc& desc, const float* reduced,
+                              const std::vector<TreePiece>& pieces, std::vector<DigestLanes>* lanes,
+                              float* metrics) {
+  Device& device = team_->device(index);
+  const auto& vectors = device_states_[static_cast<size_t>(index)];
+  float* gradient = device_gradients_[static_cast<size_t>(index)]->data();
+  const Subtree root = root_subtree(job_.partitions);
+  if (reduced != nullptr) {
+    LOCKSTEP_RETURN_IF_ERROR(device.copy_to_device(reduced, training_.flat_size, gradient));
+  } else {
+    LOCKSTEP_RETURN_IF_ERROR(device.sum(sum_terms(pieces, root), training_.flat_size, gradient));
+  }
+  for (const GradientSum& sum : training_.gradient_sums) {
+    const SumTerm terms[] = {{gradient + sum.to, 0}, {gradient + sum.from, 1}};
+    LOCKSTEP_RETURN_IF_ERROR(device.sum(terms, sum.count, gradient + sum.to));
+  }
+  const bool is_plain = training_.is_plain();
+  for (const Segment& segment : segments_) {
+    std::vector<float*> slots;
+    for (size_t i = 1; i < vectors.size(); ++i) {
+      slots.push_back(vectors[i]->data() + segment.offset);
+    }
+    LOCKSTEP_RETURN_IF_ERROR(
+        device.update(update_of(segment, desc), gradient + segment.gradient_offset,
+                      vectors[0]->data() + segment.offset, slots, segment.count,
+                      is_plain && lanes != nullptr ? lanes->data() : nullptr));
+  }
+  if (!is_plain && lanes != nullptr) {
+    std::vector<const float*> slots;
+    for (size_t i = 1; i < vectors.size(); ++i) slots.push_back(vectors[i]->data());
+    LOCKSTEP_RETURN_IF_ERROR(
+        device.digest(vectors[0]->data(), slots, training_.parameter_count, lanes->data()));
+  }
+  if (metrics == nullptr) return {};
+  return device.copy_to_host(gradient + training_.metrics_offset(), training_.metric_count,
+                             metrics);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,28 @@
+// The functions of host/core/math*.h in the vectors of simd_avx2.h.
+#include <immintrin.h>
+
+#include <bit>
+#include <cstdint>
+
+#include "host/cpu/kernels.h"
+
+// The flags for these headers alone: whatever else is inline here may end up in any test.
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#define LOCKSTEP_ISA avx2
+#include "host/cpu/simd_avx2.h"
+//
+#include "host/cpu/kernels_elementwise.h"
+#include "tests/cpu/math_functions.h"
+
+namespace lockstep::cpu_test {
+
+void apply_avx2(MathFunction function, const float* a, const float* b, float* out, int64_t count) {
+  namespace simd = cpu::avx2;
+  for (int64_t i = 0; i < count; i += simd::kLanes) {
+    simd::store(out + i, apply<simd::VectorOps>(function, simd::load(a + i), simd::load(b + i)));
+  }
+}
+
+}  // namespace lockstep::cpu_test
+#pragma GCC pop_options
