@@ -43,7 +43,20 @@ struct Visitor {
   std::unique_ptr<PreparedOp> operator()(const SoftmaxCrossEntropyOp& op) {
     return prepare_loss(s, op);
   }
-  std::unique_ptr<PreparedOp> operator()(const auto&) { return nullptr; }
+  std::unique_ptr<PreparedOp> operator()(const MapOp& op) { return prepare_map(s, op); }
+  std::unique_ptr<PreparedOp> operator()(const GatherOp& op) { return prepare_gather(s, op); }
+  std::unique_ptr<PreparedOp> operator()(const GatherMaximumGradientOp& op) {
+    return prepare_maximum_gradient(s, op);
+  }
+  std::unique_ptr<PreparedOp> operator()(const MatmulOp& op) { return prepare_matmul(s, op); }
+  std::unique_ptr<PreparedOp> operator()(const EmbeddingOp& op) { return prepare_embedding(s, op); }
+  std::unique_ptr<PreparedOp> operator()(const BatchNormOp& op) {
+    return prepare_batch_norm(s, op);
+  }
+  std::unique_ptr<PreparedOp> operator()(const ParameterSumOp& op) { return prepare_sum(s, op); }
+  std::unique_ptr<PreparedOp> operator()(const RowSumOp& op) {
+    return prepare_sum(s, {.features = op.count, .broadcast = {1, op.count}, .offset = op.offset});
+  }
 };
 
 std::unique_ptr<PreparedOp> prepare_op(const OpSetting& s) {
@@ -87,9 +100,7 @@ class CpuDevice : public Device {
 
   Result<std::unique_ptr<PreparedOp>> prepare(const OpDesc& op,
                                               const PartitionGroup& group) override {
-    auto prepared = prepare_op({&kernels_, op, group});
-    if (prepared == nullptr) return Error{"the CPU device cannot compute this op yet"};
-    return prepared;
+    return prepare_op({&kernels_, op, group});
   }
 
   void add(const float* a, const float* b, float* out, int64_t count) override {
@@ -162,11 +173,23 @@ const float* OpSetting::input(int i, std::span<float* const> values) const {
 
 float* OpSetting::output(std::span<float* const> values) const {
   LOCKSTEP_CHECK(op.outputs.size() == 1);
-  return values[static_cast<size_t>(op.outputs[0])];
+  return output(0, values);
+}
+
+float* OpSetting::output(int i, std::span<float* const> values) const {
+  LOCKSTEP_CHECK(static_cast<size_t>(i) < op.outputs.size());
+  return values[static_cast<size_t>(op.outputs[static_cast<size_t>(i)])];
 }
 
 const float* OpSetting::relu_mask(std::span<float* const> values) const {
   return op.relu_mask < 0 ? nullptr : values[static_cast<size_t>(op.relu_mask)];
+}
+
+void OpSetting::mask_output(std::span<float* const> values, int64_t features) const {
+  const float* mask = relu_mask(values);
+  if (mask == nullptr) return;
+  float* out = output(values);
+  kernels->relu_gradient(mask, out, nullptr, out, padded_rows() * features);
 }
 
 }  // namespace cpu

@@ -53,20 +53,34 @@ class PoolOp : public PreparedOp {
 
 class CpuInputOp : public PreparedOp {
  public:
-  CpuInputOp(const OpSetting& setting, const InputOp& op) : setting_(setting), op_(op) {}
+  CpuInputOp(const OpSetting& setting, const InputOp& op) : setting_(setting), op_(op) {
+    if (op.part == BatchPart::weights) ones_.assign(static_cast<size_t>(setting.rows()), 1.0f);
+  }
 
   void run(const RunContext& context, std::span<float* const> values) override {
     LOCKSTEP_CHECK(context.batch != nullptr && context.batch->rows == setting_.rows());
-    LOCKSTEP_CHECK(context.batch->features == op_.features);
-    LOCKSTEP_CHECK(static_cast<int64_t>(context.batch->inputs.size()) >=
-                   setting_.rows() * op_.features);
-    setting_.kernels->rows_to_lanes(context.batch->inputs.data(), setting_.rows(), op_.features,
-                                    setting_.output(values));
+    const HostBatch& batch = *context.batch;
+    if (op_.part == BatchPart::weights) {
+      LOCKSTEP_CHECK(op_.features == 1 && op_.offset == 0);
+      copy(batch.weights.empty() ? ones_ : batch.weights, 1, values);
+    } else if (op_.part == BatchPart::targets) {
+      copy(batch.targets, batch.target_features, values);
+    } else {
+      copy(batch.inputs, batch.features, values);
+    }
   }
 
  private:
+  void copy(const std::vector<float>& rows, int64_t stride, std::span<float* const> values) {
+    LOCKSTEP_CHECK(op_.offset >= 0 && op_.offset + op_.features <= stride);
+    LOCKSTEP_CHECK(static_cast<int64_t>(rows.size()) >= setting_.rows() * stride);
+    setting_.kernels->rows_to_lanes(rows.data() + op_.offset, setting_.rows(), stride, op_.features,
+                                    setting_.output(values));
+  }
+
   OpSetting setting_;
   InputOp op_;
+  std::vector<float> ones_;
 };
 
 // The same computation for y from x and dx from dy.

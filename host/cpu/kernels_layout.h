@@ -49,28 +49,61 @@ LOCKSTEP_SIMD void transpose_8x8(__m256 r[8]) {
   }
 }
 
-inline void rows_to_lanes(const float* rows, int64_t row_count, int64_t features, float* value) {
+inline void rows_to_lanes(const float* rows, int64_t row_count, int64_t stride, int64_t features,
+                          float* value) {
   const int64_t blocks = (row_count + kLanes - 1) / kLanes;
   for (int64_t block = 0; block < blocks; ++block) {
     float* out = value + block * features * kLanes;
     for (int group = 0; group < kLanes; group += 8) {  // lanes [group, group + 8)
       const int64_t first = block * kLanes + group;
-      const float* in = rows + first * features;
+      const float* in = rows + first * stride;
       const int64_t present = row_count - first;
       int64_t f = 0;
       for (; f + 8 <= features; f += 8) {
         __m256 r[8];
         for (int64_t i = 0; i < 8; ++i) {
-          r[i] = i < present ? _mm256_loadu_ps(in + i * features + f) : _mm256_setzero_ps();
+          r[i] = i < present ? _mm256_loadu_ps(in + i * stride + f) : _mm256_setzero_ps();
         }
         transpose_8x8(r);
         for (int64_t i = 0; i < 8; ++i) _mm256_storeu_ps(out + (f + i) * kLanes + group, r[i]);
       }
       for (; f < features; ++f) {
         for (int64_t i = 0; i < 8; ++i) {
-          out[f * kLanes + group + i] = i < present ? in[i * features + f] : 0.0f;
+          out[f * kLanes + group + i] = i < present ? in[i * stride + f] : 0.0f;
         }
       }
+    }
+  }
+}
+
+inline void lanes_to_rows(const float* value, int64_t row_count, int64_t features, float* rows) {
+  for (int64_t first = 0; first < row_count; first += 8) {
+    const float* in = value + first / kLanes * features * kLanes + first % kLanes;
+    const int64_t present = row_count - first < 8 ? row_count - first : 8;
+    float* out = rows + first * features;
+    int64_t f = 0;
+    for (; f + 8 <= features; f += 8) {
+      __m256 r[8];
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(in + (f + i) * kLanes);
+      transpose_8x8(r);
+      for (int64_t i = 0; i < present; ++i) _mm256_storeu_ps(out + i * features + f, r[i]);
+    }
+    for (; f < features; ++f) {
+      for (int64_t i = 0; i < present; ++i) out[i * features + f] = in[f * kLanes + i];
+    }
+  }
+}
+
+inline void spread(const float* const* rows, int64_t count, float* out) {
+  for (int group = 0; group < kLanes; group += 8) {
+    for (int64_t f = 0; f < count; f += 8) {
+      __m256 r[8];
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(rows[group + i] + f);
+      transpose_8x8(r);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) _mm256_storeu_ps(out + (f + i) * kLanes + group, r[i]);
     }
   }
 }

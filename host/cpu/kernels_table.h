@@ -6,7 +6,11 @@
 #include "host/cpu/kernels_dense.h"
 #include "host/cpu/kernels_dense_gradient.h"
 #include "host/cpu/kernels_elementwise.h"
+#include "host/cpu/kernels_gather.h"
 #include "host/cpu/kernels_layout.h"
+#include "host/cpu/kernels_map.h"
+#include "host/cpu/kernels_matrix.h"
+#include "host/cpu/kernels_norm.h"
 #include "host/cpu/kernels_pool.h"
 #include "host/cpu/kernels_update.h"
 
@@ -31,6 +35,20 @@ inline constexpr KernelTable kKernels = {
     .softmax = softmax,
     .cross_entropy = cross_entropy,
     .rows_to_lanes = rows_to_lanes,
+    .lanes_to_rows = lanes_to_rows,
+    .spread = spread,
+    .map = map,
+    .evaluate = evaluate,
+    .gather = gather,
+    .gather_maximum_gradient = gather_maximum_gradient,
+    .channel_sums = channel_sums,
+    .channel_moments = channel_moments,
+    .channel_gradients = channel_gradients,
+    .move_moments = move_moments,
+    .normalize = normalize,
+    .normalize_gradient = normalize_gradient,
+    .matmul = matmul,
+    .embedding = embedding,
     .add = add_flat,
     .adam = adam,
     .sgd = sgd,

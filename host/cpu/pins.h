@@ -15,6 +15,16 @@
 //        then rows.
 //    Partitions are combined in the order of the tree: left + right, an empty child passes the
 //    other through. Bias is added after the chain, then the activation.
+//      * matrices: k ascending, one chain.
+//      * gathered sums with factors: the first product, then fma in the list's order.
+//    Sums of a channel (its terms are features, by rising f) over the rows of a partition: in a row
+//    blocks of kSumBlock terms, each begun with -0, block sums added in order; then rows in order.
+//      * batch normalization. In a row, each block's squared deviations are taken from its own mean
+//        and joined as Chan et al. do (1979), the row's then moved to the partition's mean:
+//        + terms (sum / terms - mean)^2. y = fma(x - mean, deviation gamma, beta);
+//        dx = deviation gamma fma(mean - x, b, dy - a), where a = sum(dy) / n,
+//        b = deviation (deviation sum(dy (x - mean))) / n, the last sum by fma.
+//    An embedding's gradient starts from +0 in each partition.
 //  - relu(x) is 0 > x ? 0 : x (NaN passes). A relu mask keeps where y > 0, else +0.
 //  - Max pooling keeps the first of equal maxima; dx starts from +0 and takes windows in order
 //    (oy, ox).
@@ -33,6 +43,9 @@ namespace lockstep::cpu {
 
 // Terms of a dense chain before it is added to the total; keeps the error of long sums small.
 inline constexpr int kChainBlock = 256;
+
+// Terms of a channel in a row that are added before they are added to others.
+inline constexpr int kSumBlock = 32;
 
 // Round to nearest, all exceptions masked, flush-to-zero and denormals-are-zero off.
 inline constexpr uint32_t kMxcsr = 0x1f80;

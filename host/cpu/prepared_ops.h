@@ -17,9 +17,12 @@ struct OpSetting {
   int64_t row_blocks() const { return (rows() + kernels->lanes - 1) / kernels->lanes; }
   int64_t padded_rows() const { return row_blocks() * kernels->lanes; }
   const float* input(int i, std::span<float* const> values) const;
-  float* output(std::span<float* const> values) const;
+  float* output(std::span<float* const> values) const;  // the only one
+  float* output(int i, std::span<float* const> values) const;
   // nullptr where the op has none.
   const float* relu_mask(std::span<float* const> values) const;
+  // Applies the relu mask, if there is one, to the output as it lies in memory.
+  void mask_output(std::span<float* const> values, int64_t features) const;
 };
 
 std::unique_ptr<PreparedOp> prepare_conv(const OpSetting& setting, const Conv2dOp& op);
@@ -30,5 +33,13 @@ std::unique_ptr<PreparedOp> prepare_dropout(const OpSetting& setting, const Drop
 std::unique_ptr<PreparedOp> prepare_relu(const OpSetting& setting, const ReluOp& op);
 std::unique_ptr<PreparedOp> prepare_softmax(const OpSetting& setting, const SoftmaxOp& op);
 std::unique_ptr<PreparedOp> prepare_loss(const OpSetting& setting, const SoftmaxCrossEntropyOp& op);
+std::unique_ptr<PreparedOp> prepare_map(const OpSetting& setting, const MapOp& op);
+std::unique_ptr<PreparedOp> prepare_gather(const OpSetting& setting, const GatherOp& op);
+std::unique_ptr<PreparedOp> prepare_maximum_gradient(const OpSetting& setting,
+                                                     const GatherMaximumGradientOp& op);
+std::unique_ptr<PreparedOp> prepare_matmul(const OpSetting& setting, const MatmulOp& op);
+std::unique_ptr<PreparedOp> prepare_embedding(const OpSetting& setting, const EmbeddingOp& op);
+std::unique_ptr<PreparedOp> prepare_batch_norm(const OpSetting& setting, const BatchNormOp& op);
+std::unique_ptr<PreparedOp> prepare_sum(const OpSetting& setting, const ParameterSumOp& op);
 
 }  // namespace lockstep::cpu

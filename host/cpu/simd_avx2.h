@@ -43,6 +43,8 @@ LOCKSTEP_SIMD Vec floor(Vec a) { return {_mm256_floor_ps(a.v)}; }
 LOCKSTEP_SIMD Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 // a > b ? a : b, in NaN and signed zeros too.
 LOCKSTEP_SIMD Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+// a < b ? a : b, likewise.
+LOCKSTEP_SIMD Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
 LOCKSTEP_SIMD Mask greater(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)}; }
 LOCKSTEP_SIMD Mask greater_equal(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)}; }
 LOCKSTEP_SIMD Mask less(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }

@@ -43,6 +43,7 @@ LOCKSTEP_SIMD Vec floor(Vec a) {
 }
 LOCKSTEP_SIMD Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 LOCKSTEP_SIMD Vec max(Vec a, Vec b) { return {_mm512_maskz_max_ps(0xffff, a.v, b.v)}; }
+LOCKSTEP_SIMD Vec min(Vec a, Vec b) { return {_mm512_maskz_min_ps(0xffff, a.v, b.v)}; }
 LOCKSTEP_SIMD Mask greater(Vec a, Vec b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
 LOCKSTEP_SIMD Mask greater_equal(Vec a, Vec b) {
   return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ)};

@@ -39,7 +39,9 @@ class Planner {
     if (tree.level == 0) {
       const size_t index = static_cast<size_t>(tree.first - group_.first);
       if (group_.rows[index] == 0) return false;
-      plan_.leaves.push_back({.first_row = first_rows_[index], .rows = group_.rows[index]});
+      plan_.leaves.push_back({.partition = static_cast<int>(index),
+                              .first_row = first_rows_[index],
+                              .rows = group_.rows[index]});
       return true;
     }
     const int half = 1 << (tree.level - 1);
@@ -108,6 +110,19 @@ std::vector<float> tree_sums(const TreePlan& plan, const float* values) {
     }
   }
   return results;
+}
+
+void tree_sums(const TreePlan& plan, const float* partitions, int64_t stride, int64_t count,
+               const std::vector<float*>& roots) {
+  std::vector<float> stack(static_cast<size_t>((plan.stack_depth + 1) * count));
+  for (const LeafStep& leaf : plan.leaves) {
+    float* top = stack.data() + leaf.depth * count;
+    std::copy_n(partitions + leaf.partition * stride, count, top);
+    for (int merge = 0; merge < leaf.merges; ++merge, top -= count) {
+      for (int64_t i = 0; i < count; ++i) top[i - count] += top[i];
+    }
+    if (leaf.root >= 0) std::copy_n(top, count, roots[static_cast<size_t>(leaf.root)]);
+  }
 }
 
 }  // namespace lockstep::cpu

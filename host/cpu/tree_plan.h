@@ -25,4 +25,8 @@ TreePlan make_tree_plan(const PartitionGroup& group);
 // The sum of scalars, one a row, for each root that is present.
 std::vector<float> tree_sums(const TreePlan& plan, const float* values);
 
+// The sums of `count` values a partition (of the group, `stride` apart) to `roots`, where present.
+void tree_sums(const TreePlan& plan, const float* partitions, int64_t stride, int64_t count,
+               const std::vector<float*>& roots);
+
 }  // namespace lockstep::cpu

@@ -117,7 +117,8 @@ struct MapOp {
 inline constexpr uint64_t kNoisePurpose = 0x6e6f6973;  // 'nois'
 
 // roots[offset + c] = the sum over rows and over f with broadcast.at(f) == c of x[f]: in a row by
-// rising f, then rows in order. Inputs: x.
+// rising f, in blocks of a fixed number of terms where the device says so, then rows in order. A
+// row holds whole periods of the broadcast. Inputs: x.
 struct ParameterSumOp {
   int64_t features = 0;
   Broadcast broadcast;
@@ -184,7 +185,8 @@ struct EmbeddingOp {
 //     roots[mean_offset + c] = rows * mean, and behind that rows * variance (biased), for the
 //     moving averages: summed over the partitions.
 //   data_gradient: x, dy, mean, deviation -> dx, and the gradients of gamma and beta in roots.
-// Sums run over the rows in order, in a row by rising f.
+// Sums run as in ParameterSumOp, for each partition by itself; squared deviations are joined from
+// blocks and rows, so that the variance is as accurate as the values.
 struct BatchNormOp {
   Pass pass = Pass::forward;
   int64_t features = 0;

@@ -3,13 +3,16 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "host/core/check.h"
 #include "host/core/rng.h"
 #include "host/cpu/cpu_device.h"
 
@@ -33,10 +36,14 @@ struct OpCase {
   int64_t output = 0;           // features; 0: none
   bool relu_mask = false;       // an additional input: of the output's features
   int64_t parameters = 0;       // flat size of weights and of a root
+  int64_t words = 0;            // the first input holds whole numbers below this, where not 0
+  // Values with one row a partition, behind the inputs and the output.
+  std::vector<int64_t> partition_inputs, partition_outputs;  // features
 };
 
 struct OpResult {
-  Floats output;              // rows x features
+  Floats output;  // rows x features
+  std::vector<Floats> partition_outputs;
   std::vector<Floats> roots;  // NaN where not written
 };
 
@@ -46,6 +53,8 @@ inline OpDesc describe(const OpCase& c) {
   for (size_t i = 0; i < c.inputs.size(); ++i) desc.inputs.push_back(value++);
   if (c.output > 0) desc.outputs.push_back(value++);
   if (c.relu_mask) desc.relu_mask = value++;
+  for (size_t i = 0; i < c.partition_inputs.size(); ++i) desc.inputs.push_back(value++);
+  for (size_t i = 0; i < c.partition_outputs.size(); ++i) desc.outputs.push_back(value++);
   return desc;
 }
 
@@ -56,11 +65,14 @@ inline std::unique_ptr<Device> make_device(std::string_view numerics = "cpu-avx2
   return std::move(device).value();
 }
 
-// Inputs of a case for `rows` rows; the relu mask is the last.
+// Inputs of a case for `rows` rows; the relu mask is the last, but for values of partitions.
 inline std::vector<Floats> random_inputs(const OpCase& c, int rows, uint64_t key) {
   std::vector<Floats> inputs;
   for (const int64_t features : c.inputs) {
     inputs.push_back(random_floats(key++, features * rows));
+  }
+  for (size_t i = 0; c.words > 0 && i < inputs[0].size(); ++i) {
+    inputs[0][i] = std::floor((inputs[0][i] + 1) / 2 * static_cast<float>(c.words));
   }
   if (c.relu_mask) inputs.push_back(random_floats(key++, c.output * rows));
   return inputs;
@@ -101,7 +113,19 @@ class OpRunner {
     };
     for (size_t i = 0; i < c.inputs.size(); ++i) add_value(c.inputs[i], &inputs[i]);
     if (c.output > 0) add_value(c.output, nullptr);
-    if (c.relu_mask) add_value(c.output, &inputs.back());
+    if (c.relu_mask) add_value(c.output, &inputs[c.inputs.size()]);
+    const int64_t partitions = static_cast<int64_t>(group.rows.size());
+    const auto add_partition_value = [&](int64_t features) {
+      buffers.push_back(device_.allocate(partitions * features * 4).value());
+      values.push_back(buffers.back()->data());
+      return values.back();
+    };
+    for (size_t i = 0; i < c.partition_inputs.size(); ++i) {
+      const Floats& data = inputs[c.inputs.size() + (c.relu_mask ? 1 : 0) + i];
+      LOCKSTEP_CHECK(static_cast<int64_t>(data.size()) == partitions * c.partition_inputs[i]);
+      std::copy(data.begin(), data.end(), add_partition_value(c.partition_inputs[i]));
+    }
+    for (const int64_t features : c.partition_outputs) add_partition_value(features);
 
     OpResult result;
     const float nan = __builtin_nanf("");
@@ -124,6 +148,11 @@ class OpRunner {
       result.output.resize(static_cast<size_t>(c.output * rows));
       LOCKSTEP_CHECK(
           device_.download(values[c.inputs.size()], rows, c.output, result.output.data()).ok());
+    }
+    const size_t first = values.size() - c.partition_outputs.size();
+    for (size_t i = 0; i < c.partition_outputs.size(); ++i) {
+      const float* data = values[first + i];
+      result.partition_outputs.emplace_back(data, data + partitions * c.partition_outputs[i]);
     }
     return result;
   }
@@ -161,6 +190,11 @@ inline std::string first_difference(const Floats& a, const Floats& b) {
 // What the tests run: each op in shapes that reach each path of the kernels.
 std::vector<OpCase> forward_cases();          // forward and data gradient ops
 std::vector<OpCase> weight_gradient_cases();  // conv and dense
+// The same of expressions, gathers, matrices, embeddings and sums.
+std::vector<OpCase> general_cases();
+std::vector<OpCase> general_gradient_cases();
+std::vector<OpCase> joined(std::vector<OpCase> a, const std::vector<OpCase>& b);
+OpCase map_case(const MapOp& op, const std::string& name, bool relu_mask = false);
 Conv2dOp conv(int size, int in, int out, int kernel, int stride, bool same, Pass pass);
 OpCase conv_case(const Conv2dOp& op, bool relu_mask = false);
 OpCase dense_case(const DenseOp& op, bool relu_mask = false);

@@ -26,7 +26,7 @@ TEST_P(RowIndependence, OfGroupAndNeighbours) {
   if (!cpu_supports(GetParam())) GTEST_SKIP() << "this CPU cannot run " << GetParam();
   const std::unique_ptr<Device> device = make_device(GetParam());
   OpRunner runner(*device);
-  for (const OpCase& c : forward_cases()) {
+  for (const OpCase& c : joined(forward_cases(), general_cases())) {
     const std::vector<Floats> inputs = random_inputs(c, kRows, 5);
     const Floats weights = random_floats(99, c.parameters);
     const Floats whole = run_rows(runner, c, inputs, weights, 0, kRows).output;
@@ -48,7 +48,7 @@ TEST(VectorWidth, ForwardHasTheSameBits) {
   const std::unique_ptr<Device> narrow = make_device("cpu-avx2");
   const std::unique_ptr<Device> wide = make_device("cpu-avx512");
   OpRunner narrow_runner(*narrow), wide_runner(*wide);
-  for (const OpCase& c : forward_cases()) {
+  for (const OpCase& c : joined(forward_cases(), general_cases())) {
     const std::vector<Floats> inputs = random_inputs(c, kRows, 6);
     const Floats weights = random_floats(98, c.parameters);
     const OpResult a = run_rows(narrow_runner, c, inputs, weights, 0, kRows);
@@ -65,7 +65,7 @@ TEST(VectorWidth, WeightGradientHasTheSameBits) {
   const std::unique_ptr<Device> narrow = make_device("cpu-avx2");
   const std::unique_ptr<Device> wide = make_device("cpu-avx512");
   const PartitionGroup group{.first = 0, .rows = {13, 1, 0, 20}, .roots = {{0, 1}, {2, 1}}};
-  for (const OpCase& c : weight_gradient_cases()) {
+  for (const OpCase& c : joined(weight_gradient_cases(), general_gradient_cases())) {
     const std::vector<Floats> inputs = random_inputs(c, group.total_rows(), 7);
     const OpResult a = OpRunner(*narrow).run(c, group, inputs, {});
     const OpResult b = OpRunner(*wide).run(c, group, inputs, {});
@@ -78,9 +78,8 @@ TEST(VectorWidth, WeightGradientHasTheSameBits) {
 TEST(Rows, NoneIsFine) {
   const std::unique_ptr<Device> device = make_device();
   OpRunner runner(*device);
-  std::vector<OpCase> cases = forward_cases();
-  for (const OpCase& c : weight_gradient_cases()) cases.push_back(c);
-  for (const OpCase& c : cases) {
+  for (const OpCase& c : joined(joined(forward_cases(), general_cases()),
+                                joined(weight_gradient_cases(), general_gradient_cases()))) {
     const PartitionGroup group{.first = 2, .rows = {0, 0}, .roots = {{2, 1}}};
     const OpResult result =
         runner.run(c, group, random_inputs(c, 0, 1), random_floats(1, c.parameters));

@@ -10,7 +10,7 @@ namespace {
 const std::vector<int> kPartitionRows = {13, 1, 0, 4, 0, 0, 9, 2};
 
 std::vector<OpCase> cases_with_metrics() {
-  std::vector<OpCase> cases = weight_gradient_cases();
+  std::vector<OpCase> cases = joined(weight_gradient_cases(), general_gradient_cases());
   cases.push_back({"loss", SoftmaxCrossEntropyOp{10, 0}, {10}, 10, false, kMetricCount});
   cases.push_back({"loss only", SoftmaxCrossEntropyOp{10, 0}, {10}, 0, false, kMetricCount});
   return cases;

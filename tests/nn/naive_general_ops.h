@@ -135,7 +135,8 @@ class GeneralOps : public OpBase {
   }
 
   static double normal_number(const std::array<uint32_t, 4>& words) {
-    const double radius = std::sqrt(-2 * std::log(1 - double{uniform_from_bits(words[0])}));
+    const double unit = 1.0 / 16777216.0;  // (0, 1] by 24 bits, as math::normal_of says
+    const double radius = std::sqrt(-2 * std::log(uniform_from_bits(words[0]) + unit));
     return radius * std::cos(2 * std::numbers::pi * uniform_from_bits(words[1]));
   }
 
