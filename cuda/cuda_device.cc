@@ -62,7 +62,14 @@ struct Visitor {
   Prepared operator()(const ReluOp& op) { return prepare_relu(s, op); }
   Prepared operator()(const SoftmaxOp& op) { return prepare_softmax(s, op); }
   Prepared operator()(const SoftmaxCrossEntropyOp& op) { return prepare_loss(s, op); }
-  Prepared operator()(const auto&) { return Error{"the CUDA device cannot compute this op yet"}; }
+  Prepared operator()(const MapOp& op) { return prepare_map(s, op); }
+  Prepared operator()(const ParameterSumOp& op) { return prepare_parameter_sum(s, op); }
+  Prepared operator()(const GatherOp& op) { return prepare_gather(s, op); }
+  Prepared operator()(const GatherMaximumGradientOp& op) { return prepare_gather_gradient(s, op); }
+  Prepared operator()(const MatmulOp& op) { return prepare_matmul(s, op); }
+  Prepared operator()(const EmbeddingOp& op) { return prepare_embedding(s, op); }
+  Prepared operator()(const BatchNormOp& op) { return prepare_batch_norm(s, op); }
+  Prepared operator()(const RowSumOp& op) { return prepare_row_sum(s, op); }
 };
 
 Prepared prepare_op(const OpSetting& s) { return std::visit(Visitor{s}, s.op.attributes); }
@@ -203,7 +210,7 @@ Status CudaDevice::play(std::unique_ptr<Recording>* recording, const RunContext&
   std::unique_ptr<Recording>& kept = recording == nullptr ? own : *recording;
   if (kept == nullptr) {
     auto made = std::make_unique<CudaRecording>();
-    LOCKSTEP_ASSIGN(made->staging, Staging::create(context.batch->rows, context.batch->features));
+    LOCKSTEP_ASSIGN(made->staging, Staging::create(*context.batch));
     kept = std::move(made);
   }
   auto& played = static_cast<CudaRecording&>(*kept);
@@ -246,7 +253,12 @@ const float* OpSetting::input(int i, std::span<float* const> values) const {
 
 float* OpSetting::output(std::span<float* const> values) const {
   LOCKSTEP_CHECK(op.outputs.size() == 1);
-  return values[static_cast<size_t>(op.outputs[0])];
+  return output(0, values);
+}
+
+float* OpSetting::output(int i, std::span<float* const> values) const {
+  LOCKSTEP_CHECK(static_cast<size_t>(i) < op.outputs.size());
+  return values[static_cast<size_t>(op.outputs[static_cast<size_t>(i)])];
 }
 
 const float* OpSetting::relu_mask(std::span<float* const> values) const {

@@ -1,36 +1,31 @@
 // Input, pooling, dropout, relu, softmax and the loss: our own kernels, the CPU's bits.
+#include "cuda/kernels_general.h"
 #include "cuda/prepared_ops.h"
 #include "host/core/check.h"
 
 namespace lockstep::cuda {
 namespace {
 
-// An op that launches `run(setting, op, context, values)` on the branch under way.
-template <class Op, auto kRun>
-class Launched : public PreparedOp {
- public:
-  Launched(OpSetting setting, const Op& op) : setting_(std::move(setting)), op_(op) {}
-  void run(const RunContext& context, std::span<float* const> values) override {
-    setting_.gpu->note(kRun(setting_, op_, context, values));
-  }
-
- private:
-  const OpSetting setting_;
-  const Op op_;
-};
-
-template <auto kRun, class Op>
-Prepared launched(const OpSetting& setting, const Op& op) {
-  return std::unique_ptr<PreparedOp>(std::make_unique<Launched<Op, kRun>>(setting, op));
-}
-
-using Values = std::span<float* const>;
-
 Status run_input(const OpSetting& s, const InputOp& op, const RunContext& context, Values values) {
-  const float* from = s.gpu->batch().inputs + context.first_row * op.features;
-  const size_t bytes = static_cast<size_t>(s.rows * op.features) * sizeof(float);
-  return LOCKSTEP_CUDA_STATUS(cudaMemcpyAsync(s.output(values), from, bytes,
-                                              cudaMemcpyDeviceToDevice, s.gpu->branch().stream));
+  const StagedBatch& batch = s.gpu->batch();
+  const float* from = batch.inputs;
+  int64_t columns = batch.features;
+  if (op.part == BatchPart::targets) {
+    from = batch.targets;
+    columns = batch.target_features;
+  } else if (op.part == BatchPart::weights) {
+    from = batch.weights;
+    columns = 1;
+  }
+  from += context.first_row * columns;
+  const cudaStream_t stream = s.gpu->branch().stream;
+  if (op.features != columns) {
+    return launch_columns(from, columns, op.offset, op.features, s.rows, s.output(values), stream);
+  }
+  LOCKSTEP_CHECK(op.offset == 0);
+  const size_t bytes = static_cast<size_t>(s.rows * columns) * sizeof(float);
+  return LOCKSTEP_CUDA_STATUS(
+      cudaMemcpyAsync(s.output(values), from, bytes, cudaMemcpyDeviceToDevice, stream));
 }
 
 Status run_pool(const OpSetting& s, const MaxPool2dOp& op, const RunContext&, Values values) {

@@ -7,12 +7,14 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda/conv_plan.h"
 #include "cuda/device_info.h"
 #include "cuda/handle.h"
 #include "cuda/kernels.h"
+#include "cuda/kernels_general.h"
 #include "cuda/matmul.h"
 #include "cuda/vendor.h"
 #include "host/core/result.h"
@@ -51,6 +53,18 @@ class PlanCache {
   std::map<std::string, std::shared_ptr<Plan>> plans_;
 };
 
+// Index lists on the device: shared by all ops that have the same ones, freed with the last of
+// them.
+class ListCache {
+ public:
+  using Lists = std::shared_ptr<const DeviceLists>;
+  Result<Lists> find_or_upload(const std::shared_ptr<const IndexLists>& lists, ListForm form,
+                               cudaStream_t stream);
+
+ private:
+  std::map<std::pair<const IndexLists*, ListForm>, std::weak_ptr<const DeviceLists>> lists_;
+};
+
 // A stream with what the ops on it use one after the other.
 struct Branch {
   cudaStream_t stream = nullptr;
@@ -64,7 +78,10 @@ struct StagedBatch {
   const RunParameters* parameters = nullptr;
   const int32_t* labels = nullptr;
   const uint32_t* positions = nullptr;
-  const float* inputs = nullptr;  // rows x features
+  const float* inputs = nullptr;   // rows x features
+  const float* targets = nullptr;  // rows x target_features
+  const float* weights = nullptr;  // one a row
+  int64_t features = 0, target_features = 0;
 };
 
 // One GPU: its streams and handles. Used by one thread.
@@ -80,6 +97,7 @@ class Gpu {
   const CublasLtHandle& cublaslt() const { return *cublaslt_; }
   PlanCache<ConvPlan>& conv_plans() { return conv_plans_; }
   PlanCache<Matmul>& matmuls() { return matmuls_; }
+  ListCache& lists() { return lists_; }
   // Makes this GPU the calling thread's current one.
   Status make_current() const;
 
@@ -119,6 +137,7 @@ class Gpu {
   std::vector<Branch> branches_;
   PlanCache<ConvPlan> conv_plans_;
   PlanCache<Matmul> matmuls_;
+  ListCache lists_;
   StagedBatch batch_;
   int current_ = 0;
   Status failure_;
@@ -127,7 +146,8 @@ class Gpu {
 // One input batch, in pinned memory and on the device.
 class Staging {
  public:
-  static Result<std::unique_ptr<Staging>> create(int rows, int64_t features);
+  // For batches of this one's sizes.
+  static Result<std::unique_ptr<Staging>> create(const HostBatch& batch);
   // Copies the batch to the device on `stream`; waits for the copy before it, if any.
   Status stage(const RunContext& context, cudaStream_t stream);
   const StagedBatch& on_device() const { return on_device_; }
@@ -136,7 +156,6 @@ class Staging {
   Staging() = default;
 
   int rows_ = 0;
-  int64_t features_ = 0;
   int64_t bytes_ = 0;
   HostMemoryHandle host_;
   MemoryHandle device_;
