@@ -34,11 +34,14 @@ struct Graph {
   std::vector<OpDesc> ops;  // in the order of execution
   std::vector<Parameter> parameters;
   int64_t parameter_count = 0;
-  int64_t flat_size = 0;  // of a root: gradients, then metrics
-  int input = -1;         // value
-  int output = -1;        // value: the probabilities (predict) or logits (training, evaluate)
+  int64_t metric_count = kMetricCount;  // floats behind the gradients of a root
+  int64_t flat_size = 0;                // of a root: gradients, then metrics; 0 where it has none
+  int input = -1;                       // value
+  int output = -1;  // value: the probabilities (predict) or logits (training, evaluate)
   Shape input_shape;
   int64_t classes = 0;  // features of the output
+
+  int64_t metrics_offset() const { return flat_size - metric_count; }  // in a root
 };
 
 // The part [begin, end) of each root that an op writes; empty where it writes none.

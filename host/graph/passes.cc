@@ -178,7 +178,7 @@ void attach_softmax_cross_entropy(Graph* graph, LossMode mode) {
   last.name = "loss";
   last.attributes = SoftmaxCrossEntropyOp{.classes = graph->classes, .metrics_offset = gradients};
   graph->output = last.inputs[0];
-  graph->flat_size = gradients + kMetricCount;
+  graph->flat_size = gradients + graph->metric_count;
   if (differentiate) {
     graph->values[last.outputs[0]].name = "loss/data_gradient";
   } else {

@@ -35,7 +35,7 @@ class Model {
 
   // Forward pass only; `output` holds the probabilities.
   Result<Graph> predict_graph() const;
-  // Forward pass and loss without gradients: metrics only (flat_size = kMetricCount).
+  // Forward pass and loss without gradients: metrics only (flat_size = metric_count).
   Result<Graph> evaluate_graph(const std::string& loss) const;
   // Forward, loss and gradients, rewritten and fused.
   Result<Graph> training_graph(const std::string& loss) const;
