@@ -13,14 +13,7 @@ namespace lockstep {
 namespace {
 
 constexpr size_t kMaxSlots = 4;
-
-// The first error, if any.
-Status first_error(const std::vector<Status>& statuses) {
-  for (const Status& status : statuses) {
-    if (!status.ok()) return status;
-  }
-  return {};
-}
+static_assert(kMaxMetricSums <= kTreeSumBlock);
 
 }  // namespace
 
@@ -39,6 +32,7 @@ Result<std::unique_ptr<Replica>> Replica::create(const Job& job, const Model& mo
 Replica::Replica(const Job& job, Graph training, Graph evaluation, Optimizer optimizer,
                  std::unique_ptr<DeviceTeam> team)
     : job_(job),
+      metrics_(job),
       training_(std::move(training)),
       evaluation_(std::move(evaluation)),
       optimizer_(std::move(optimizer)),
@@ -63,6 +57,8 @@ Status Replica::allocate_state() {
     }
     state_buffers_.push_back(std::move(buffer));
   }
+  LOCKSTEP_CHECK(training_.metric_count == metrics_.measured());
+  LOCKSTEP_CHECK(evaluation_.flat_size == metrics_.measured());
   free_roots_.resize(static_cast<size_t>(team_->size()));
   for (int index = 0; index < team_->size() && !shares_memory(); ++index) {
     Device& device = team_->device(index);
@@ -73,7 +69,7 @@ Status Replica::allocate_state() {
     }
     LOCKSTEP_ASSIGN(auto gradient, device.allocate(training_.flat_size * 4));
     device_gradients_.push_back(std::move(gradient));
-    LOCKSTEP_ASSIGN(auto metrics, device.allocate(job_.partitions * kMetricCount * 4));
+    LOCKSTEP_ASSIGN(auto metrics, device.allocate(job_.partitions * evaluation_.flat_size * 4));
     device_metrics_.push_back(std::move(metrics));
   }
   return set_initial_state();
@@ -122,7 +118,7 @@ Status Replica::set_initial_state() {
   for (const std::span<float> slot : state_.slots) std::fill(slot.begin(), slot.end(), 0.0f);
   const std::vector<float> weights = initial_weights(training_, job_.seed);
   std::copy(weights.begin(), weights.end(), state_.weights.begin());
-  return set_accumulators(0, 0, 0, 0);
+  return set_accumulators(0, MetricSums(static_cast<size_t>(metrics_.size())));
 }
 
 Status Replica::set_state(const StateView& state) {
@@ -132,20 +128,21 @@ Status Replica::set_state(const StateView& state) {
     return Error{fmt::format("the checkpoint holds {} vectors of {} values, this job has {} of {}",
                              state.header.vectors, state.header.parameters, vectors, parameters)};
   }
+  if (std::ssize(state.header.sums) != metrics_.size()) {
+    return Error{fmt::format("the checkpoint holds {} sums of metrics, this job has {}",
+                             state.header.sums.size(), metrics_.size())};
+  }
   for (size_t i = 0; i < state.vectors.size(); ++i) {
     float* to = i == 0 ? state_.weights.data() : state_.slots[i - 1].data();
     std::memcpy(to, state.vectors[i].data(), state.vectors[i].size());
   }
-  const StateHeader& header = state.header;
-  return set_accumulators(header.step, header.loss_sum, header.correct, header.rows);
+  return set_accumulators(state.header.step, state.header.sums);
 }
 
-Status Replica::set_accumulators(int64_t step, double loss_sum, int64_t correct, int64_t rows) {
+Status Replica::set_accumulators(int64_t step, const MetricSums& sums) {
   LOCKSTEP_RETURN_IF_ERROR(send_state());
   state_.step = step;
-  state_.loss_sum = loss_sum;
-  state_.correct = correct;
-  state_.rows = rows;
+  state_.sums = sums;
   LOCKSTEP_ASSIGN(state_.digest, state_digest());
   return {};
 }
@@ -154,9 +151,8 @@ Result<std::string> Replica::encode_state() {
   LOCKSTEP_RETURN_IF_ERROR(fetch_state());
   const auto parameters = static_cast<int64_t>(state_.weights.size());
   const auto vectors = static_cast<int64_t>(1 + state_.slots.size());
-  std::string bytes = encode_state_header(
-      {state_.step, state_.loss_sum, state_.correct, state_.rows, parameters, vectors});
-  bytes.reserve(static_cast<size_t>(state_bytes(parameters, vectors)));
+  std::string bytes = encode_state_header({state_.step, parameters, vectors, state_.sums});
+  bytes.reserve(static_cast<size_t>(state_bytes(parameters, vectors, metrics_.size())));
   const auto append = [&](std::span<const float> values) {
     bytes.append(reinterpret_cast<const char*>(values.data()), values.size_bytes());
   };
@@ -366,27 +362,27 @@ Result<uint64_t> Replica::state_digest() {
   });
 }
 
-Result<StepMetrics> Replica::update(const float* reduced, const std::vector<LocalRoot>& local,
-                                    bool digests) {
+Result<MetricSums> Replica::update(const float* reduced, const std::vector<LocalRoot>& local,
+                                   bool digests) {
   std::vector<TreePiece> pieces;
   for (const LocalRoot& root : local) pieces.push_back({root.subtree, root.values});
   const UpdateDesc desc = optimizer_.update_at(state_.step + 1);
+  const int64_t metric_count = training_.metric_count;
   std::array<float, kTreeSumBlock> metrics;
   if (!device_states_.empty()) {
     LOCKSTEP_RETURN_IF_ERROR(update_devices(desc, reduced, pieces, digests, metrics.data()));
   } else {
     LOCKSTEP_ASSIGN(state_.digest, update_shared(desc, reduced, pieces, digests));
-    const int64_t count = training_.parameter_count;
+    const int64_t begin = training_.metrics_offset();
     const float* sums =
-        reduced != nullptr ? reduced + count
+        reduced != nullptr ? reduced + begin
                            : tree_sum_block(team_->device(0), pieces, root_subtree(job_.partitions),
-                                            count, kMetricCount, metrics.data());
-    std::copy_n(sums, kMetricCount, metrics.data());
+                                            begin, metric_count, metrics.data());
+    if (sums != metrics.data()) std::copy_n(sums, metric_count, metrics.data());
   }
-  const StepMetrics step{metrics[0], static_cast<int64_t>(metrics[1])};
-  state_.loss_sum += step.loss_sum;
-  state_.correct += step.correct;
-  state_.rows += job_.rows_of_step(state_.step);
+  MetricSums step = metrics_.sums(std::span(metrics).first(static_cast<size_t>(metric_count)),
+                                  job_.rows_of_step(state_.step));
+  add_sums(step, &state_.sums);
   ++state_.step;
   return step;
 }
@@ -453,54 +449,10 @@ Status Replica::update_device(int index, const UpdateDesc& desc, const float* re
                                          training_.parameter_count,
                                          lanes == nullptr ? nullptr : lanes->data()));
   if (metrics == nullptr) return {};
-  return device.copy_to_host(gradient + training_.parameter_count, kMetricCount, metrics);
+  return device.copy_to_host(gradient + training_.metrics_offset(), training_.metric_count,
+                             metrics);
 }
 
-void Replica::begin_epoch() {
-  state_.loss_sum = 0;
-  state_.correct = 0;
-  state_.rows = 0;
-}
-
-Status Replica::measure(int64_t batch, int64_t rows, const std::vector<PartitionRange>& ranges,
-                        const std::vector<HostBatch>& batches, std::vector<ValidationPart>* parts) {
-  std::vector<Status> statuses(ranges.size());
-  std::vector<std::vector<ValidationPart>> measured(ranges.size());
-  team_->run([&](int index) {
-    PartitionGroup group{
-        ranges[index].begin, partition_rows(rows, job_.partitions, ranges[index]), {}};
-    for (int p = ranges[index].begin; p < ranges[index].end; ++p) {
-      if (group.rows[p - group.first] > 0) group.roots.push_back({p, 0});
-    }
-    if (group.roots.empty()) return;
-    auto program = evaluation_programs_[index]->program_for(group);
-    if (!program.ok()) {
-      statuses[index] = program.error();
-      return;
-    }
-    std::vector<float> metrics(group.roots.size() * kMetricCount);
-    float* memory = device_metrics_.empty() ? metrics.data() : device_metrics_[index]->data();
-    std::vector<float*> roots;
-    for (size_t i = 0; i < group.roots.size(); ++i) roots.push_back(memory + i * kMetricCount);
-    RunContext context;
-    context.weights = weights_of(index);
-    context.roots = roots;
-    context.batch = &batches[index];
-    statuses[index] = (*program)->run(context, {});
-    if (statuses[index].ok() && !device_metrics_.empty()) {
-      statuses[index] = team_->device(index).copy_to_host(
-          memory, static_cast<int64_t>(metrics.size()), metrics.data());
-    }
-    for (size_t i = 0; i < group.roots.size() && statuses[index].ok(); ++i) {
-      const int partition = group.roots[i].first;
-      const float* sums = &metrics[i * kMetricCount];
-      measured[index].push_back({batch, partition, group.rows[partition - group.first], sums[0],
-                                 static_cast<int64_t>(sums[1])});
-    }
-  });
-  for (const auto& of_device : measured)
-    parts->insert(parts->end(), of_device.begin(), of_device.end());
-  return first_error(statuses);
-}
+void Replica::begin_epoch() { std::fill(state_.sums.begin(), state_.sums.end(), 0.0); }
 
 }  // namespace lockstep
