@@ -21,10 +21,8 @@ Result<PartitionSamples> from_wire(const wire::PartitionSamples& samples) {
 Result<ValidationPart> from_wire(const wire::ValidationPart& part) {
   LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.validation.batch", part.batch));
   LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.validation.partition", part.partition));
-  LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.validation.rows", part.rows));
-  LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.validation.correct", part.correct));
-  return ValidationPart{part.batch, part.partition, part.rows, static_cast<float>(part.loss_sum),
-                        part.correct};
+  LOCKSTEP_RETURN_IF_ERROR(at_most_sums("epoch.validation.sums", part.sums.size()));
+  return ValidationPart{part.batch, part.partition, part.sums};
 }
 
 }  // namespace
@@ -94,8 +92,7 @@ wire::StepReport to_wire(const StepReport& report) {
   wired.__set_session(report.session);
   wired.__set_era(report.era);
   wired.__set_step(report.step);
-  wired.__set_loss_sum(report.loss_sum);
-  wired.__set_correct(report.correct);
+  wired.__set_sums(report.sums);
   wired.__set_digest(static_cast<int64_t>(report.digest));
   for (const PartitionSamples& each : report.partitions) {
     wire::PartitionSamples samples;
@@ -112,17 +109,13 @@ wire::EpochReport to_wire(const EpochReport& report) {
   wired.__set_session(report.session);
   wired.__set_era(report.era);
   wired.__set_epoch(report.epoch);
-  wired.__set_loss_sum(report.loss_sum);
-  wired.__set_correct(report.correct);
-  wired.__set_rows(report.rows);
+  wired.__set_sums(report.sums);
   wired.validation.reserve(report.validation.size());
   for (const ValidationPart& each : report.validation) {
     wire::ValidationPart part;
     part.__set_batch(each.batch);
     part.__set_partition(each.partition);
-    part.__set_rows(each.rows);
-    part.__set_loss_sum(each.loss_sum);
-    part.__set_correct(each.correct);
+    part.__set_sums(each.sums);
     wired.validation.push_back(std::move(part));
   }
   return wired;
@@ -203,12 +196,11 @@ Result<StepReport> from_wire(const wire::StepReport& report) {
   LOCKSTEP_RETURN_IF_ERROR(not_negative("step.session", report.session));
   LOCKSTEP_RETURN_IF_ERROR(not_negative("step.era", report.era));
   LOCKSTEP_RETURN_IF_ERROR(not_negative("step.step", report.step));
-  LOCKSTEP_RETURN_IF_ERROR(not_negative("step.correct", report.correct));
+  LOCKSTEP_RETURN_IF_ERROR(at_most_sums("step.sums", report.sums.size()));
   StepReport result{report.session,
                     report.era,
                     report.step,
-                    report.loss_sum,
-                    report.correct,
+                    report.sums,
                     static_cast<uint64_t>(report.digest),
                     {}};
   for (const wire::PartitionSamples& each : report.partitions) {
@@ -222,14 +214,12 @@ Result<EpochReport> from_wire(const wire::EpochReport& report) {
   LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.session", report.session));
   LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.era", report.era));
   LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.epoch", report.epoch));
-  LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.correct", report.correct));
-  LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.rows", report.rows));
-  EpochReport result{report.session, report.era, report.epoch, report.loss_sum, report.correct,
-                     report.rows,    {}};
+  LOCKSTEP_RETURN_IF_ERROR(at_most_sums("epoch.sums", report.sums.size()));
+  EpochReport result{report.session, report.era, report.epoch, report.sums, {}};
   result.validation.reserve(report.validation.size());
   for (const wire::ValidationPart& each : report.validation) {
-    LOCKSTEP_ASSIGN(const ValidationPart part, from_wire(each));
-    result.validation.push_back(part);
+    LOCKSTEP_ASSIGN(ValidationPart part, from_wire(each));
+    result.validation.push_back(std::move(part));
   }
   return result;
 }

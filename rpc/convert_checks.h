@@ -3,8 +3,10 @@
 
 #include <fmt/format.h>
 
+#include <cstddef>
 #include <cstdint>
 
+#include "host/core/metric_sums.h"
 #include "host/core/result.h"
 
 namespace lockstep {
@@ -18,6 +20,12 @@ inline Status at_least(const char* field, int64_t value, int64_t least) {
   if (value >= least) return {};
   return refused_error(
       fmt::format("bad message: {} is {}, must be at least {}", field, value, least));
+}
+
+inline Status at_most_sums(const char* field, size_t count) {
+  if (count <= static_cast<size_t>(kMaxMetricSums)) return {};
+  return refused_error(fmt::format("bad message: {} has {} numbers, must have at most {}", field,
+                                   count, kMaxMetricSums));
 }
 
 inline bool is_error_kind(int32_t kind) {

@@ -101,28 +101,23 @@ struct StepReport {
   1: i64 session
   2: i32 era
   3: i64 step
-  4: double loss_sum
-  5: i64 correct
-  6: i64 digest
-  7: list<PartitionSamples> partitions
+  4: list<double> sums
+  5: i64 digest
+  6: list<PartitionSamples> partitions
 }
 
 struct ValidationPart {
   1: i64 batch
   2: i32 partition
-  3: i32 rows
-  4: double loss_sum  // a float, widened
-  5: i64 correct
+  3: list<double> sums  // floats, widened
 }
 
 struct EpochReport {
   1: i64 session
   2: i32 era
   3: i64 epoch
-  4: double loss_sum
-  5: i64 correct
-  6: i64 rows
-  7: list<ValidationPart> validation
+  4: list<double> sums
+  5: list<ValidationPart> validation
 }
 
 struct FaultReport {

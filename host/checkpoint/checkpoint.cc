@@ -15,7 +15,8 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int64_t kFormat = 1;
+constexpr int64_t kFormat = 2;
+constexpr int64_t kFormatBefore = 1;  // can be read
 constexpr size_t kSha256Digits = 64;
 
 std::string to_bits(double value) { return hex64(std::bit_cast<uint64_t>(value)); }
@@ -79,6 +80,18 @@ class Fields {
     return at(key);
   }
 
+  std::vector<double> list(const char* key) {
+    std::vector<double> list;
+    if (!at(key).is_array()) fail(key, "an array");
+    if (static_cast<int64_t>(at(key).size()) > kMaxMetricSums) fail(key, "a shorter array");
+    for (const Json& value : at(key)) {
+      const auto number = from_bits(value);
+      if (!number) fail(key, "doubles of 16 hex digits each");
+      list.push_back(number.value_or(0));
+    }
+    return list;
+  }
+
   std::map<std::string, std::vector<double>> lists(const char* key) {
     std::map<std::string, std::vector<double>> lists;
     for (const auto& [name, values] : object(key).items()) {
@@ -128,6 +141,15 @@ class Fields {
   std::optional<Error> error_;
 };
 
+// Format 1 named its three.
+Result<MetricSums> accumulators_of_before(const Json& json, const std::string& path) {
+  Fields sums(json, path, "accumulators.");
+  const MetricSums result = {sums.number("loss_sum"), static_cast<double>(sums.count("correct")),
+                             static_cast<double>(sums.count("rows"))};
+  LOCKSTEP_RETURN_IF_ERROR(sums.done());
+  return result;
+}
+
 }  // namespace
 
 std::string to_manifest(const Checkpoint& checkpoint) {
@@ -136,9 +158,8 @@ std::string to_manifest(const Checkpoint& checkpoint) {
     history[name] = Json::array();
     for (const double value : values) history[name].push_back(to_bits(value));
   }
-  const Accumulators& sums = checkpoint.accumulators;
-  const Json accumulators = {
-      {"loss_sum", to_bits(sums.loss_sum)}, {"correct", sums.correct}, {"rows", sums.rows}};
+  Json accumulators = Json::array();
+  for (const double sum : checkpoint.accumulators) accumulators.push_back(to_bits(sum));
   const Json json = {{"format", kFormat},
                      {"recipe_sha256", checkpoint.recipe_sha256},
                      {"step", checkpoint.step},
@@ -167,11 +188,12 @@ Result<Checkpoint> from_manifest(std::string_view text, const std::string& path)
   }
   Fields fields(json, path);
   const int64_t format = fields.count("format");
-  if (json.contains("format") && json["format"].is_number_integer() && format != kFormat) {
+  if (json.contains("format") && json["format"].is_number_integer() && format != kFormat &&
+      format != kFormatBefore) {
     return Error{
-        fmt::format("the checkpoint '{}' has the format {}, this version reads {}; use "
+        fmt::format("the checkpoint '{}' has the format {}, this version reads {} and {}; use "
                     "the version of Lockstep that wrote it",
-                    path, json["format"].dump(), kFormat)};
+                    path, json["format"].dump(), kFormatBefore, kFormat)};
   }
   Checkpoint checkpoint;
   checkpoint.recipe_sha256 = fields.sha256("recipe_sha256");
@@ -181,15 +203,19 @@ Result<Checkpoint> from_manifest(std::string_view text, const std::string& path)
   checkpoint.state_bytes = static_cast<uint64_t>(fields.count("state_bytes"));
   checkpoint.state_digest = fields.hex("state_digest");
   checkpoint.epoch = fields.count("epoch");
-  Fields sums(fields.object("accumulators"), path, "accumulators.");
+  const Json* sums_of_before = nullptr;
+  if (format == kFormatBefore) {
+    sums_of_before = &fields.object("accumulators");
+  } else {
+    checkpoint.accumulators = fields.list("accumulators");
+  }
   checkpoint.history = fields.lists("history");
   checkpoint.samples_consumed = fields.count("samples_consumed");
   checkpoint.is_final = fields.flag("final");
   LOCKSTEP_RETURN_IF_ERROR(fields.done());
-  checkpoint.accumulators.loss_sum = sums.number("loss_sum");
-  checkpoint.accumulators.correct = sums.count("correct");
-  checkpoint.accumulators.rows = sums.count("rows");
-  LOCKSTEP_RETURN_IF_ERROR(sums.done());
+  if (sums_of_before != nullptr) {
+    LOCKSTEP_ASSIGN(checkpoint.accumulators, accumulators_of_before(*sums_of_before, path));
+  }
   return checkpoint;
 }
 

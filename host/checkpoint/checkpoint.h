@@ -7,20 +7,13 @@
 #include <string_view>
 #include <vector>
 
+#include "host/core/metric_sums.h"
 #include "host/core/result.h"
 
 namespace lockstep {
 
 // Longer objects are never taken for manifests.
 constexpr uint64_t kMaxManifestBytes = 16 << 20;
-
-// Sums of the epoch so far, the state's own (design: metrics are part of the state).
-struct Accumulators {
-  double loss_sum = 0;
-  int64_t correct = 0;
-  int64_t rows = 0;
-  bool operator==(const Accumulators&) const = default;
-};
 
 struct Checkpoint {
   std::string recipe_sha256;
@@ -30,7 +23,7 @@ struct Checkpoint {
   uint64_t state_bytes = 0;  // of that object
   std::string state_digest;  // hex; what the members reported
   int64_t epoch = 0;
-  Accumulators accumulators;
+  MetricSums accumulators;                             // of the epoch so far, the state's own
   std::map<std::string, std::vector<double>> history;  // metric to one value an epoch
   int64_t samples_consumed = 0;
   bool is_final = false;

@@ -22,7 +22,8 @@ std::string sizes(uint64_t bytes) {
 
 class LineageText {
  public:
-  explicit LineageText(ObjectStore objects) : objects_(std::move(objects)) {}
+  LineageText(ObjectStore objects, DescribeSums describe_sums)
+      : objects_(std::move(objects)), describe_sums_(std::move(describe_sums)) {}
 
   Result<std::string> run() {
     LOCKSTEP_RETURN_IF_ERROR(read_objects());
@@ -69,15 +70,12 @@ class LineageText {
   void add_branch(std::string id, int depth, std::string& text) {
     while (true) {
       const Checkpoint& checkpoint = checkpoints_.at(id);
-      const Accumulators& sums = checkpoint.accumulators;
-      const std::string loss =
-          sums.rows > 0 ? fmt::format("{:.4f}", sums.loss_sum / static_cast<double>(sums.rows))
-                        : "-";
       const std::string& parent = checkpoint.parent;
       const bool gone = !parent.empty() && !checkpoints_.contains(parent);
-      text += fmt::format("{:{}}step {}  epoch {}  loss {}  {}  state {}  {}  {}{}{}\n", "",
-                          2 + 2 * depth, checkpoint.step, checkpoint.epoch, loss, short_id(id),
-                          short_id(checkpoint.state), sizes(checkpoint.state_bytes),
+      text += fmt::format("{:{}}step {}  epoch {}  {}  {}  state {}  {}  {}{}{}\n", "",
+                          2 + 2 * depth, checkpoint.step, checkpoint.epoch,
+                          describe_sums_ ? describe_sums_(checkpoint.accumulators) : "-",
+                          short_id(id), short_id(checkpoint.state), sizes(checkpoint.state_bytes),
                           condition(checkpoint), checkpoint.is_final ? "  final" : "",
                           gone ? "  (parent " + short_id(parent) + " is gone)" : "");
       const auto children = children_.find(id);
@@ -108,6 +106,7 @@ class LineageText {
   }
 
   ObjectStore objects_;
+  const DescribeSums describe_sums_;
   std::map<std::string, Checkpoint> checkpoints_;
   std::map<std::string, std::vector<std::string>> children_;  // by parent, in order of steps
   std::set<std::string> others_;                              // sound objects, no manifests
@@ -136,8 +135,9 @@ std::string log_text(const LogContents& contents, const std::string& path,
 }  // namespace
 
 Result<std::string> inspect_lineage(FileSystem& files, const std::string& folder,
-                                    const DescribeRecord& describe, bool* damaged) {
-  LineageText lineage(ObjectStore(files, folder + "/objects"));
+                                    const DescribeRecord& describe,
+                                    const DescribeSums& describe_sums, bool* damaged) {
+  LineageText lineage(ObjectStore(files, folder + "/objects"), describe_sums);
   LOCKSTEP_ASSIGN(std::string text, lineage.run());
   bool is_damaged = lineage.is_damaged();
   const std::string path = folder + "/log";

@@ -3,6 +3,7 @@
 #include "host/cli/arguments.h"
 #include "host/cli/commands.h"
 #include "host/cli/factories.h"
+#include "host/job/metric_table.h"
 #include "host/keras/safetensors.h"
 #include "host/train/evaluate.h"
 #include "host/train/output_folder.h"
@@ -18,7 +19,7 @@ std::vector<OptionSpec> evaluate_options() {
           {"batch_size", integer, 0, "B", "rows of a batch [the job's]"}};
 }
 
-Result<Evaluation> evaluate_folder(const nlohmann::json& values) {
+Result<std::string> evaluate_folder(const nlohmann::json& values) {
   const std::string folder = values.at("model");
   if (folder.empty()) return usage_error("--model is missing: give the output folder of a run");
   LOCKSTEP_ASSIGN(Job job, read_job(folder));
@@ -43,8 +44,10 @@ Result<Evaluation> evaluate_folder(const nlohmann::json& values) {
   LOCKSTEP_ASSIGN(int devices, parse_devices(values.at("devices")));
   const std::string kind = values.at("device");
   if (devices == 0) devices = available_devices(kind, job.numerics);
-  return evaluate(job, *model, weights, dataset, devices,
-                  [&](int index) { return make_device(kind, job.numerics, index); });
+  LOCKSTEP_ASSIGN(const Evaluation evaluation,
+                  evaluate(job, *model, weights, dataset, devices,
+                           [&](int index) { return make_device(kind, job.numerics, index); }));
+  return fmt::format("{} rows - {}", evaluation.rows, MetricTable(job).text(evaluation.sums));
 }
 
 }  // namespace
@@ -52,16 +55,15 @@ Result<Evaluation> evaluate_folder(const nlohmann::json& values) {
 int run_evaluate(const Arguments& arguments, Context&) {
   const auto options = evaluate_options() + device_options();
   if (arguments == Arguments{"--help"}) {
-    fmt::print("lockstep evaluate: loss and accuracy of trained weights\n\n{}",
+    fmt::print("lockstep evaluate: loss and metrics of trained weights\n\n{}",
                options_help(options));
     return 0;
   }
   const auto values = parse_arguments(options, arguments);
   if (!values.ok()) return report_error(values.error());
-  const auto evaluation = evaluate_folder(*values);
-  if (!evaluation.ok()) return report_error(evaluation.error());
-  fmt::print("{} rows - loss: {:.4f} - accuracy: {:.4f}\n", evaluation->rows, evaluation->loss,
-             evaluation->accuracy);
+  const auto text = evaluate_folder(*values);
+  if (!text.ok()) return report_error(text.error());
+  fmt::print("{}\n", *text);
   return 0;
 }
 

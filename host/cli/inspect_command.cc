@@ -6,6 +6,7 @@
 #include "host/cluster/records.h"
 #include "host/core/digest.h"
 #include "host/core/files.h"
+#include "host/job/metric_table.h"
 #include "host/keras/safetensors.h"
 #include "host/train/output_folder.h"
 #include "models/models.h"
@@ -39,6 +40,16 @@ bool is_state_folder(const std::string& folder) {
   return file_exists(folder + "/log") || folder_exists(folder + "/objects");
 }
 
+// By the job that stands in the state folder, or in the run whose `checkpoints` it is.
+DescribeSums describe_sums(const std::string& folder) {
+  for (const std::string& place : {folder, folder + "/.."}) {
+    const auto job = read_job(place);
+    if (!job.ok()) continue;
+    return [table = MetricTable(*job)](const MetricSums& sums) { return table.text(sums); };
+  }
+  return {};
+}
+
 // The lineage, every hash verified.
 Status inspect_state(const std::string& folder) {
   if (!folder_exists(folder + "/objects")) {
@@ -48,12 +59,15 @@ Status inspect_state(const std::string& folder) {
   PosixFileSystem files;
   bool damaged = false;
   bool unreadable = false;
+  const DescribeSums metrics = describe_sums(folder);
   const auto describe = [&](const LogRecord& record) {
     const auto decoded = decode_record(record.body);
     unreadable = unreadable || !decoded.ok();
-    return decoded.ok() ? describe_record(*decoded) : "damaged: " + decoded.error().message;
+    return decoded.ok() ? describe_record(*decoded, metrics)
+                        : "damaged: " + decoded.error().message;
   };
-  LOCKSTEP_ASSIGN(const std::string text, inspect_lineage(files, folder, describe, &damaged));
+  LOCKSTEP_ASSIGN(const std::string text,
+                  inspect_lineage(files, folder, describe, metrics, &damaged));
   fmt::print("{}", text);
   if (!damaged && !unreadable) return {};
   return Error{fmt::format("'{}' is damaged: what is whole and what is not stands above", folder)};

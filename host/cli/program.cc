@@ -16,7 +16,7 @@ constexpr Command kCommands[] = {
     {"train", "train a model with any number of nodes on this machine", run_train},
     {"coordinator", "lead a job whose nodes are started elsewhere", run_coordinator},
     {"node", "train partitions of a job for its coordinator", run_node},
-    {"evaluate", "loss and accuracy of trained weights", run_evaluate},
+    {"evaluate", "loss and metrics of trained weights", run_evaluate},
     {"inspect", "what is in the folder of a run, every hash verified", run_inspect},
     {"diff", "where the bits of two runs part", run_diff},
     {"status", "what a running coordinator is doing", run_status},

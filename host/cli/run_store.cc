@@ -44,12 +44,12 @@ Status RunStore::open(const TrainingRequest& request, const Job& job) {
   if (!request.state.empty()) {
     LOCKSTEP_RETURN_IF_ERROR(check_recipe(state_path_, "the state folder", "--state", job, true));
   }
-  JournalOptions options;
-  options.state = state_path_;
-  options.checkpoints = request.checkpoints;
-  options.keep_checkpoints = request.run.keep_checkpoints;
-  options.recipe_sha256 = lineage_sha256(job);
-  options.steps_per_epoch = job.steps_per_epoch();
+  const JournalOptions options{.state = state_path_,
+                               .checkpoints = request.checkpoints,
+                               .keep_checkpoints = request.run.keep_checkpoints,
+                               .recipe_sha256 = lineage_sha256(job),
+                               .steps_per_epoch = job.steps_per_epoch(),
+                               .metrics = MetricTable(job)};
   LOCKSTEP_ASSIGN(journal_, Journal::open(file_system_, options));
   if (request.state.empty()) return {};
   return write_job(state_path_, job);

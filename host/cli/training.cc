@@ -169,8 +169,10 @@ Status Training::start_coordinator() {
     progress_->line(fmt::format("coordinator at {}:{}, waiting for {} node{}", request_.listen.host,
                                 coordinator_.port(), nodes, nodes == 1 ? "" : "s"));
   }
-  coordinator_.start(cluster_facts(resolved_, request_.run), store_.journal(),
-                     state_bytes(resolved_.graph.parameter_count, vectors), !request_.spawn_nodes);
+  const ClusterFacts facts = cluster_facts(resolved_, request_.run);
+  coordinator_.start(facts, store_.journal(),
+                     state_bytes(resolved_.graph.parameter_count, vectors, facts.metric_sums),
+                     !request_.spawn_nodes);
   return {};
 }
 

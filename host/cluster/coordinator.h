@@ -35,6 +35,7 @@ struct ClusterFacts {
   int64_t validation_rows = 0;
   int64_t epochs = 1;
   int slices = 1;
+  int64_t metric_sums = 0;  // accumulators of its metrics
   std::string numerics;
   std::string data_digest;
   std::string validation_digest;
@@ -68,8 +69,7 @@ struct ViewMade {
 struct StepDone {
   int64_t step = 0;
   int64_t rows = 0;
-  double loss_sum = 0;
-  int64_t correct = 0;
+  MetricSums sums;
   uint64_t digest = 0;  // of the state after it
 };
 // Samples that are counted now, by whoever contributed them; each (step, partition) once.
@@ -214,6 +214,8 @@ class Coordinator {
   void compare_digests(int64_t step, int64_t now_ms, CoordinatorActions* actions);
   void corrupted(int64_t step, int64_t now_ms, CoordinatorActions* actions);
   void restored(CoordinatorActions* actions);
+  Status check_sums(SessionId session, const MetricSums& sums) const;
+  bool is_measured(int64_t batch, int partition) const;
   Status add_validation(const EpochReport& report);
   bool validation_is_whole() const;
   EpochDone summarize_epoch(const EpochReport& report) const;

@@ -13,6 +13,7 @@ Status Coordinator::step_applied(const StepReport& report, int64_t now_ms,
                                  CoordinatorActions* actions) {
   LOCKSTEP_ASSIGN(Node * node, member(report.session));
   if (planted(Bug::lease_by_anything)) node->lease_ends_ms = now_ms + 20 * facts_.lease_ms;
+  LOCKSTEP_RETURN_IF_ERROR(check_sums(report.session, report.sums));
   if (ended() || (report.era != view_.era && !planted(Bug::stale_era))) return {};
   for (const PartitionSamples& part : report.partitions) {
     if (part.partition >= 0 && part.partition < facts_.partitions) continue;
@@ -24,8 +25,8 @@ Status Coordinator::step_applied(const StepReport& report, int64_t now_ms,
   if (report.digest != 0) digests_[report.step][report.session] = report.digest;
   if (report.step >= steps_done_) {
     steps_done_ = report.step + 1;
-    actions->push_back(StepDone{report.step, facts_.rows_of_step(report.step), report.loss_sum,
-                                report.correct, report.digest});
+    actions->push_back(
+        StepDone{report.step, facts_.rows_of_step(report.step), report.sums, report.digest});
   }
   const bool under_way = phase_ == Phase::training || phase_ == Phase::finishing;
   if (under_way && report.step >= view_.first_step) {
@@ -140,12 +141,32 @@ void Coordinator::restored(CoordinatorActions* actions) {
   actions->push_back(Restored{view_.first_step, rows, restore_why_});
 }
 
+Status Coordinator::check_sums(SessionId session, const MetricSums& sums) const {
+  const auto count = static_cast<int64_t>(sums.size());
+  if (count == facts_.metric_sums) return {};
+  return refused_error(fmt::format("bad message: {} reports {} sums of metrics, the job has {}",
+                                   node_text(session), count, facts_.metric_sums));
+}
+
+// Whether this partition of this validation batch exists and holds rows.
+bool Coordinator::is_measured(int64_t batch, int partition) const {
+  const int64_t batches = (facts_.validation_rows + facts_.batch_size - 1) / facts_.batch_size;
+  if (batch < 0 || batch >= batches) return false;
+  if (partition < 0 || partition >= facts_.partitions) return false;
+  const int64_t rows =
+      std::min(facts_.batch_size, facts_.validation_rows - batch * facts_.batch_size);
+  return partition_begin(rows, facts_.partitions, partition) <
+         partition_begin(rows, facts_.partitions, partition + 1);
+}
+
 Status Coordinator::add_validation(const EpochReport& report) {
   for (const ValidationPart& part : report.validation) {
-    if (part.partition < 0 || part.partition >= facts_.partitions || part.batch < 0) {
-      return Error{fmt::format("{} reports validation of partition {}, which does not exist",
-                               node_text(report.session), part.partition)};
-    }
+    LOCKSTEP_RETURN_IF_ERROR(check_sums(report.session, part.sums));
+    if (is_measured(part.batch, part.partition)) continue;
+    return Error{fmt::format("{} reports validation of partition {} of batch {}, which has no rows",
+                             node_text(report.session), part.partition, part.batch)};
+  }
+  for (const ValidationPart& part : report.validation) {
     validation_.emplace(std::pair{part.batch, part.partition}, part);
   }
   return {};
@@ -160,31 +181,17 @@ bool Coordinator::validation_is_whole() const {
   return static_cast<int64_t>(validation_.size()) == expected;
 }
 
+// Batch by batch, in their order.
 EpochDone Coordinator::summarize_epoch(const EpochReport& report) const {
-  EpochDone done;
-  done.epoch = report.epoch;
-  done.loss = report.loss_sum / static_cast<double>(report.rows);
-  done.accuracy = static_cast<double>(report.correct) / static_cast<double>(report.rows);
-  int64_t rows = 0;
-  int64_t correct = 0;
-  double loss_sum = 0;
+  EpochDone done{report.epoch, report.sums, {}};
   for (auto part = validation_.begin(); part != validation_.end();) {
     const int64_t batch = part->first.first;
-    std::vector<float> losses(static_cast<size_t>(facts_.partitions));
-    std::vector<bool> present(losses.size());
+    std::vector<ValidationPart> parts;
     for (; part != validation_.end() && part->first.first == batch; ++part) {
-      losses[part->first.second] = part->second.loss_sum;
-      present[part->first.second] = part->second.rows > 0;
-      rows += part->second.rows;
-      correct += part->second.correct;
+      parts.push_back(part->second);
     }
-    float batch_loss = 0;
-    if (tree_sum(losses, present, &batch_loss)) loss_sum += static_cast<double>(batch_loss);
-  }
-  done.has_validation = rows > 0;
-  if (rows > 0) {
-    done.validation_loss = loss_sum / static_cast<double>(rows);
-    done.validation_accuracy = static_cast<double>(correct) / static_cast<double>(rows);
+    done.validation.resize(report.sums.size());
+    add_batch(parts, facts_.partitions, &done.validation);
   }
   return done;
 }
@@ -193,8 +200,9 @@ Status Coordinator::epoch_measured(const EpochReport& report, CoordinatorActions
   LOCKSTEP_RETURN_IF_ERROR(member(report.session));
   const auto epoch = static_cast<int64_t>(epochs_.size());
   const bool stale = report.era != view_.era && !planted(Bug::stale_era);
+  LOCKSTEP_RETURN_IF_ERROR(check_sums(report.session, report.sums));
   if (ended() || stale || report.epoch < epoch) return {};
-  if (report.epoch > epoch || report.rows <= 0) {
+  if (report.epoch > epoch) {
     return Error{
         fmt::format("{} reports epoch {} out of order", node_text(report.session), report.epoch)};
   }

@@ -2,18 +2,20 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "host/cluster/view.h"
+#include "host/core/metric_sums.h"
 #include "host/core/partitions.h"
 #include "host/core/result.h"
 
 namespace lockstep {
 
 // Of control and tensor messages; both ends must have the same.
-inline constexpr int kWireVersion = 2;
+inline constexpr int kWireVersion = 3;
 
 // A node's first words.
 struct Hello {
@@ -83,29 +85,28 @@ struct StepReport {
   SessionId session = 0;
   int era = 0;  // the view's: what was said before a restore does not count
   int64_t step = 0;
-  double loss_sum = 0;  // over the global batch
-  int64_t correct = 0;
+  MetricSums sums;      // over the global batch
   uint64_t digest = 0;  // of state[step + 1]; 0: not computed
   std::vector<PartitionSamples> partitions;
 };
 
-// The two metrics of one partition of one validation batch.
+// The metrics of one partition of one validation batch. Its sums are floats.
 struct ValidationPart {
   int64_t batch = 0;
   int partition = 0;
-  int rows = 0;
-  float loss_sum = 0;
-  int64_t correct = 0;
+  MetricSums sums;
 };
+
+// Adds a batch: its partitions as floats in the order of the tree, whatever the order of `parts`.
+// Each has as many sums as `sums`.
+void add_batch(std::span<const ValidationPart> parts, int partitions, MetricSums* sums);
 
 // When a node has applied an epoch's last step and measured partitions of the validation rows.
 struct EpochReport {
   SessionId session = 0;
   int era = 0;  // as StepReport::era
   int64_t epoch = 0;
-  double loss_sum = 0;  // over the epoch, the state's accumulator
-  int64_t correct = 0;
-  int64_t rows = 0;
+  MetricSums sums;  // over the epoch, the state's accumulators
   std::vector<ValidationPart> validation;
 };
 

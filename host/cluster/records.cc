@@ -28,6 +28,28 @@ double number_from(const Json& json) {
   return std::strtod(json.get<std::string>().c_str(), nullptr);
 }
 
+Json sums_json(const MetricSums& sums) {
+  Json json = Json::array();
+  for (const double sum : sums) json.push_back(number_json(sum));
+  return json;
+}
+
+MetricSums sums_from(const Json& json) {
+  MetricSums sums;
+  for (const Json& sum : json) sums.push_back(number_from(sum));
+  return sums;
+}
+
+// Logs held the means of two metrics once: they are their sums over one row.
+EpochRecord epoch_of_before(const Json& json) {
+  const auto means = [&](const std::string& prefix) -> MetricSums {
+    return {number_from(json.at(prefix + "loss")), number_from(json.at(prefix + "accuracy")), 1};
+  };
+  const bool has_validation = json.at("has_validation");
+  return {{json.at("epoch"), means(""), has_validation ? means("validation_") : MetricSums{}},
+          json.at("go_on")};
+}
+
 Json state_json(const StateRef& state) {
   return {{"step", state.step},
           {"object", state.object},
@@ -94,11 +116,8 @@ Json to_json(const EpochRecord& record) {
   const EpochDone& done = record.done;
   return {{"record", "EPOCH"},
           {"epoch", done.epoch},
-          {"loss", number_json(done.loss)},
-          {"accuracy", number_json(done.accuracy)},
-          {"has_validation", done.has_validation},
-          {"validation_loss", number_json(done.validation_loss)},
-          {"validation_accuracy", number_json(done.validation_accuracy)},
+          {"sums", sums_json(done.sums)},
+          {"validation", sums_json(done.validation)},
           {"go_on", record.go_on}};
 }
 Json to_json(const CheckpointRecord& record) {
@@ -115,10 +134,9 @@ JobRecord record_from(const Json& json) {
   if (kind == "TERM") return TermRecord{};
   if (kind == "VIEW") return ViewRecord{view_from(json.at("view"))};
   if (kind == "EPOCH") {
+    if (!json.contains("sums")) return epoch_of_before(json);
     return EpochRecord{
-        {json.at("epoch"), number_from(json.at("loss")), number_from(json.at("accuracy")),
-         json.at("has_validation"), number_from(json.at("validation_loss")),
-         number_from(json.at("validation_accuracy"))},
+        {json.at("epoch"), sums_from(json.at("sums")), sums_from(json.at("validation"))},
         json.at("go_on")};
   }
   if (kind == "CHECKPOINT") {
@@ -143,7 +161,7 @@ Result<JobRecord> decode_record(const std::string& body) {
   }
 }
 
-std::string describe_record(const JobRecord& record) {
+std::string describe_record(const JobRecord& record, const DescribeSums& describe_sums) {
   if (const auto* run = std::get_if<RunRecord>(&record)) {
     return fmt::format("RUN recipe {}", run->recipe_sha256.substr(0, 12));
   }
@@ -154,7 +172,8 @@ std::string describe_record(const JobRecord& record) {
                        view.members.size() == 1 ? "" : "s");
   }
   if (const auto* epoch = std::get_if<EpochRecord>(&record)) {
-    return fmt::format("EPOCH {} loss {:.4f}", epoch->done.epoch + 1, epoch->done.loss);
+    return fmt::format("EPOCH {}{}", epoch->done.epoch + 1,
+                       describe_sums ? " " + describe_sums(epoch->done.sums) : "");
   }
   if (const auto* checkpoint = std::get_if<CheckpointRecord>(&record)) {
     return fmt::format("CHECKPOINT step {} {}", checkpoint->state.step,

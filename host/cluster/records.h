@@ -7,18 +7,16 @@
 #include <vector>
 
 #include "host/cluster/view.h"
+#include "host/core/metric_sums.h"
 #include "host/core/result.h"
 
 namespace lockstep {
 
-// The end of an epoch: its metrics, means over rows.
+// The end of an epoch: the sums of its metrics.
 struct EpochDone {
   int64_t epoch = 0;
-  double loss = 0;
-  double accuracy = 0;
-  bool has_validation = false;
-  double validation_loss = 0;
-  double validation_accuracy = 0;
+  MetricSums sums;
+  MetricSums validation;  // none without validation
   bool operator==(const EpochDone&) const = default;
 };
 
@@ -53,8 +51,8 @@ using JobRecord =
 // JSON, one line.
 std::string encode_record(const JobRecord& record);
 Result<JobRecord> decode_record(const std::string& body);
-// For people: "VIEW 3 from step 120: 2 members".
-std::string describe_record(const JobRecord& record);
+// For people: "VIEW 3 from step 120: 2 members". The caller may say what sums of metrics mean.
+std::string describe_record(const JobRecord& record, const DescribeSums& describe_sums = {});
 
 // What a coordinator knows when it comes back.
 struct RecoveredJob {

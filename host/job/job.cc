@@ -7,6 +7,7 @@
 #include "host/core/digest.h"
 #include "host/core/partitions.h"
 #include "host/core/suggest.h"
+#include "host/job/metric_table.h"
 #include "host/optim/optimizer.h"
 
 namespace lockstep {
@@ -63,7 +64,7 @@ Status check_values(const Job& job) {
   LOCKSTEP_RETURN_IF_ERROR(
       check_known("numerics", job.numerics, {"cpu-avx2", "cpu-avx512", "cuda-fp32", "cuda-tf32"}));
   for (const std::string& metric : job.metrics) {
-    LOCKSTEP_RETURN_IF_ERROR(check_known("metric", metric, {"accuracy"}));
+    LOCKSTEP_RETURN_IF_ERROR(check_known("metric", metric, metric_names()));
   }
   if (!(job.validation_split >= 0 && job.validation_split < 1)) {
     return usage_error(
@@ -136,6 +137,9 @@ Result<Job> job_from_json(const nlohmann::json& json) try {
   job.optimizer = json.at("optimizer");
   job.loss = json.at("loss");
   job.metrics = json.at("metrics").get<std::vector<std::string>>();
+  for (const std::string& metric : job.metrics) {
+    LOCKSTEP_RETURN_IF_ERROR(check_known("metric", metric, metric_names()));
+  }
   job.validation_split = json.at("validation_split");
   job.validation_data = json.at("validation_data");
   job.shuffle = json.at("shuffle");

@@ -23,10 +23,12 @@ const char* plural(size_t count) { return count == 1 ? "" : "s"; }
 
 Progress::Progress(const Job& job, std::FILE* stream, Clock::time_point begin)
     : job_(job),
+      metrics_(job),
       stream_(stream),
       begin_(begin),
       terminal_(::isatty(::fileno(stream)) == 1),
-      colour_(terminal_ && std::getenv("NO_COLOR") == nullptr) {}
+      colour_(terminal_ && std::getenv("NO_COLOR") == nullptr),
+      sums_(static_cast<size_t>(metrics_.size())) {}
 
 void Progress::resumed(int64_t term, const std::optional<View>& former) {
   resumed_term_ = term;
@@ -120,8 +122,7 @@ void Progress::restored(const Restored& restored) {
 
 void Progress::begin_counting() {
   epoch_begin_ = Clock::now();
-  loss_sum_ = 0;
-  correct_ = 0;
+  std::fill(sums_.begin(), sums_.end(), 0.0);
   rows_ = 0;
 }
 
@@ -139,8 +140,7 @@ void Progress::step_done(const StepDone& step) {
     line(fmt::format("first step done {:.2f} s after the start",
                      seconds_between(begin_, Clock::now())));
   }
-  loss_sum_ += step.loss_sum;
-  correct_ += step.correct;
+  add_sums(step.sums, &sums_);
   rows_ += step.rows;
   const auto now = Clock::now();
   if (!terminal_ || now - last_drawn_ < kRedrawEvery) return;
@@ -157,26 +157,19 @@ void Progress::draw(const StepDone& step) {
   const double left = static_cast<double>(rows_to_come) / std::max(1e-9, per_second);
   const char* green = colour_ ? "\033[32m" : "";
   const char* plain = colour_ ? "\033[0m" : "";
-  fmt::print(stream_,
-             "\r\033[KEpoch {}/{} {}/{} {}{}{}{} - {:.0f} s left - loss: {:.4f} - accuracy: "
-             "{:.4f} - {:.0f} samples/s",
+  fmt::print(stream_, "\r\033[KEpoch {}/{} {}/{} {}{}{}{} - {:.0f} s left - {} - {:.0f} samples/s",
              step.step / job_.steps_per_epoch() + 1, job_.epochs, in_epoch, job_.steps_per_epoch(),
              green, std::string(filled, '='), std::string(kBarWidth - filled, '.'), plain, left,
-             loss_sum_ / static_cast<double>(rows_),
-             static_cast<double>(correct_) / static_cast<double>(rows_), per_second);
+             metrics_.text(sums_), per_second);
   std::fflush(stream_);
   drawn_ = true;
 }
 
 void Progress::epoch_done(const EpochDone& epoch) {
   const double seconds = std::max(1e-9, seconds_between(epoch_begin_, Clock::now()));
-  std::string text = fmt::format("Epoch {}/{} - {:.1f}s - loss: {:.4f}", epoch.epoch + 1,
-                                 job_.epochs, seconds, epoch.loss);
-  if (!job_.metrics.empty()) text += fmt::format(" - accuracy: {:.4f}", epoch.accuracy);
-  if (epoch.has_validation) text += fmt::format(" - val_loss: {:.4f}", epoch.validation_loss);
-  if (epoch.has_validation && !job_.metrics.empty()) {
-    text += fmt::format(" - val_accuracy: {:.4f}", epoch.validation_accuracy);
-  }
+  std::string text = fmt::format("Epoch {}/{} - {:.1f}s - {}", epoch.epoch + 1, job_.epochs,
+                                 seconds, metrics_.text(epoch.sums));
+  if (!epoch.validation.empty()) text += " - " + metrics_.text(epoch.validation, "val_");
   // None where this coordinator came when the epoch was over.
   if (rows_ > 0) {
     text += fmt::format(" - {:.0f} samples/s", static_cast<double>(rows_) / seconds);

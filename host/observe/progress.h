@@ -10,6 +10,7 @@
 
 #include "host/cluster/coordinator.h"
 #include "host/job/job.h"
+#include "host/job/metric_table.h"
 
 namespace lockstep {
 
@@ -40,6 +41,7 @@ class Progress {
   std::string name_of(SessionId session) const;
 
   const Job job_;
+  const MetricTable metrics_;
   std::FILE* const stream_;
   const std::chrono::steady_clock::time_point begin_;
   const bool terminal_;
@@ -54,8 +56,7 @@ class Progress {
   Clock::time_point last_drawn_{};
   // Since the epoch began here, or went on from an earlier state.
   Clock::time_point epoch_begin_ = Clock::now();
-  double loss_sum_ = 0;
-  int64_t correct_ = 0;
+  MetricSums sums_;
   int64_t rows_ = 0;
   bool drawn_ = false;
 };

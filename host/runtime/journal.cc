@@ -12,14 +12,13 @@ namespace {
 
 constexpr size_t kLongLog = 2000;  // records
 
-std::map<std::string, std::vector<double>> history_of(const std::vector<EpochRecord>& epochs) {
+std::map<std::string, std::vector<double>> history_of(const std::vector<EpochRecord>& epochs,
+                                                      const MetricTable& metrics) {
   std::map<std::string, std::vector<double>> history;
   for (const EpochRecord& epoch : epochs) {
-    history["loss"].push_back(epoch.done.loss);
-    history["accuracy"].push_back(epoch.done.accuracy);
-    if (!epoch.done.has_validation) continue;
-    history["val_loss"].push_back(epoch.done.validation_loss);
-    history["val_accuracy"].push_back(epoch.done.validation_accuracy);
+    metrics.append(epoch.done.sums, "", &history);
+    if (epoch.done.validation.empty()) continue;
+    metrics.append(epoch.done.validation, "val_", &history);
   }
   return history;
 }
@@ -59,6 +58,7 @@ Status Journal::recover(const std::vector<LogRecord>& records) {
                     options_.state, recovered_.recipe_sha256.substr(0, 12),
                     options_.recipe_sha256.substr(0, 12))};
   }
+  LOCKSTEP_RETURN_IF_ERROR(check_epochs());
   std::vector<std::string> manifests;
   for (const CheckpointRecord& each : recovered_.checkpoints) manifests.push_back(each.manifest);
   lineage_ = Lineage(objects_, manifests);
@@ -70,6 +70,21 @@ Status Journal::recover(const std::vector<LogRecord>& records) {
   lineage_ = Lineage(objects_, manifests);
   LOCKSTEP_RETURN_IF_ERROR(lineage_.sweep({}));
   return append(TermRecord{});
+}
+
+// Metrics of the same recipe may be made of other sums in another version.
+Status Journal::check_epochs() const {
+  for (const EpochRecord& epoch : recovered_.epochs) {
+    for (const MetricSums* sums : {&epoch.done.sums, &epoch.done.validation}) {
+      const bool none = sums == &epoch.done.validation && sums->empty();
+      if (none || std::ssize(*sums) == options_.metrics.size()) continue;
+      return Error{
+          fmt::format("the log in '{}' holds {} sums of metrics for epoch {}, this job has {}; use "
+                      "the version of Lockstep that wrote it",
+                      options_.state, sums->size(), epoch.done.epoch + 1, options_.metrics.size())};
+    }
+  }
+  return {};
 }
 
 Status Journal::append(const JobRecord& record) {
@@ -86,7 +101,7 @@ Result<StateRef> Journal::store_state(const std::string& bytes) {
   if (!object.ok()) return Error{object.error().message, ErrorKind::halted};
   ref.object = std::move(object).value();
   const std::lock_guard lock(mutex_);
-  accumulators_[ref.object] = {state.header.loss_sum, state.header.correct, state.header.rows};
+  accumulators_[ref.object] = state.header.sums;
   return ref;
 }
 
@@ -103,7 +118,7 @@ Result<CheckpointRecord> Journal::commit(const CommitCheckpoint& commit) {
     checkpoint.state_digest = hex64(commit.state.digest);
     checkpoint.epoch = static_cast<int64_t>(commit.epochs.size());
     checkpoint.accumulators = accumulators_[commit.state.object];
-    checkpoint.history = history_of(commit.epochs);
+    checkpoint.history = history_of(commit.epochs, options_.metrics);
     checkpoint.samples_consumed = commit.samples_consumed;
     checkpoint.is_final = !commit.epochs.empty() && !commit.epochs.back().go_on;
     accumulators_.erase(commit.state.object);

@@ -13,6 +13,7 @@
 #include "host/cluster/coordinator.h"
 #include "host/cluster/records.h"
 #include "host/core/file_system.h"
+#include "host/job/metric_table.h"
 
 namespace lockstep {
 
@@ -22,6 +23,7 @@ struct JournalOptions {
   int keep_checkpoints = 3;
   std::string recipe_sha256;
   int64_t steps_per_epoch = 1;
+  MetricTable metrics;
 };
 
 // Thread-safe; one process at a time, which holds the folder's lock.
@@ -49,6 +51,7 @@ class Journal {
  private:
   Journal(JournalOptions options, RecordLog log, ObjectStore objects);
   Status recover(const std::vector<LogRecord>& records);
+  Status check_epochs() const;
   Status compact_if_long();
 
   const JournalOptions options_;
@@ -60,7 +63,7 @@ class Journal {
   RecoveredJob recovered_;
   std::vector<JobRecord> records_;  // since the last compaction
   std::vector<std::string> notes_;
-  std::map<std::string, Accumulators> accumulators_;  // of states that are no checkpoints yet
+  std::map<std::string, MetricSums> accumulators_;  // of states that are no checkpoints yet
 };
 
 }  // namespace lockstep

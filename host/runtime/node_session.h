@@ -49,7 +49,7 @@ class NodeSession {
   Status compute_range(int64_t step, PartitionRange range);
   Status train_alone(const TrainAlone& action);
   Status await_step(int64_t step);
-  void finish_step(int64_t step, const StepMetrics& metrics);
+  void finish_step(int64_t step, const MetricSums& metrics);
   Status measure_epoch(const MeasureEpoch& action);
   Status measure_range(PartitionRange range, EpochReport* report);
   // Sends it; where the coordinator is away, waits a little, and the machine will ask again.

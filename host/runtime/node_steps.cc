@@ -218,7 +218,7 @@ Status NodeSession::train_alone(const TrainAlone& action) {
   LOCKSTEP_ASSIGN(const auto roots, replica_->take_roots(step, ranges, true));
   LOCKSTEP_RETURN_IF_ERROR(replica_->compute(step, ranges, batches, [](int64_t, int64_t) {}));
   count_samples(step, ranges, batches);
-  LOCKSTEP_ASSIGN(const StepMetrics metrics, replica_->update(nullptr, roots, digests_));
+  LOCKSTEP_ASSIGN(const MetricSums metrics, replica_->update(nullptr, roots, digests_));
   finish_step(step, metrics);
   return {};
 }
@@ -261,13 +261,12 @@ void NodeSession::count_samples(int64_t step, const std::vector<PartitionRange>&
   }
 }
 
-void NodeSession::finish_step(int64_t step, const StepMetrics& metrics) {
+void NodeSession::finish_step(int64_t step, const MetricSums& metrics) {
   StepReport report;
   report.session = welcome_.session;
   report.era = machine_->view()->era;
   report.step = step;
-  report.loss_sum = metrics.loss_sum;
-  report.correct = metrics.correct;
+  report.sums = metrics;
   report.digest = replica_->state().digest;
   report.partitions = std::exchange(samples_, {});
   machine_->applied();
@@ -286,9 +285,7 @@ Status NodeSession::measure_epoch(const MeasureEpoch& action) {
     report.session = welcome_.session;
     report.era = machine_->view()->era;
     report.epoch = action.epoch;
-    report.loss_sum = replica_->state().loss_sum;
-    report.correct = replica_->state().correct;
-    report.rows = replica_->state().rows;
+    report.sums = replica_->state().sums;
     for (const PartitionRange range : action.partitions) {
       LOCKSTEP_RETURN_IF_ERROR(measure_range(range, &report));
     }

@@ -24,6 +24,7 @@ Result<std::unique_ptr<Replica>> Replica::create(const Job& job, const Model& mo
 Replica::Replica(const Job& job, Graph training, Graph evaluation, Optimizer optimizer,
                  std::unique_ptr<DeviceTeam> team)
     : job_(job),
+      metrics_(job),
       training_(std::move(training)),
       evaluation_(std::move(evaluation)),
       optimizer_(std::move(optimizer)),
@@ -49,6 +50,8 @@ Status Replica::allocate_state() {
     }
     state_buffers_.push_back(std::move(buffer));
   }
+  LOCKSTEP_CHECK(training_.metric_count == metrics_.measured());
+  LOCKSTEP_CHECK(evaluation_.flat_size == metrics_.measured());
   free_roots_.resize(static_cast<size_t>(team_->size()));
   for (int index = 0; index < team_->size() && !shares_memory(); ++index) {
     Device& device = team_->device(index);
@@ -59,7 +62,7 @@ Status Replica::allocate_state() {
     }
     LOCKSTEP_ASSIGN(auto gradient, device.allocate(training_.flat_size * 4));
     device_gradients_.push_back(std::move(gradient));
-    LOCKSTEP_ASSIGN(auto metrics, device.allocate(job_.partitions * kMetricCount * 4));
+    LOCKSTEP_ASSIGN(auto metrics, device.allocate(job_.partitions * evaluation_.flat_size * 4));
     device_metrics_.push_back(std::move(metrics));
   }
   return set_initial_state();
@@ -108,7 +111,7 @@ Status Replica::set_initial_state() {
   for (const std::span<float> slot : state_.slots) std::fill(slot.begin(), slot.end(), 0.0f);
   const std::vector<float> weights = initial_weights(training_, job_.seed);
   std::copy(weights.begin(), weights.end(), state_.weights.begin());
-  return set_accumulators(0, 0, 0, 0);
+  return set_accumulators(0, MetricSums(static_cast<size_t>(metrics_.size())));
 }
 
 Status Replica::set_state(const StateView& state) {
@@ -118,20 +121,21 @@ Status Replica::set_state(const StateView& state) {
     return Error{fmt::format("the checkpoint holds {} vectors of {} values, this job has {} of {}",
                              state.header.vectors, state.header.parameters, vectors, parameters)};
   }
+  if (std::ssize(state.header.sums) != metrics_.size()) {
+    return Error{fmt::format("the checkpoint holds {} sums of metrics, this job has {}",
+                             state.header.sums.size(), metrics_.size())};
+  }
   for (size_t i = 0; i < state.vectors.size(); ++i) {
     float* to = i == 0 ? state_.weights.data() : state_.slots[i - 1].data();
     std::memcpy(to, state.vectors[i].data(), state.vectors[i].size());
   }
-  const StateHeader& header = state.header;
-  return set_accumulators(header.step, header.loss_sum, header.correct, header.rows);
+  return set_accumulators(state.header.step, state.header.sums);
 }
 
-Status Replica::set_accumulators(int64_t step, double loss_sum, int64_t correct, int64_t rows) {
+Status Replica::set_accumulators(int64_t step, const MetricSums& sums) {
   LOCKSTEP_RETURN_IF_ERROR(send_state());
   state_.step = step;
-  state_.loss_sum = loss_sum;
-  state_.correct = correct;
-  state_.rows = rows;
+  state_.sums = sums;
   LOCKSTEP_ASSIGN(state_.digest, state_digest());
   return {};
 }
@@ -140,9 +144,8 @@ Result<std::string> Replica::encode_state() {
   LOCKSTEP_RETURN_IF_ERROR(fetch_state());
   const auto parameters = static_cast<int64_t>(state_.weights.size());
   const auto vectors = static_cast<int64_t>(1 + state_.slots.size());
-  std::string bytes = encode_state_header(
-      {state_.step, state_.loss_sum, state_.correct, state_.rows, parameters, vectors});
-  bytes.reserve(static_cast<size_t>(state_bytes(parameters, vectors)));
+  std::string bytes = encode_state_header({state_.step, parameters, vectors, state_.sums});
+  bytes.reserve(static_cast<size_t>(state_bytes(parameters, vectors, metrics_.size())));
   const auto append = [&](std::span<const float> values) {
     bytes.append(reinterpret_cast<const char*>(values.data()), values.size_bytes());
   };
@@ -309,51 +312,6 @@ Status Replica::compute(int64_t step, const std::vector<PartitionRange>& ranges,
   return first_error(statuses);
 }
 
-void Replica::begin_epoch() {
-  state_.loss_sum = 0;
-  state_.correct = 0;
-  state_.rows = 0;
-}
-
-Status Replica::measure(int64_t batch, int64_t rows, const std::vector<PartitionRange>& ranges,
-                        const std::vector<HostBatch>& batches, std::vector<ValidationPart>* parts) {
-  std::vector<Status> statuses(ranges.size());
-  std::vector<std::vector<ValidationPart>> measured(ranges.size());
-  team_->run([&](int index) {
-    PartitionGroup group{
-        ranges[index].begin, partition_rows(rows, job_.partitions, ranges[index]), {}};
-    for (int p = ranges[index].begin; p < ranges[index].end; ++p) {
-      if (group.rows[p - group.first] > 0) group.roots.push_back({p, 0});
-    }
-    if (group.roots.empty()) return;
-    auto program = evaluation_programs_[index]->program_for(group);
-    if (!program.ok()) {
-      statuses[index] = program.error();
-      return;
-    }
-    std::vector<float> metrics(group.roots.size() * kMetricCount);
-    float* memory = device_metrics_.empty() ? metrics.data() : device_metrics_[index]->data();
-    std::vector<float*> roots;
-    for (size_t i = 0; i < group.roots.size(); ++i) roots.push_back(memory + i * kMetricCount);
-    RunContext context;
-    context.weights = weights_of(index);
-    context.roots = roots;
-    context.batch = &batches[index];
-    statuses[index] = (*program)->run(context, {});
-    if (statuses[index].ok() && !device_metrics_.empty()) {
-      statuses[index] = team_->device(index).copy_to_host(
-          memory, static_cast<int64_t>(metrics.size()), metrics.data());
-    }
-    for (size_t i = 0; i < group.roots.size() && statuses[index].ok(); ++i) {
-      const int partition = group.roots[i].first;
-      const float* sums = &metrics[i * kMetricCount];
-      measured[index].push_back({batch, partition, group.rows[partition - group.first], sums[0],
-                                 static_cast<int64_t>(sums[1])});
-    }
-  });
-  for (const auto& of_device : measured)
-    parts->insert(parts->end(), of_device.begin(), of_device.end());
-  return first_error(statuses);
-}
+void Replica::begin_epoch() { std::fill(state_.sums.begin(), state_.sums.end(), 0.0); }
 
 }  // namespace lockstep

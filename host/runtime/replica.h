@@ -12,6 +12,7 @@
 #include "host/data/batch_loader.h"
 #include "host/graph/program.h"
 #include "host/job/job.h"
+#include "host/job/metric_table.h"
 #include "host/nn/model.h"
 #include "host/optim/optimizer.h"
 #include "host/runtime/device_team.h"
@@ -26,15 +27,7 @@ struct TrainState {
   std::span<float> weights;             // flat; the Replica's memory, on the host
   std::vector<std::span<float>> slots;  // the optimizer's, flat each
   uint64_t digest = 0;                  // of weights and slots; 0 where the last update made none
-  // This epoch's metric accumulators.
-  double loss_sum = 0;
-  int64_t correct = 0;
-  int64_t rows = 0;
-};
-
-struct StepMetrics {
-  double loss_sum = 0;
-  int64_t correct = 0;
+  MetricSums sums;                      // this epoch's metric accumulators
 };
 
 // What a node's memory is for, in bytes; known before it is taken.
@@ -69,7 +62,7 @@ class Replica {
   // The state as bytes: a copy.
   Result<std::string> encode_state();
   // For a state that comes in pieces, straight into the spans of state(): ends it.
-  Status set_accumulators(int64_t step, double loss_sum, int64_t correct, int64_t rows);
+  Status set_accumulators(int64_t step, const MetricSums& sums);
   int devices() const { return team_->size(); }
   std::string device_description() const { return team_->device(0).description(); }
   Device& adder() { return team_->device(0); }
@@ -92,9 +85,9 @@ class Replica {
   Status compute(int64_t step, const std::vector<PartitionRange>& ranges,
                  const std::vector<HostBatch>& batches, const Program::ReadyCallback& ready);
   // state[t] -> state[t+1] by the reduced gradient; nullptr: by the tree over the local roots.
-  // Leaves the new state's digest in state(), but for `digests` false.
-  Result<StepMetrics> update(const float* reduced, const std::vector<LocalRoot>& local,
-                             bool digests = true);
+  // Leaves the new state's digest in state(), but for `digests` false. The step's metrics.
+  Result<MetricSums> update(const float* reduced, const std::vector<LocalRoot>& local,
+                            bool digests = true);
   // The digest of the state as it lies in memory (host/device/state_digest.h).
   Result<uint64_t> state_digest();
   void begin_epoch();
@@ -146,6 +139,7 @@ class Replica {
   void release_roots(int parity);
 
   const Job job_;
+  const MetricTable metrics_;
   const Graph training_;
   const Graph evaluation_;
   const Optimizer optimizer_;

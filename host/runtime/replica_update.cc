@@ -9,6 +9,7 @@ namespace lockstep {
 namespace {
 
 constexpr size_t kMaxSlots = 4;
+static_assert(kMaxMetricSums <= kTreeSumBlock);
 
 }  // namespace
 
@@ -79,11 +80,12 @@ Result<uint64_t> Replica::digest_of_block(Device& device, int64_t block) const {
   return block_digest(lanes, block);
 }
 
-Result<StepMetrics> Replica::update(const float* reduced, const std::vector<LocalRoot>& local,
-                                    bool digests) {
+Result<MetricSums> Replica::update(const float* reduced, const std::vector<LocalRoot>& local,
+                                   bool digests) {
   std::vector<TreePiece> pieces;
   for (const LocalRoot& root : local) pieces.push_back({root.subtree, root.values});
   const UpdateDesc desc = optimizer_.update_at(state_.step + 1);
+  const int64_t metric_count = training_.metric_count;
   std::array<float, kTreeSumBlock> metrics;
   if (!device_states_.empty()) {
     LOCKSTEP_RETURN_IF_ERROR(update_devices(desc, reduced, pieces, digests, metrics.data()));
@@ -93,13 +95,12 @@ Result<StepMetrics> Replica::update(const float* reduced, const std::vector<Loca
     const float* sums =
         reduced != nullptr ? reduced + begin
                            : tree_sum_block(team_->device(0), pieces, root_subtree(job_.partitions),
-                                            begin, training_.metric_count, metrics.data());
-    std::copy_n(sums, training_.metric_count, metrics.data());
+                                            begin, metric_count, metrics.data());
+    if (sums != metrics.data()) std::copy_n(sums, metric_count, metrics.data());
   }
-  const StepMetrics step{metrics[0], static_cast<int64_t>(metrics[1])};
-  state_.loss_sum += step.loss_sum;
-  state_.correct += step.correct;
-  state_.rows += job_.rows_of_step(state_.step);
+  MetricSums step = metrics_.sums(std::span(metrics).first(static_cast<size_t>(metric_count)),
+                                  job_.rows_of_step(state_.step));
+  add_sums(step, &state_.sums);
   ++state_.step;
   return step;
 }

@@ -1,7 +1,9 @@
 // state[t] as bytes: what nodes send to the coordinator and fetch from it, and what the objects of
 // checkpoints hold. Little-endian:
-//   "LSSTATE1" | step i64 | loss_sum f64 | correct i64 | rows i64 | parameters i64 | vectors i64 |
+//   "LSSTATE2" | step i64 | parameters i64 | vectors i64 | count of sums i64 | sums f64 each |
 //   then each vector, weights first, then the optimizer's slots: parameters x f32
+// The format before is read too. It had three sums, of which the last two were whole numbers:
+//   "LSSTATE1" | step i64 | sum f64 | sum i64 | sum i64 | parameters i64 | vectors i64 | vectors
 #pragma once
 
 #include <cstdint>
@@ -10,21 +12,20 @@
 #include <string_view>
 #include <vector>
 
+#include "host/core/metric_sums.h"
 #include "host/core/result.h"
 
 namespace lockstep {
 
 struct StateHeader {
   int64_t step = 0;
-  double loss_sum = 0;  // this epoch's metric accumulators
-  int64_t correct = 0;
-  int64_t rows = 0;
   int64_t parameters = 0;
   int64_t vectors = 0;  // weights and slots
+  MetricSums sums;      // this epoch's metric accumulators
 };
-inline constexpr int64_t kStateHeaderBytes = 56;
 
-int64_t state_bytes(int64_t parameters, int64_t vectors);
+// Of a whole state as it is written.
+int64_t state_bytes(int64_t parameters, int64_t vectors, int64_t sums);
 std::string encode_state_header(const StateHeader& header);
 
 // Checks the size against the header; the views are into `bytes`.

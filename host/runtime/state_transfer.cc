@@ -2,16 +2,26 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <bit>
+#include <iterator>
+
 #include "host/core/digest.h"
 
 namespace lockstep {
+namespace {
+
+constexpr int64_t kFloatsOfDouble = sizeof(double) / sizeof(float);
+
+}  // namespace
 
 StateTransfer::StateTransfer(Replica& replica, std::function<void(SessionId, Frame)> send,
                              std::function<void()> done)
     : replica_(replica),
       layout_(static_cast<int64_t>(replica.state().weights.size())),
       send_(std::move(send)),
-      done_(std::move(done)) {}
+      done_(std::move(done)),
+      accumulators_(replica.state().sums.size() + 1) {}
 
 std::span<float> StateTransfer::vector(int index) const {
   const TrainState& state = replica_.state();
@@ -42,7 +52,8 @@ Status StateTransfer::adopt(const View& view, SessionId self) {
     }
     if (view.donor != index) return {};
     const TrainState& state = replica_.state();
-    accumulators_ = {state.loss_sum, state.correct, state.rows, state.digest};
+    std::copy(state.sums.begin(), state.sums.end(), accumulators_.begin());
+    accumulators_.back() = std::bit_cast<double>(state.digest);
     for (const Member& member : view.members) {
       if (member.step < 0) owed_.insert(member.session);
     }
@@ -61,10 +72,9 @@ void StateTransfer::connected(SessionId peer) {
 }
 
 void StateTransfer::send_state(SessionId to) {
-  const auto accumulators = reinterpret_cast<const float*>(&accumulators_);
   send_(to, {{FrameKind::state, step_, 0, {kAccumulators, 0}},
-             accumulators,
-             sizeof(accumulators_) / sizeof(float),
+             reinterpret_cast<const float*>(accumulators_.data()),
+             kFloatsOfDouble * std::ssize(accumulators_),
              nullptr});
   for (int i = 0; i < vectors(); ++i) {
     for (int part = 0; part < layout_.count(); ++part) {
@@ -82,15 +92,14 @@ Result<float*> StateTransfer::accept(SessionId from, const FrameKey& key, int64_
   if (from != donor_ || key.step != step_ || !missing_.contains(part)) return nullptr;
   if (!under_way_.insert(part).second) return nullptr;
   const bool is_accumulators = part.first == kAccumulators;
-  const int64_t expected = is_accumulators
-                               ? static_cast<int64_t>(sizeof(accumulators_) / sizeof(float))
-                               : layout_.size(part.second);
+  const int64_t expected =
+      is_accumulators ? kFloatsOfDouble * std::ssize(accumulators_) : layout_.size(part.second);
   if (count != expected) {
     under_way_.erase(part);
     return Error{fmt::format("part {} of vector {} of the state has {} values, expected {}",
                              part.second, part.first, count, expected)};
   }
-  if (is_accumulators) return reinterpret_cast<float*>(&accumulators_);
+  if (is_accumulators) return reinterpret_cast<float*>(accumulators_.data());
   return vector(part.first).data() + layout_.begin(part.second);
 }
 
@@ -114,13 +123,14 @@ void StateTransfer::gave_up(SessionId, const FrameKey& key, float*) {
 Result<bool> StateTransfer::take() {
   const std::lock_guard lock(mutex_);
   if (donor_ == 0 || !missing_.empty()) return false;
-  LOCKSTEP_RETURN_IF_ERROR(replica_.set_accumulators(step_, accumulators_.loss_sum,
-                                                     accumulators_.correct, accumulators_.rows));
+  LOCKSTEP_RETURN_IF_ERROR(
+      replica_.set_accumulators(step_, {accumulators_.begin(), accumulators_.end() - 1}));
   donor_ = 0;
   const uint64_t digest = replica_.state().digest;
-  if (accumulators_.digest == 0 || accumulators_.digest == digest) return true;
+  const auto donors = std::bit_cast<uint64_t>(accumulators_.back());
+  if (donors == 0 || donors == digest) return true;
   return Error{fmt::format("the state of step {} arrived with digest {}, its donor has {}", step_,
-                           hex64(digest), hex64(accumulators_.digest))};
+                           hex64(digest), hex64(donors))};
 }
 
 }  // namespace lockstep

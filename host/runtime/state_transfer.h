@@ -31,13 +31,6 @@ class StateTransfer final : public FrameSink {
   void connected(SessionId peer) override;
 
  private:
-  // What a state has beside its vectors; travels as one part.
-  struct Accumulators {
-    double loss_sum = 0;
-    int64_t correct = 0;
-    int64_t rows = 0;
-    uint64_t digest = 0;
-  };
   static constexpr int kAccumulators = 255;  // in place of a vector's number
 
   void send_state(SessionId to);
@@ -54,7 +47,9 @@ class StateTransfer final : public FrameSink {
   SessionId donor_ = 0;                    // 0: no state is awaited
   std::set<std::pair<int, int>> missing_;  // (vector, part)
   std::set<std::pair<int, int>> under_way_;
-  Accumulators accumulators_;  // sent, or received
+  // What a state has beside its vectors; travels as one part: the sums of its metrics, then the
+  // bits of its digest. Sent, or received; streams hold its address.
+  std::vector<double> accumulators_;
 };
 
 }  // namespace lockstep

@@ -1,8 +1,9 @@
-// Loss and accuracy of trained weights on a data set, on this machine's devices.
+// Loss and metrics of trained weights on a data set, on this machine's devices.
 #pragma once
 
 #include <vector>
 
+#include "host/core/metric_sums.h"
 #include "host/core/result.h"
 #include "host/data/dataset.h"
 #include "host/job/job.h"
@@ -13,8 +14,7 @@ namespace lockstep {
 
 struct Evaluation {
   int64_t rows = 0;
-  double loss = 0;
-  double accuracy = 0;
+  MetricSums sums;  // of the job's MetricTable
 };
 
 // The batches are cut and summed as the job's are, so the numbers do not depend on `devices`.

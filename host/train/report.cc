@@ -72,12 +72,8 @@ void JobReport::consumed(const SamplesConsumed& samples) {
 void JobReport::epoch_done(const EpochDone& epoch) {
   keep_epochs(epoch.epoch);
   ++epochs_;
-  history_["loss"].push_back(epoch.loss);
-  const bool accuracy = !job_.metrics.empty();
-  if (accuracy) history_["accuracy"].push_back(epoch.accuracy);
-  if (!epoch.has_validation) return;
-  history_["val_loss"].push_back(epoch.validation_loss);
-  if (accuracy) history_["val_accuracy"].push_back(epoch.validation_accuracy);
+  metrics_.append(epoch.sums, "", &history_);
+  if (!epoch.validation.empty()) metrics_.append(epoch.validation, "val_", &history_);
 }
 
 void JobReport::keep_epochs(int64_t epochs) {

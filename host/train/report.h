@@ -10,13 +10,14 @@
 #include "host/cluster/coordinator.h"
 #include "host/cluster/records.h"
 #include "host/job/job.h"
+#include "host/job/metric_table.h"
 #include "host/train/ledger.h"
 
 namespace lockstep {
 
 class JobReport {
  public:
-  JobReport(const Job& job, bool keep_ledger) : job_(job) {
+  JobReport(const Job& job, bool keep_ledger) : job_(job), metrics_(job) {
     if (keep_ledger) ledger_.emplace(job);
   }
 
@@ -53,6 +54,7 @@ class JobReport {
   nlohmann::json nodes_json() const;
 
   const Job job_;
+  const MetricTable metrics_;
   std::map<SessionId, NodeEntry> nodes_;
   std::map<std::string, std::vector<double>> history_;
   std::optional<Ledger> ledger_;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "host/core/digest.h"
+#include "host/job/metric_table.h"
 #include "host/job/recipe.h"
 #include "host/reduce/layout.h"
 #include "host/runtime/node_runtime.h"
@@ -66,6 +67,7 @@ ClusterFacts cluster_facts(const ResolvedJob& resolved, const RunOptions& run) {
   facts.validation_rows = job.validation_rows;
   facts.epochs = job.epochs;
   facts.slices = SliceLayout(resolved.graph.flat_size).count();
+  facts.metric_sums = MetricTable(job).size();
   facts.numerics = job.numerics;
   facts.data_digest = job.data_digest;
   facts.validation_digest = job.validation_digest;

@@ -67,7 +67,7 @@ Status compare_states(FileSystem& files, const std::string& left, const std::str
   for (const Parameter& parameter : parameters) count += parameter.count();
   if (left_state.header.parameters != count || right_state.header.parameters != count) return {};
   difference.layer = compare_weights(parameters, left_state.vectors[0], right_state.vectors[0]);
-  difference.optimizer_only = !difference.layer && left_bytes != right_bytes;
+  difference.optimizer_only = !difference.layer && left_state.vectors != right_state.vectors;
   return {};
 }
 

@@ -25,7 +25,7 @@ Checkpoint example() {
   checkpoint.state_bytes = 17890632;
   checkpoint.state_digest = "0123456789abcdef";
   checkpoint.epoch = 1;
-  checkpoint.accumulators = {0.1, 58, 60};
+  checkpoint.accumulators = {0.1, 58};
   checkpoint.history = {{"loss", {0.1, 1.0 / 3}}, {"accuracy", {}}};
   checkpoint.samples_consumed = int64_t{1} << 53 | 1;  // a double would lose the last bit
   checkpoint.is_final = true;
@@ -58,23 +58,22 @@ TEST(Manifest, KeepsTheBitsOfEveryDouble) {
                            std::bit_cast<double>(0x7ff8000000001234u)};
   for (const double value : values) {
     Checkpoint checkpoint = example();
-    checkpoint.accumulators.loss_sum = value;
+    checkpoint.accumulators = {1, value, 2};
     checkpoint.history = {{"loss", {value, value}}};
     const auto read = from_manifest(to_manifest(checkpoint), "file");
     ASSERT_TRUE(read.ok()) << read.error().message;
     const auto bits = std::bit_cast<uint64_t>(value);
-    EXPECT_EQ(bits, std::bit_cast<uint64_t>(read->accumulators.loss_sum));
+    EXPECT_EQ(bits, std::bit_cast<uint64_t>(read->accumulators.at(1)));
     EXPECT_EQ(bits, std::bit_cast<uint64_t>(read->history.at("loss").at(1)));
   }
 }
 
 // A change of this text is a new format: raise the number, and read this one still.
 TEST(Manifest, GoldenText) {
-  const std::string sums = R"({
-  "correct": 58,
-  "loss_sum": "3fb999999999999a",
-  "rows": 60
- })";
+  const std::string sums = R"([
+  "3fb999999999999a",
+  "404d000000000000"
+ ])";
   const std::string history = R"({
   "accuracy": [],
   "loss": [
@@ -83,7 +82,7 @@ TEST(Manifest, GoldenText) {
   ]
  })";
   EXPECT_EQ("{\n \"accumulators\": " + sums +
-                ",\n \"epoch\": 1,\n \"final\": true,\n \"format\": 1,\n \"history\": " + history +
+                ",\n \"epoch\": 1,\n \"final\": true,\n \"format\": 2,\n \"history\": " + history +
                 ",\n \"parent\": \"" + std::string(64, 'b') + "\",\n \"recipe_sha256\": \"" +
                 std::string(64, 'a') +
                 "\",\n \"samples_consumed\": 9007199254740993,\n \"state\": \"" +
@@ -91,6 +90,21 @@ TEST(Manifest, GoldenText) {
                 "\",\n \"state_bytes\": 17890632,\n \"state_digest\": \"0123456789abcdef\",\n"
                 " \"step\": 1875\n}\n",
             to_manifest(example()));
+}
+
+TEST(Manifest, ReadsTheFormatBefore) {
+  Json json = Json::parse(to_manifest(example()));
+  json["format"] = 1;
+  json["accumulators"] = {{"correct", 58}, {"loss_sum", "3fb999999999999a"}, {"rows", 60}};
+  Checkpoint expected = example();
+  expected.accumulators = {0.1, 58, 60};
+  const auto read = from_manifest(json.dump(), "file");
+  ASSERT_TRUE(read.ok()) << read.error().message;
+  EXPECT_EQ(expected, *read);
+  json["accumulators"]["rows"] = "x";
+  EXPECT_THAT(error_of(json), HasSubstr("'accumulators.rows' must be a whole number"));
+  json["accumulators"] = Json::array({"3fb999999999999a"});
+  EXPECT_THAT(error_of(json), HasSubstr("'accumulators' must be an object"));
 }
 
 TEST(Manifest, NamesTheKeyThatIsWrong) {
@@ -128,21 +142,23 @@ TEST(Manifest, RefusesStrangeValues) {
   EXPECT_THAT(error_with({{"state", ""}}), HasSubstr("'state' must be a SHA-256"));
   EXPECT_THAT(error_with({{"parent", "abc"}}), HasSubstr("'parent' must be a SHA-256"));
   EXPECT_THAT(error_with({{"final", 1}}), HasSubstr("'final' must be true or false"));
-  EXPECT_THAT(error_with({{"accumulators", {{"rows", "x"}}}}), HasSubstr("'accumulators.rows'"));
-  EXPECT_THAT(error_with({{"accumulators", {{"mean", 1}}}}), HasSubstr("'accumulators.mean'"));
-  EXPECT_THAT(error_with({{"accumulators", {{"loss_sum", 0.5}}}}),
-              HasSubstr("'accumulators.loss_sum' must be the 16 hex digits of a double"));
+  for (const Json& sums : {Json{0.5}, Json{"3fb999999999999"}, Json{"x"}, Json{nullptr}}) {
+    EXPECT_THAT(error_with({{"accumulators", sums}}),
+                HasSubstr("'accumulators' must be doubles of 16 hex digits each"));
+  }
+  const std::vector<std::string> many(kMaxMetricSums + 1, "3fb999999999999a");
+  EXPECT_THAT(error_with({{"accumulators", many}}), HasSubstr("must be a shorter array"));
   EXPECT_THAT(error_with({{"history", {{"loss", {0.5}}}}}), HasSubstr("'history' must be"));
   EXPECT_THAT(error_with({{"history", {{"loss", 0.5}}}}), HasSubstr("'history' must be"));
 }
 
 TEST(Manifest, RefusesOtherFormats) {
   Json json = Json::parse(to_manifest(example()));
-  json["format"] = 2;
+  json["format"] = 3;
   json["more"] = 1;
   EXPECT_EQ(
-      "the checkpoint 'file' has the format 2, this version reads 1; use the version of Lockstep "
-      "that wrote it",
+      "the checkpoint 'file' has the format 3, this version reads 1 and 2; use the version of "
+      "Lockstep that wrote it",
       error_of(json));
   EXPECT_TRUE(looks_like_manifest(json.dump()));
   for (const char* text : {"", "{", "[]", "1", "{} {}", "\xff"}) {

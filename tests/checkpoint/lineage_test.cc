@@ -32,7 +32,7 @@ class Lineages : public ::testing::Test {
     checkpoint.state = sha256_hex(state);
     checkpoint.state_bytes = state.size();
     checkpoint.state_digest = "00ff";
-    checkpoint.accumulators = {static_cast<double>(step) / 4, step, 2 * step};
+    checkpoint.accumulators = {static_cast<double>(step)};
     return checkpoint;
   }
   // Puts the state and commits the checkpoint.
@@ -234,7 +234,7 @@ TEST_F(Lineages, AreShownAsATree) {
     ASSERT_TRUE(opened->log.append(2, "two").ok());
   }
   const auto line = [&](const std::string& id, int64_t step, const std::string& state) {
-    return fmt::format("step {}  epoch 0  loss 0.1250  {}  state {}  {} bytes  whole", step,
+    return fmt::format("step {}  epoch 0  sum {}  {}  state {}  {} bytes  whole", step, step,
                        id.substr(0, 12), sha256_hex(state).substr(0, 12), state.size());
   };
   EXPECT_EQ("3 checkpoints in 'run/objects', 3 of them whole\n  " + line(ids[1], 20, "state 2") +
@@ -244,7 +244,10 @@ TEST_F(Lineages, AreShownAsATree) {
                 "log 'run/log': 2 records, 0 to 1, terms 1 to 2, 102 bytes\n"
                 "  0  term 1  says one\n"
                 "  1  term 2  says two\n",
-            *inspect_lineage(files_, "run", describe));
+            *inspect_lineage(files_, "run", describe, [](const MetricSums& sums) {
+              return fmt::format("sum {}", sums[0]);
+            }));
+  EXPECT_THAT(*inspect_lineage(files_, "run", describe), HasSubstr("step 30  epoch 0  -  "));
 }
 
 TEST_F(Lineages, AreShownWithTheirDamage) {

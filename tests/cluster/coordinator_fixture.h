@@ -28,6 +28,7 @@ class CoordinatorTest : public testing::Test {
     facts_.train_rows = 64;
     facts_.epochs = 2;
     facts_.slices = 4;
+    facts_.metric_sums = 3;
     facts_.numerics = "cpu-avx2";
     facts_.data_digest = "data";
     facts_.validation_digest = "validation";
@@ -83,7 +84,7 @@ class CoordinatorTest : public testing::Test {
   // With what the view assigns to it.
   StepReport step_report(SessionId session, int64_t step, uint64_t digest = 7) const {
     const View& view = coordinator_->view();
-    StepReport report{session, view.era, step, 1.5, 20, digest, {}};
+    StepReport report{session, view.era, step, {1.5, 20, 32}, digest, {}};
     for (const auto range : assigned_partitions(view, view.index_of(session), step)) {
       for (int p = range.begin; p < range.end; ++p) report.partitions.push_back({p, 4, {}});
     }
@@ -100,7 +101,7 @@ class CoordinatorTest : public testing::Test {
     for (const Member& member : members) applied(member.session, step);
   }
   EpochReport epoch_report(SessionId session, int64_t epoch) const {
-    return {session, coordinator_->view().era, epoch, 128.0, 32, 64, {}};
+    return {session, coordinator_->view().era, epoch, {128.0, 32, 64}, {}};
   }
   Status measured(const EpochReport& report) {
     return coordinator_->epoch_measured(report, &actions_);

@@ -21,7 +21,7 @@ using CoordinatorReportsTest = CoordinatorTest;
 std::vector<ValidationPart> validation(int begin, int end) {
   const float losses[8] = {1e8f, 1.0f, -1e8f, 1.0f, 0.5f, 0.5f, 0.5f, 0.5f};
   std::vector<ValidationPart> parts;
-  for (int p = begin; p < end; ++p) parts.push_back({0, p, 4, losses[p], 2});
+  for (int p = begin; p < end; ++p) parts.push_back({0, p, {losses[p], 2, 4}});
   return parts;
 }
 
@@ -32,7 +32,7 @@ TEST_F(CoordinatorReportsTest, AStepIsDoneOnceAndItsSamplesCountOnce) {
   applied(kFirst, 0);
   ASSERT_EQ(taken<StepDone>().size(), 1u);
   EXPECT_EQ(taken<StepDone>()[0].rows, 32);
-  EXPECT_EQ(taken<StepDone>()[0].loss_sum, 1.5);
+  EXPECT_EQ(taken<StepDone>()[0].sums, (MetricSums{1.5, 20, 32}));
   EXPECT_EQ(coordinator_->steps_done(), 1);
   const auto consumed = taken<SamplesConsumed>();
   ASSERT_EQ(consumed.size(), 2u);
@@ -65,12 +65,43 @@ TEST_F(CoordinatorReportsTest, ReportsThatMakeNoSenseAreErrors) {
   EXPECT_FALSE(report(step).ok());
   EXPECT_THAT(taken<SamplesConsumed>(), IsEmpty());
   EXPECT_FALSE(measured(epoch_report(kFirst, 1)).ok());  // epoch 0 is not decided
-  EpochReport empty = epoch_report(kFirst, 0);
-  empty.rows = 0;
-  EXPECT_FALSE(measured(empty).ok());
-  EpochReport wrong = epoch_report(kFirst, 0);
-  wrong.validation = {{0, -1, 4, 0.5f, 2}};
-  EXPECT_FALSE(measured(wrong).ok());
+}
+
+// The last of three batches has three rows in eight partitions: 2, 5 and 7 hold one each.
+TEST_F(CoordinatorReportsTest, ValidationOfWhatHoldsNoRowsIsAnError) {
+  facts_.validation_rows = 67;
+  train(1);
+  const std::pair<int64_t, int> wrong[] = {{0, -1}, {0, 8}, {-1, 0},       {2, 0},
+                                           {2, 6},  {3, 0}, {INT64_MAX, 0}};
+  EpochReport report = epoch_report(kFirst, 0);
+  for (const auto& [batch, partition] : wrong) {
+    report.validation = {{batch, partition, {0.5, 2, 4}}};
+    EXPECT_FALSE(measured(report).ok()) << batch << " " << partition;
+  }
+  for (const int partition : {2, 5, 7}) {
+    report.validation = {{2, partition, {0.5, 2, 4}}};
+    EXPECT_TRUE(measured(report).ok()) << partition;
+  }
+}
+
+TEST_F(CoordinatorReportsTest, AnotherNumberOfSumsThanTheJobsIsRefused) {
+  facts_.validation_rows = 32;
+  train(1);
+  StepReport step = step_report(kFirst, 0);
+  EpochReport epoch = epoch_report(kFirst, 0);
+  EpochReport part = epoch;
+  part.validation = validation(0, 8);
+  for (const MetricSums& sums : {MetricSums{}, MetricSums{1, 2}, MetricSums{1, 2, 3, 4}}) {
+    step.sums = sums;
+    epoch.sums = sums;
+    part.validation[3].sums = sums;
+    for (const Status& status : {report(step), measured(epoch), measured(part)}) {
+      ASSERT_FALSE(status.ok());
+      EXPECT_EQ(status.error().kind, ErrorKind::refused);
+      EXPECT_THAT(status.error().message, HasSubstr("sums of metrics, the job has 3"));
+    }
+  }
+  EXPECT_THAT(taken<StepDone>(), IsEmpty());
 }
 
 TEST_F(CoordinatorReportsTest, ReportsOfAnotherEraAreIgnored) {
@@ -271,7 +302,7 @@ TEST_F(CoordinatorReportsTest, AnEpochIsDecidedOnceItsValidationIsWhole) {
   ASSERT_TRUE(measured(report).ok());
   ASSERT_EQ(taken<EpochDone>().size(), 1u);
   const EpochDone done = taken<EpochDone>()[0];
-  EXPECT_EQ(done, (EpochDone{0, 2.0, 0.5, true, 2.0 / 32, 0.5}));
+  EXPECT_EQ(done, (EpochDone{0, {128, 32, 64}, {2, 16, 32}}));
   EXPECT_THAT(receivers<EpochDecision>(), ElementsAre(kFirst, kSecond));
   EXPECT_TRUE(events<EpochDecision>()[0].second.go_on);
   EXPECT_LT(first_record<EpochRecord>(), first_event<EpochDecision>());
@@ -293,7 +324,7 @@ TEST_F(CoordinatorReportsTest, SurvivorsMeasureWhatTheDeadDidNot) {
   EXPECT_THAT(taken<EpochDone>(), IsEmpty());  // the members hold
   held(kFirst, standing(2));
   ASSERT_EQ(taken<EpochDone>().size(), 1u);
-  EXPECT_EQ(taken<EpochDone>()[0].validation_loss, 2.0 / 32);
+  EXPECT_EQ(taken<EpochDone>()[0].validation, (MetricSums{2, 16, 32}));
   EXPECT_LT(first_record<ViewRecord>(), first_record<EpochRecord>());
 }
 

@@ -341,7 +341,7 @@ class ReturningCoordinatorTest : public CoordinatorTest {
     view.slice_owners = {0, 1, 0, 1};
     view.decided_epochs = 1;
     recovered_.view = view;
-    recovered_.epochs = {{{0, 2.0, 0.5, false, 0, 0}, true}};
+    recovered_.epochs = {{{0, {128, 32, 64}, {}}, true}};
     recovered_.checkpoints.resize(1);
     recovered_.checkpoints[0].state = state(2);
     recovered_.checkpoints[0].samples_consumed = 64;

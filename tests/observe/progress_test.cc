@@ -21,6 +21,7 @@ class ProgressTest : public testing::Test {
     job.batch_size = 8;
     job.train_rows = 40;
     job.partitions = 4;
+    job.metrics = {"accuracy"};
     return job;
   }
   static View view_of(int64_t first_step, std::vector<SessionId> sessions) {
@@ -82,12 +83,20 @@ TEST_F(ProgressTest, AResumedJobSaysFromWhere) {
   progress_.observe(ViewMade{view_of(100, {1})});
   progress_.observe(Restored{100, 800, "no node holds the state"});
   EXPECT_EQ(text(), "resumed from step 100 (term 3)\n");
-  progress_.observe(StepDone{100, 8, 1, 1, 1});
+  progress_.observe(StepDone{100, 8, {1, 1, 8}, 1});
   EXPECT_THAT(text(), HasSubstr("first step done"));
   progress_.observe(Restored{100, 800, "silent corruption"});
   EXPECT_EQ(text(), "back to step 100: silent corruption\n");
-  progress_.observe(StepDone{100, 8, 1, 1, 1});
+  progress_.observe(StepDone{100, 8, {1, 1, 8}, 1});
   EXPECT_EQ(text(), "");
+}
+
+TEST_F(ProgressTest, AnEpochIsToldInTheOrderOfKeras) {
+  progress_.observe(EpochDone{0, {5, 30, 40}, {}});
+  EXPECT_THAT(text(), HasSubstr("s - loss: 0.1250 - accuracy: 0.7500\n"));
+  progress_.observe(EpochDone{0, {5, 30, 40}, {4, 4, 8}});
+  EXPECT_THAT(text(), HasSubstr("s - loss: 0.1250 - accuracy: 0.7500 - val_loss: 0.5000 - "
+                                "val_accuracy: 0.5000\n"));
 }
 
 TEST_F(ProgressTest, ANodeThatHandsOverIsNoSpare) {

@@ -266,7 +266,7 @@ TEST_F(ControlServerTest, ManyClientsAtOnce) {
   for (int i = 0; i < 16; ++i) {
     threads.emplace_back([&, client = connect(), i] {
       for (int step = 0; step < 50; ++step) {
-        if (!client->report_step({i, 0, step, 0, 0, 0, {}}).ok()) ++failures;
+        if (!client->report_step({i, 0, step, {}, 0, {}}).ok()) ++failures;
         if (!client->poll({i, 0, 0}).ok()) ++failures;
       }
     });

@@ -127,13 +127,12 @@ TEST_F(ControlTest, StepReportKeepsEveryBit) {
   const auto client = connect();
   const double loss = std::nextafter(0.1, 1.0);
   const StepReport report{
-      7, 2, 1LL << 40, loss, 55, 0x8000000000000001, {{0, 2, {4, 1LL << 50}}, {3, 0, {}}}};
+      7, 2, 1LL << 40, {loss, 55}, 0x8000000000000001, {{0, 2, {4, 1LL << 50}}, {3, 0, {}}}};
   ASSERT_TRUE(client->report_step(report).ok());
   EXPECT_EQ(service_.step_.session, 7);
   EXPECT_EQ(service_.step_.era, 2);
   EXPECT_EQ(service_.step_.step, 1LL << 40);
-  EXPECT_EQ(service_.step_.loss_sum, loss);
-  EXPECT_EQ(service_.step_.correct, 55);
+  EXPECT_EQ(service_.step_.sums, (MetricSums{loss, 55}));
   EXPECT_EQ(service_.step_.digest, 0x8000000000000001);
   ASSERT_EQ(service_.step_.partitions.size(), 2u);
   EXPECT_EQ(service_.step_.partitions[0].rows, 2);
@@ -145,16 +144,14 @@ TEST_F(ControlTest, EpochReportKeepsEveryBit) {
   start();
   const float tiny = std::numeric_limits<float>::denorm_min();
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  const EpochReport report{7, 2, 1, -0.0, 3, 100, {{0, 1, 25, tiny, 20}, {9, 2, 24, nan, 1}}};
+  const EpochReport report{7, 2, 1, {-0.0, 3, 100}, {{0, 1, {tiny, 20}}, {9, 2, {nan}}}};
   ASSERT_TRUE(connect()->report_epoch(report).ok());
   EXPECT_EQ(service_.epoch_.epoch, 1);
-  EXPECT_TRUE(std::signbit(service_.epoch_.loss_sum));
-  EXPECT_EQ(service_.epoch_.correct, 3);
-  EXPECT_EQ(service_.epoch_.rows, 100);
+  EXPECT_EQ(service_.epoch_.sums, (MetricSums{0, 3, 100}));
+  EXPECT_TRUE(std::signbit(service_.epoch_.sums[0]));
   ASSERT_EQ(service_.epoch_.validation.size(), 2u);
-  EXPECT_EQ(service_.epoch_.validation[0].loss_sum, tiny);
-  EXPECT_EQ(service_.epoch_.validation[0].correct, 20);
-  EXPECT_TRUE(std::isnan(service_.epoch_.validation[1].loss_sum));
+  EXPECT_EQ(service_.epoch_.validation[0].sums, (MetricSums{tiny, 20}));
+  EXPECT_TRUE(std::isnan(service_.epoch_.validation[1].sums.at(0)));
   EXPECT_EQ(service_.epoch_.validation[1].batch, 9);
 }
 
@@ -236,12 +233,15 @@ TEST_F(ControlTest, NumbersOutOfRangeNeverReachTheService) {
     EXPECT_THAT(status.error().message, HasSubstr(field));
   };
   refusal(client->join({7, ":1", -1, "", "", "", "", {}}), "join.devices is -1");
-  refusal(client->report_step({7, 0, -3, 0, 0, 0, {}}), "step.step is -3");
-  refusal(client->report_step({7, -2, 3, 0, 0, 0, {}}), "step.era is -2");
-  refusal(client->report_step({7, 0, 3, 0, 0, 0, {{-2, 0, {}}}}),
-          "step.partitions.partition is -2");
-  refusal(client->report_epoch({7, 0, 1, 0, 0, 0, {{0, 0, -9, 0, 0}}}),
-          "epoch.validation.rows is -9");
+  refusal(client->report_step({7, 0, -3, {}, 0, {}}), "step.step is -3");
+  refusal(client->report_step({7, -2, 3, {}, 0, {}}), "step.era is -2");
+  refusal(client->report_step({7, 0, 3, {}, 0, {{-2, 0, {}}}}), "step.partitions.partition is -2");
+  refusal(client->report_epoch({7, 0, 1, {}, {{0, -9, {}}}}), "epoch.validation.partition is -9");
+  const MetricSums many(kMaxMetricSums + 1);
+  refusal(client->report_step({7, 0, 3, many, 0, {}}), "step.sums has 4097 numbers");
+  refusal(client->report_epoch({7, 0, 1, many, {}}), "epoch.sums has 4097 numbers");
+  refusal(client->report_epoch({7, 0, 1, {}, {{0, 0, many}}}),
+          "epoch.validation.sums has 4097 numbers");
   refusal(client->report_fault({7, -1, 0, ""}), "fault.accused is -1");
   const auto poll_refusal = [&](const PollRequest& request, const std::string& field) {
     const auto reply = client->poll(request);

@@ -200,14 +200,12 @@ void SimNode::await_state(int64_t step) {
   state_ = ToyState{};
   state_.step = step;
   for (const auto& [slice, part] : state_parts_) {
-    for (size_t i = 0; i + 6 < part.size(); i += 2) {
+    const size_t values = part.size() - 2 * kToySums;  // then doubles
+    for (size_t i = 0; i < values; i += 2) {
       state_.weights.push_back(part[i]);
       state_.momentum.push_back(part[i + 1]);
     }
-    const float* end = part.data() + part.size() - 6;
-    std::memcpy(&state_.loss_sum, end, 8);
-    std::memcpy(&state_.correct, end + 2, 8);
-    std::memcpy(&state_.rows, end + 4, 8);
+    std::memcpy(state_.sums.data(), part.data() + values, 8 * kToySums);
   }
   state_parts_.clear();
   has_state_bytes_ = true;
@@ -311,9 +309,7 @@ void SimNode::apply(int64_t step, const std::vector<float>& flat) {
     if (view.members[owner].session == session_) own.push_back(slice);
   }
   world_.model->apply(&state_, flat, static_cast<int>(view.members.size()), own);
-  const auto weights = static_cast<size_t>(world_.setting.facts.slices * ToyModel::kWidth);
-  StepReport report{
-      session_, view.era, step, flat[weights], static_cast<int64_t>(flat[weights + 1]), 0, {}};
+  StepReport report{session_, view.era, step, world_.model->sums_of(step, flat), 0, {}};
   if (world_.setting.facts.verify_every > 0) report.digest = state_.digest();
   for (const int p : contributed_) {
     report.partitions.push_back({p, world_.model->rows(step, p), {}});
@@ -336,8 +332,7 @@ void SimNode::apply(int64_t step, const std::vector<float>& flat) {
 }
 
 void SimNode::measure(const MeasureEpoch& action) {
-  EpochReport report{session_,    era(), action.epoch, state_.loss_sum, state_.correct,
-                     state_.rows, {}};
+  EpochReport report{session_, era(), action.epoch, state_.sums, {}};
   for (const PartitionRange range : action.partitions) {
     for (int p = range.begin; p < range.end; ++p) {
       const auto parts = world_.model->validate(state_, p);

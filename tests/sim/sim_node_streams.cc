@@ -179,11 +179,9 @@ std::optional<std::vector<float>> SimNode::values_of(const FrameKey& key, Sessio
       part.push_back(state_.weights[static_cast<size_t>(i)]);
       part.push_back(state_.momentum[static_cast<size_t>(i)]);
     }
-    part.resize(part.size() + 6);
-    float* end = part.data() + part.size() - 6;
-    std::memcpy(end, &state_.loss_sum, 8);
-    std::memcpy(end + 2, &state_.correct, 8);
-    std::memcpy(end + 4, &state_.rows, 8);
+    const size_t values = part.size();
+    part.resize(values + 2 * kToySums);
+    std::memcpy(part.data() + values, state_.sums.data(), 8 * kToySums);
     return part;
   }
   const auto found = values_.find(key.step);

@@ -53,9 +53,7 @@ class PlantedPause {
 std::string ToyState::bytes() const {
   std::string result;
   put(&result, step);
-  put(&result, loss_sum);
-  put(&result, correct);
-  put(&result, rows);
+  for (const double sum : sums) put(&result, sum);
   put(&result, static_cast<int64_t>(weights.size()));
   for (const float value : weights) put(&result, value);
   for (const float value : momentum) put(&result, value);
@@ -66,9 +64,7 @@ ToyState ToyState::from_bytes(const std::string& bytes) {
   ToyState state;
   size_t at = 0;
   state.step = take<int64_t>(bytes, &at);
-  state.loss_sum = take<double>(bytes, &at);
-  state.correct = take<int64_t>(bytes, &at);
-  state.rows = take<int64_t>(bytes, &at);
+  for (double& sum : state.sums) sum = take<double>(bytes, &at);
   const auto count = take<int64_t>(bytes, &at);
   for (int64_t i = 0; i < count; ++i) state.weights.push_back(take<float>(bytes, &at));
   for (int64_t i = 0; i < count; ++i) state.momentum.push_back(take<float>(bytes, &at));
@@ -167,6 +163,7 @@ std::vector<float> ToyModel::gradient(const ToyState& state, int partition, int 
     }
     flat[static_cast<size_t>(weights)] += output * output + 0.1f;
     flat[static_cast<size_t>(weights) + 1] += output > 0 ? 1.0f : 0.0f;
+    flat[static_cast<size_t>(weights) + 2] += output * 0.3f;
     ++local_row;
   }
   return flat;
@@ -191,15 +188,15 @@ void ToyModel::apply(ToyState* state, const std::vector<float>& flat, int member
     state->momentum[at] = 0.9f * state->momentum[at] + flat[at] / divisor * scale;
     state->weights[at] -= 0.1f * state->momentum[at];
   }
-  if (state->step % facts_.steps_per_epoch() == 0) {
-    state->loss_sum = 0;
-    state->correct = 0;
-    state->rows = 0;
-  }
-  state->loss_sum += static_cast<double>(flat[static_cast<size_t>(weights)]);
-  state->correct += static_cast<int64_t>(flat[static_cast<size_t>(weights) + 1]);
-  state->rows += rows;
+  if (state->step % facts_.steps_per_epoch() == 0) state->sums = MetricSums(kToySums);
+  add_sums(sums_of(state->step, flat), &state->sums);
   ++state->step;
+}
+
+MetricSums ToyModel::sums_of(int64_t step, const std::vector<float>& flat) const {
+  MetricSums sums(flat.end() - kToyMeasured, flat.end());
+  sums.push_back(static_cast<double>(facts_.rows_of_step(step)));
+  return sums;
 }
 
 std::vector<ValidationPart> ToyModel::validate(const ToyState& state, int partition) const {
@@ -210,17 +207,20 @@ std::vector<ValidationPart> ToyModel::validate(const ToyState& state, int partit
     const int64_t first = partition_begin(rows, facts_.partitions, partition);
     const int64_t end = partition_begin(rows, facts_.partitions, partition + 1);
     if (first == end) continue;
-    ValidationPart part{batch, partition, static_cast<int>(end - first), 0, 0};
+    float loss = 0;
+    float hits = 0;
+    float mean = 0;
     for (int64_t row = begin + first; row < begin + end; ++row) {
       float output = 0;
       for (size_t i = 0; i < state.weights.size(); ++i) {
         output += state.weights[i] *
                   signed_uniform(derive_key(seed_ + 99, static_cast<uint64_t>(row), i));
       }
-      part.loss_sum += output * output * 3.0f + 0.01f;
-      part.correct += output > 0 ? 1 : 0;
+      loss += output * output * 3.0f + 0.01f;
+      hits += output > 0 ? 1.0f : 0.0f;
+      mean += output * 0.3f;
     }
-    parts.push_back(part);
+    parts.push_back({batch, partition, {loss, hits, mean, static_cast<double>(end - first)}});
   }
   return parts;
 }
@@ -229,27 +229,17 @@ namespace {
 
 EpochDone measure_alone(const ClusterFacts& facts, const ToyModel& model, const ToyState& state,
                         int64_t epoch) {
-  EpochDone done;
-  done.epoch = epoch;
-  done.loss = state.loss_sum / static_cast<double>(state.rows);
-  done.accuracy = static_cast<double>(state.correct) / static_cast<double>(state.rows);
-  done.has_validation = facts.validation_rows > 0;
+  EpochDone done{epoch, state.sums, {}};
   std::map<int64_t, std::vector<Piece>> batches;
-  int64_t correct = 0;
   for (int p = 0; p < facts.partitions; ++p) {
     for (const ValidationPart& part : model.validate(state, p)) {
-      batches[part.batch].push_back({{p, 0}, {part.loss_sum}});
-      correct += part.correct;
+      batches[part.batch].push_back({{p, 0}, {part.sums.begin(), part.sums.end()}});
     }
   }
-  double loss = 0;
   for (const auto& [batch, pieces] : batches) {
-    loss += static_cast<double>((*sum_in_tree(pieces, root_subtree(facts.partitions)))[0]);
-  }
-  if (done.has_validation) {
-    done.validation_loss = loss / static_cast<double>(facts.validation_rows);
-    done.validation_accuracy =
-        static_cast<double>(correct) / static_cast<double>(facts.validation_rows);
+    done.validation.resize(kToySums);
+    const auto sums = *sum_in_tree(pieces, root_subtree(facts.partitions));
+    add_sums({sums.begin(), sums.end()}, &done.validation);
   }
   return done;
 }

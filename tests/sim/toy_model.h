@@ -13,14 +13,15 @@
 
 namespace lockstep::sim {
 
+// Behind the gradients: the loss, the number of hits, a mean of the outputs. Then the rows.
+inline constexpr int kToyMeasured = 3;
+inline constexpr int kToySums = kToyMeasured + 1;
+
 struct ToyState {
   int64_t step = 0;
   std::vector<float> weights;
   std::vector<float> momentum;
-  // Of the epoch so far.
-  double loss_sum = 0;
-  int64_t correct = 0;
-  int64_t rows = 0;
+  MetricSums sums = MetricSums(kToySums);  // of the epoch so far
 
   std::string bytes() const;
   static ToyState from_bytes(const std::string& bytes);
@@ -43,10 +44,10 @@ class ToyModel {
   ToyModel(const ClusterFacts& facts, uint64_t seed) : facts_(facts), seed_(seed) {}
 
   ToyState initial_state() const;
-  // Where a slice lies in the flat vector: gradients, then the loss and the number of hits.
+  // Where a slice lies in the flat vector: gradients, then what is measured.
   int slice_begin(int slice) const { return slice * kWidth; }
   int slice_end(int slice) const;
-  int flat_size() const { return facts_.slices * kWidth + 2; }
+  int flat_size() const { return facts_.slices * kWidth + kToyMeasured; }
 
   // The sum over the rows of one partition. `local_row` is the number of rows that this node
   // computes of the step before them: a correct model does not look at it.
@@ -54,6 +55,8 @@ class ToyModel {
   int rows(int64_t step, int partition) const;
   void apply(ToyState* state, const std::vector<float>& flat, int members,
              const std::vector<int>& own_slices) const;
+  // Of a step: what stands behind the gradients, and its rows.
+  MetricSums sums_of(int64_t step, const std::vector<float>& flat) const;
   // One partition of each validation batch; only those that hold rows.
   std::vector<ValidationPart> validate(const ToyState& state, int partition) const;
 

@@ -258,6 +258,7 @@ Setting make_setting(Random* random) {
   facts.job = "{}";
   facts.recipe_sha256 = "recipe";
   facts.numerics = "toy";
+  facts.metric_sums = kToySums;
   facts.data_digest = "data";
   facts.version = "1";
   facts.partitions = 1 << random->between(0, 3);

@@ -35,12 +35,14 @@ View view_of(int number, int64_t first_step, const std::vector<SessionId>& sessi
   return view;
 }
 
-EpochDone epoch_done(int64_t epoch, double loss) { return {epoch, loss, 0.5, true, loss, 0.25}; }
+EpochDone epoch_done(int64_t epoch, double loss) {
+  return {epoch, {20 * loss, 10, 20}, {8 * loss, 2, 8}};
+}
 
 // Observes the steps [begin, end), all partitions told by `session`.
 void run_steps(JobReport& report, const Job& job, int64_t begin, int64_t end, SessionId session) {
   for (int64_t step = begin; step < end; ++step) {
-    report.observe(StepDone{step, job.rows_of_step(step), 1, 1, 1});
+    report.observe(StepDone{step, job.rows_of_step(step), {1, 1, 8}, 1});
     report.observe(SamplesConsumed{session, step, {part_of(job, step, 0), part_of(job, step, 1)}});
   }
 }
@@ -63,7 +65,7 @@ TEST(JobReport, ADeathIsARecovery) {
         NodeJoined{{session, "node-" + std::to_string(session), "", {}, {}, -1}, "cpu", 1});
   }
   report.observe(ViewMade{view_of(1, 0, {1, 2})});
-  report.observe(StepDone{0, 8, 1, 1, 1});
+  report.observe(StepDone{0, 8, {1, 1, 8}, 1});
   report.observe(SamplesConsumed{1, 0, {part_of(job, 0, 0)}});
   report.observe(NodeLeft{2, 1, "it gave no sign of life"});
   report.observe(ViewMade{view_of(2, 1, {1})});

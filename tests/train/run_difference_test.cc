@@ -62,6 +62,7 @@ class RunDifferenceTest : public testing::Test {
     header.step = step;
     header.parameters = 6;
     header.vectors = 2;
+    header.sums = {0.5, 3};
     Checkpoint checkpoint;
     checkpoint.recipe_sha256 = lineage_sha256(small_job());
     checkpoint.step = step;
@@ -69,7 +70,7 @@ class RunDifferenceTest : public testing::Test {
                            ->put(encode_state_header(header) + bytes_of(weights) +
                                  bytes_of(std::vector<float>(6, slot)))
                            .value();
-    checkpoint.state_bytes = static_cast<uint64_t>(state_bytes(6, 2));
+    checkpoint.state_bytes = static_cast<uint64_t>(state_bytes(6, 2, 2));
     checkpoint.state_digest = "00";
     EXPECT_TRUE(Lineage(*store, {}).commit(checkpoint).ok());
     return store->path(checkpoint.state);

@@ -98,7 +98,7 @@ TEST_F(RunFilesTest, ARunThatIsResumed) {
     run.observe(action);
   };
   const auto step_done = [&](JobReport& report, RunFiles& run, int64_t step, uint64_t digest) {
-    observe(report, run, StepDone{step, 8, 1, 1, digest});
+    observe(report, run, StepDone{step, 8, {1, 1, 8}, digest});
     observe(report, run, SamplesConsumed{1, step, {{0, 4, {}}, {1, 4, {}}}});
   };
   {
