@@ -3,6 +3,7 @@
 #include "host/cli/arguments.h"
 #include "host/cli/commands.h"
 #include "host/cli/factories.h"
+#include "host/job/data_job.h"
 #include "host/keras/safetensors.h"
 #include "host/train/evaluate.h"
 #include "host/train/output_folder.h"
@@ -26,7 +27,8 @@ Result<Evaluation> evaluate_folder(const nlohmann::json& values) {
   if (batch_size < 0) return usage_error("--batch-size: must be at least 1");
   if (batch_size > 0) job.batch_size = batch_size;
   const std::string data = values.at("data").get<std::string>();
-  LOCKSTEP_ASSIGN(const Dataset dataset, load_dataset(data.empty() ? job.data : data, Split::test));
+  LOCKSTEP_ASSIGN(const Dataset dataset,
+                  load_dataset(data.empty() ? job.data : data, Split::test, data_options(job)));
   if (dataset.row_shape != job.input_shape) {
     return usage_error(fmt::format("the data's rows have the shape {}, the model '{}' takes {}",
                                    to_string(dataset.row_shape), job.model,
