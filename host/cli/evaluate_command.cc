@@ -7,6 +7,7 @@
 #include "host/keras/safetensors.h"
 #include "host/train/evaluate.h"
 #include "host/train/output_folder.h"
+#include "host/train/resolve.h"
 #include "models/models.h"
 
 namespace lockstep {
@@ -29,17 +30,9 @@ Result<Evaluation> evaluate_folder(const nlohmann::json& values) {
   const std::string data = values.at("data").get<std::string>();
   LOCKSTEP_ASSIGN(const Dataset dataset,
                   load_dataset(data.empty() ? job.data : data, Split::test, data_options(job)));
-  if (dataset.row_shape != job.input_shape) {
-    return usage_error(fmt::format("the data's rows have the shape {}, the model '{}' takes {}",
-                                   to_string(dataset.row_shape), job.model,
-                                   to_string(job.input_shape)));
-  }
-  if (dataset.classes > job.classes) {
-    return usage_error(fmt::format("the data has labels up to {}, the model {} classes",
-                                   dataset.classes - 1, job.classes));
-  }
   LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
   LOCKSTEP_ASSIGN(const Graph graph, model->training_graph(job.loss));
+  LOCKSTEP_RETURN_IF_ERROR(check_measured_data(job, dataset, graph));
   LOCKSTEP_ASSIGN(const auto weights,
                   read_safetensors(folder + "/weights.safetensors", graph.parameters));
   LOCKSTEP_ASSIGN(int devices, parse_devices(values.at("devices")));

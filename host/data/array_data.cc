@@ -76,14 +76,15 @@ Result<Dataset> ArrayLoader::load() {
   Dataset dataset;
   dataset.name = source_.path;
   const std::vector<std::string> inputs = input_names();
+  const bool named = !options_.inputs.empty();  // by a model
   for (const std::string& name : inputs) {
-    LOCKSTEP_RETURN_IF_ERROR(add(name, inputs.size() == 1 ? "x" : "", &dataset.inputs));
+    LOCKSTEP_RETURN_IF_ERROR(add(name, named && inputs.size() == 1 ? "x" : "", &dataset.inputs));
   }
   const std::vector<std::string> targets =
       options_.targets.empty() ? std::vector<std::string>{"y"} : options_.targets;
   for (const std::string& name : targets) {
     if (!options_.needs_targets && find(name).empty()) continue;
-    LOCKSTEP_RETURN_IF_ERROR(add(name, targets.size() == 1 ? "y" : "", &dataset.targets));
+    LOCKSTEP_RETURN_IF_ERROR(add(name, named && targets.size() == 1 ? "y" : "", &dataset.targets));
   }
   const std::string weights = find_weights(inputs[0]);
   if (!weights.empty()) {
@@ -123,7 +124,7 @@ std::vector<std::string> ArrayLoader::input_names() const {
   return found.empty() ? std::vector<std::string>{"x"} : found;
 }
 
-// `usual`: what an only input or target may be called all the same.
+// `usual`: what it may be called all the same, if it is the only one and a model has named it.
 Status ArrayLoader::add(const std::string& name, const char* usual, std::vector<Field>* fields) {
   std::string array = find(name);
   if (array.empty() && *usual != '\0') array = find(usual);

@@ -47,7 +47,15 @@ LoaderOptions loader_options(const Job& job, RowRange rows, bool shuffle) {
 
 Status read_data_options(const nlohmann::json& json, Job* job) {
   const nlohmann::json none;
-  job->target = json.value("target", std::vector<std::string>());
+  const auto& target = json.contains("target") ? json.at("target") : none;
+  for (const nlohmann::json& name : target) {
+    if (!name.is_string()) {
+      return usage_error(
+          fmt::format("--target: {} are no names; give names of columns or arrays, with commas",
+                      target.dump()));
+    }
+    job->target.push_back(name);
+  }
   const auto& missing = json.contains("missing") ? json.at("missing") : none;
   if (!missing.is_null()) job->missing = missing.get<double>();
   job->validation_steps = json.value("validation_steps", int64_t{0});

@@ -53,6 +53,18 @@ Status check_inputs(const Job& job, const Dataset& data) {
 }
 
 // Weights that the loss would not look at are refused, not ignored.
+Status check_reads_weights(const Job& job, const Graph& graph) {
+  const bool read = std::any_of(graph.ops.begin(), graph.ops.end(), [](const OpDesc& op) {
+    const auto* input = std::get_if<InputOp>(&op.attributes);
+    return input != nullptr && input->part == BatchPart::weights;
+  });
+  if (read) return {};
+  return usage_error(
+      fmt::format("loss '{}' does not take weights of rows or classes yet: leave out "
+                  "--class-weight and sample_weight",
+                  job.loss));
+}
+
 Status check_weights(const Job& job, const JobData& data, const Graph& graph) {
   if (!job.class_weight.empty() && data.train.targets.size() != 1) {
     return usage_error(
@@ -62,18 +74,27 @@ Status check_weights(const Job& job, const JobData& data, const Graph& graph) {
   }
   const bool weighed = !job.class_weight.empty() || data.train.weights.has_value() ||
                        data.validation_set.weights.has_value();
-  const bool read = std::any_of(graph.ops.begin(), graph.ops.end(), [](const OpDesc& op) {
-    const auto* input = std::get_if<InputOp>(&op.attributes);
-    return input != nullptr && input->part == BatchPart::weights;
-  });
-  if (!weighed || read) return {};
-  return usage_error(
-      fmt::format("loss '{}' does not take weights of rows or classes yet: leave out "
-                  "--class-weight and sample_weight",
-                  job.loss));
+  return weighed ? check_reads_weights(job, graph) : Status{};
 }
 
 }  // namespace
+
+Status check_measured_data(const Job& job, const Dataset& data, const Graph& graph) {
+  if (data.row_shape != job.input_shape) {
+    return usage_error(fmt::format("the data's rows have the shape {}, the model '{}' takes {}",
+                                   to_string(data.row_shape), job.model,
+                                   to_string(job.input_shape)));
+  }
+  if (reads_classes(job) && data.classes == 0) {
+    return usage_error(fmt::format("the targets of '{}' are no classes, which loss '{}' reads",
+                                   data.name, job.loss));
+  }
+  if (reads_classes(job) && data.classes > job.classes) {
+    return usage_error(fmt::format("the data has labels up to {}, the model {} classes",
+                                   data.classes - 1, job.classes));
+  }
+  return data.weights ? check_reads_weights(job, graph) : Status{};
+}
 
 Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilder& build_model) {
   ResolvedJob resolved;

@@ -102,7 +102,12 @@ TEST(ArrayData, NamedInputsAndTargets) {
   EXPECT_NE(data.digest, other.digest);
 
   options.targets = {"ratings"};
-  EXPECT_THAT(message_of(path, Split::train, options), HasSubstr("ratings"));
+  EXPECT_THAT(message_of(path, Split::train, options),
+              HasSubstr("no array ratings_train or ratings"));
+  options = {};
+  options.targets = {"z"};  // is not taken for y
+  EXPECT_THAT(message_of(array_path("stored.npz"), Split::train, options),
+              HasSubstr("no array z_train or z, but sample_weight, x_test"));
 }
 
 TEST(ArrayData, AnOnlyInputMayBeCalledX) {

@@ -67,6 +67,12 @@ bool load(const std::string& spec, const DataOptions& options = {}) {
   return true;
 }
 
+// A new file: one that is cut short and written again waits for the disk.
+std::string replace(const TestFolder& folder, const std::string& name, const std::string& bytes) {
+  std::filesystem::remove(folder.path() + "/" + name);
+  return folder.write(name, bytes);
+}
+
 // `write` puts the bytes where they belong and returns what to load.
 template <class Write>
 void expect_no_crash(const std::string& name, const std::string& bytes, const DataOptions& options,
@@ -87,7 +93,7 @@ TEST(MutatedFiles, Npy) {
     const TestFolder folder;
     folder.write("y.npy", array_file("u1.npy"));
     expect_no_crash(name, array_file(name), {}, [&](const std::string& bytes) {
-      folder.write("x.npy", bytes);
+      replace(folder, "x.npy", bytes);
       return folder.path();
     });
   }
@@ -95,7 +101,7 @@ TEST(MutatedFiles, Npy) {
 
 TEST(MutatedFiles, Npz) {
   const TestFolder folder;
-  const auto write = [&](const std::string& bytes) { return folder.write("x.npz", bytes); };
+  const auto write = [&](const std::string& bytes) { return replace(folder, "x.npz", bytes); };
   for (const char* name : {"stored.npz", "deflated.npz"}) {
     expect_no_crash(name, array_file(name), {}, write);
   }
@@ -104,7 +110,7 @@ TEST(MutatedFiles, Npz) {
 
 TEST(MutatedFiles, Csv) {
   const TestFolder folder;
-  const auto write = [&](const std::string& bytes) { return folder.write("x.csv", bytes); };
+  const auto write = [&](const std::string& bytes) { return replace(folder, "x.csv", bytes); };
   const std::string text =
       "a,\"b, \"\"c\"\"\",sample_weight,y\r\n1,2.5,1,0\n-3e8,\"7\",0.5,1\n,NA,2,0\n";
   expect_no_crash("csv", text, {.missing = 0.5}, write);
@@ -115,7 +121,7 @@ TEST(MutatedFiles, Idx) {
   const TestFolder folder;
   folder.write("train-labels-idx1-ubyte", idx_labels(6, 3));
   expect_no_crash("idx", idx_images(6, 4, 5), {}, [&](const std::string& bytes) {
-    folder.write("train-images-idx3-ubyte", bytes);
+    replace(folder, "train-images-idx3-ubyte", bytes);
     return folder.path();
   });
 }
