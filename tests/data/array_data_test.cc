@@ -7,6 +7,7 @@
 
 #include "host/core/digest.h"
 #include "host/data/dataset.h"
+#include "host/data/zip_archive.h"
 #include "tests/data/test_files.h"
 
 namespace lockstep {
@@ -187,6 +188,21 @@ TEST(ArrayData, FilesOfOtherKinds) {
   options = {};
   options.targets = {"y"};
   EXPECT_THAT(message_of("digits:10", Split::train, options), HasSubstr("--target"));
+}
+
+TEST(ArrayData, StoredMembersAreNotCopied) {
+  const auto is_inside = [](const std::string& name) {
+    const SharedBytes file = map_file(array_path(name)).value();
+    const ZipArchive archive = ZipArchive::open(file, name).value();
+    EXPECT_EQ(5u, archive.members().size());
+    EXPECT_EQ("x_train.npy", archive.members()[0].name);
+    const SharedBytes member = archive.read(archive.members()[0]).value();
+    EXPECT_EQ(member_bytes("x_train"),
+              std::string(reinterpret_cast<const char*>(member.data()), member.size()));
+    return file.data() < member.data() && member.data() < file.data() + file.size();
+  };
+  EXPECT_TRUE(is_inside("stored.npz"));
+  EXPECT_FALSE(is_inside("deflated.npz"));
 }
 
 TEST(ArrayData, DamagedArchives) {
