@@ -10,6 +10,7 @@
 #include "host/cli/training.h"
 #include "host/core/rng.h"
 #include "host/cpu/cpu_device.h"
+#include "host/job/data_job.h"
 #include "host/runtime/replica.h"
 #include "models/models.h"
 
@@ -45,7 +46,7 @@ std::vector<OptionSpec> bench_options() {
 }
 
 Dataset random_dataset(int64_t rows) {
-  Dataset data;
+  Images data;
   data.name = "random";
   data.row_shape = {28, 28, 1};
   data.classes = 10;
@@ -56,7 +57,7 @@ Dataset random_dataset(int64_t rows) {
   for (int64_t row = 0; row < rows; ++row) {
     data.labels.push_back(static_cast<uint8_t>(mix64(static_cast<uint64_t>(row)) % 10));
   }
-  return data;
+  return make_dataset(std::move(data));
 }
 
 double seconds_since(Clock::time_point begin) {
@@ -102,7 +103,7 @@ Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
                   }));
   const PartitionRange all{0, job.partitions};
   const auto ranges = replica->device_ranges(all);
-  BatchLoader loader(data, {{0, data.rows()}, job.batch_size, job.partitions, job.seed, true});
+  BatchLoader loader(data, training_loader(job, {0, data.rows()}));
   const int64_t steps = values.at("steps");
   const int64_t warm_up = std::max<int64_t>(3, steps / 10);
   std::vector<double> seconds;

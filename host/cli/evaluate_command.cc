@@ -3,10 +3,12 @@
 #include "host/cli/arguments.h"
 #include "host/cli/commands.h"
 #include "host/cli/factories.h"
+#include "host/job/data_job.h"
 #include "host/job/metric_table.h"
 #include "host/keras/safetensors.h"
 #include "host/train/evaluate.h"
 #include "host/train/output_folder.h"
+#include "host/train/resolve.h"
 #include "models/models.h"
 
 namespace lockstep {
@@ -27,18 +29,11 @@ Result<std::string> evaluate_folder(const nlohmann::json& values) {
   if (batch_size < 0) return usage_error("--batch-size: must be at least 1");
   if (batch_size > 0) job.batch_size = batch_size;
   const std::string data = values.at("data").get<std::string>();
-  LOCKSTEP_ASSIGN(const Dataset dataset, load_dataset(data.empty() ? job.data : data, Split::test));
-  if (dataset.row_shape != job.input_shape) {
-    return usage_error(fmt::format("the data's rows have the shape {}, the model '{}' takes {}",
-                                   to_string(dataset.row_shape), job.model,
-                                   to_string(job.input_shape)));
-  }
-  if (dataset.classes > job.classes) {
-    return usage_error(fmt::format("the data has labels up to {}, the model {} classes",
-                                   dataset.classes - 1, job.classes));
-  }
+  LOCKSTEP_ASSIGN(const Dataset dataset,
+                  load_dataset(data.empty() ? job.data : data, Split::test, data_options(job)));
   LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
   LOCKSTEP_ASSIGN(const Graph graph, model->training_graph(job.loss));
+  LOCKSTEP_RETURN_IF_ERROR(check_measured_data(job, dataset, graph));
   LOCKSTEP_ASSIGN(const auto weights,
                   read_safetensors(folder + "/weights.safetensors", graph.parameters));
   LOCKSTEP_ASSIGN(int devices, parse_devices(values.at("devices")));

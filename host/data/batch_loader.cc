@@ -1,7 +1,7 @@
 #include "host/data/batch_loader.h"
 
 #include <algorithm>
-#include <array>
+#include <cmath>
 #include <utility>
 
 #include "host/core/check.h"
@@ -10,36 +10,76 @@
 namespace lockstep {
 namespace {
 
-constexpr std::array<float, 256> make_scaled_pixels() {
-  std::array<float, 256> scaled{};
-  for (int pixel = 0; pixel < 256; ++pixel) {
-    scaled[static_cast<size_t>(pixel)] = static_cast<float>(pixel) / 255.0f;
+void copy_row(const std::vector<Field>& fields, int64_t row, float* to) {
+  for (const Field& field : fields) {
+    const int64_t features = field.features();
+    field.copy_floats(row * features, features, to + field.offset);
   }
-  return scaled;
 }
-constexpr std::array<float, 256> kScaledPixels = make_scaled_pixels();
 
-// Appends row `sample` of the training range, which stands at `position` of its epoch.
-void append_row(const Dataset& dataset, int64_t first_row, int64_t sample, int64_t position,
-                HostBatch& batch) {
-  const size_t row = static_cast<size_t>(first_row + sample);
-  const uint8_t* pixels = dataset.pixels.data() + row * static_cast<size_t>(batch.features);
-  float* inputs = batch.inputs.data() + static_cast<int64_t>(batch.rows) * batch.features;
-  std::transform(pixels, pixels + batch.features, inputs,
-                 [](uint8_t pixel) { return kScaledPixels[pixel]; });
-  batch.labels.push_back(dataset.labels[row]);
-  batch.positions.push_back(static_cast<uint32_t>(position));
-  batch.samples.push_back(sample);
-  ++batch.rows;
+// As Keras' class_weight_to_sample_weights finds it.
+int64_t class_of_row(const Field& target, int64_t row) {
+  const int64_t features = target.features();
+  if (features == 1) {
+    const double value = std::nearbyint(target.value(row));
+    return std::abs(value) <= INT32_MAX ? static_cast<int64_t>(value) : -1;
+  }
+  int64_t greatest = 0;
+  for (int64_t i = 1; i < features; ++i) {
+    if (target.value(row * features + i) > target.value(row * features + greatest)) greatest = i;
+  }
+  return greatest;
+}
+
+float weight_of_row(const Dataset& dataset, const LoaderOptions& options, int64_t row) {
+  float weight = 1;
+  if (dataset.weights) dataset.weights->copy_floats(row, 1, &weight);
+  if (options.class_weights.empty()) return weight;
+  const auto found = options.class_weights.find(class_of_row(dataset.targets[0], row));
+  return found == options.class_weights.end() ? weight : weight * found->second;
+}
+
+// Room for `rows` rows of all that the batches of these options hold.
+void reserve_rows(const Dataset& dataset, const LoaderOptions& options, size_t rows,
+                  HostBatch* batch) {
+  batch->features = dataset.features();
+  batch->inputs.resize(rows * static_cast<size_t>(batch->features));
+  if (dataset.classes > 0) batch->labels.reserve(rows);
+  if (options.targets) {
+    batch->target_features = dataset.target_features();
+    batch->targets.resize(rows * static_cast<size_t>(batch->target_features));
+  }
+  batch->positions.reserve(rows);
+  batch->samples.reserve(rows);
+}
+
+// Appends row `sample` of the options' rows, which stands at `position` of its epoch.
+void append_row(const Dataset& dataset, const LoaderOptions& options, int64_t sample,
+                int64_t position, HostBatch* batch) {
+  const int64_t row = options.rows.begin + sample;
+  copy_row(dataset.inputs, row, batch->inputs.data() + batch->rows * batch->features);
+  if (dataset.classes > 0) {
+    batch->labels.push_back(static_cast<int32_t>(dataset.targets[0].value(row)));
+  }
+  if (options.targets) {
+    copy_row(dataset.targets, row, batch->targets.data() + batch->rows * batch->target_features);
+  }
+  if (dataset.weights || !options.class_weights.empty()) {
+    batch->weights.push_back(weight_of_row(dataset, options, row));
+  }
+  batch->positions.push_back(static_cast<uint32_t>(position));
+  batch->samples.push_back(sample);
+  ++batch->rows;
 }
 
 }  // namespace
 
 BatchLoader::BatchLoader(const Dataset& dataset, LoaderOptions options)
-    : dataset_(dataset), options_(options) {
-  LOCKSTEP_CHECK(0 <= options.rows.begin && options.rows.begin < options.rows.end);
-  LOCKSTEP_CHECK(options.rows.end <= dataset.rows() && options.rows.size() <= UINT32_MAX);
-  LOCKSTEP_CHECK(options.batch_size > 0 && options.partitions > 0);
+    : dataset_(dataset), options_(std::move(options)) {
+  LOCKSTEP_CHECK(0 <= options_.rows.begin && options_.rows.begin < options_.rows.end);
+  LOCKSTEP_CHECK(options_.rows.end <= dataset.rows() && options_.rows.size() <= UINT32_MAX);
+  LOCKSTEP_CHECK(options_.batch_size > 0 && options_.partitions > 0);
+  LOCKSTEP_CHECK(options_.class_weights.empty() || dataset.targets.size() == 1);
   thread_ = std::thread([this] { work(); });
 }
 
@@ -92,14 +132,10 @@ std::vector<HostBatch> BatchLoader::load(const BatchRequest& request) const {
     const int64_t end = partition_begin(batch_rows, options_.partitions, range.end);
     const size_t rows = static_cast<size_t>(end - begin);
     HostBatch& batch = batches[device];
-    batch.features = element_count(dataset_.row_shape);
-    batch.inputs.resize(rows * static_cast<size_t>(batch.features));
-    batch.labels.reserve(rows);
-    batch.positions.reserve(rows);
-    batch.samples.reserve(rows);
+    reserve_rows(dataset_, options_, rows, &batch);
     for (int64_t offset = begin; offset < end && !stopping_; ++offset) {
       const int64_t position = first_position + offset;
-      append_row(dataset_, options_.rows.begin, order.row_at(position), position, batch);
+      append_row(dataset_, options_, order.row_at(position), position, &batch);
     }
   }
   return batches;

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -28,9 +29,13 @@ struct LoaderOptions {
   int partitions = 1;
   uint64_t seed = 0;
   bool shuffle = true;
+  bool targets = false;  // fills HostBatch::targets; classes are in its labels without it
+  // By class; a class that is not here has the weight 1. Multiplied with the data set's weights.
+  // The class of a row with several targets is that of the greatest, as Keras has it.
+  std::map<int64_t, float> class_weights;
 };
 
-// Owns one thread. `dataset` outlives it. Pixels are scaled to [0, 1] by float(pixel) / 255.
+// Owns one thread. `dataset` outlives it. Values become float32 here, row by row.
 // Samples are numbered within options.rows, from 0. Requests may come from any thread; a batch that
 // is not of the epoch, or rows that are not of the data set, are broken invariants.
 class BatchLoader {

@@ -247,21 +247,21 @@ Dataset make_digits(int64_t training_rows, Split split) {
   LOCKSTEP_CHECK(1 <= training_rows && training_rows <= kMaxDigitsRows);
   const int64_t rows =
       split == Split::train ? training_rows : std::max<int64_t>(1, training_rows / 6);
-  Dataset dataset;
-  dataset.name = fmt::format("digits:{}", training_rows);
-  dataset.row_shape = {kDigitsSide, kDigitsSide, 1};
-  dataset.classes = kClasses;
-  dataset.pixels.resize(static_cast<size_t>(rows * kPixels));
-  dataset.labels.resize(static_cast<size_t>(rows));
+  Images images;
+  images.name = fmt::format("digits:{}", training_rows);
+  images.row_shape = {kDigitsSide, kDigitsSide, 1};
+  images.classes = kClasses;
+  images.pixels.resize(static_cast<size_t>(rows * kPixels));
+  images.labels.resize(static_cast<size_t>(rows));
   const Alphabet alphabet = make_alphabet();
   for (int64_t row = 0; row < rows; ++row) {
-    draw_row(alphabet, split, row, dataset.pixels.data() + row * kPixels);
-    dataset.labels[static_cast<size_t>(row)] = static_cast<uint8_t>(row % kClasses);
+    draw_row(alphabet, split, row, images.pixels.data() + row * kPixels);
+    images.labels[static_cast<size_t>(row)] = static_cast<uint8_t>(row % kClasses);
   }
-  dataset.digest =
-      manifest_digest({{split_name(split) + "-images", rows, sha256_of(dataset.pixels)},
-                       {split_name(split) + "-labels", rows, sha256_of(dataset.labels)}});
-  return dataset;
+  images.digest =
+      manifest_digest({{split_name(split) + "-images", rows, sha256_of(images.pixels)},
+                       {split_name(split) + "-labels", rows, sha256_of(images.labels)}});
+  return make_dataset(std::move(images));
 }
 
 }  // namespace lockstep

@@ -7,6 +7,7 @@
 #include "host/core/digest.h"
 #include "host/core/partitions.h"
 #include "host/core/suggest.h"
+#include "host/job/data_job.h"
 #include "host/job/metric_table.h"
 #include "host/optim/optimizer.h"
 
@@ -99,6 +100,7 @@ Result<Job> job_from_options(const nlohmann::json& options) {
   Job job;
   job.model = options.at("model");
   job.data = options.at("data");
+  LOCKSTEP_RETURN_IF_ERROR(read_data_options(options, &job));
   job.epochs = options.at("epochs");
   job.batch_size = options.at("batch_size");
   job.loss = options.at("loss");
@@ -132,6 +134,7 @@ Result<Job> job_from_json(const nlohmann::json& json) try {
   Job job;
   job.model = json.at("model");
   job.data = json.at("data");
+  LOCKSTEP_RETURN_IF_ERROR(read_data_options(json, &job));
   job.epochs = json.at("epochs");
   job.batch_size = json.at("batch_size");
   job.optimizer = json.at("optimizer");
@@ -161,27 +164,29 @@ Result<Job> job_from_json(const nlohmann::json& json) try {
 }
 
 nlohmann::json recipe(const Job& job) {
-  return {{"model", job.model},
-          {"model_config", job.model_config},
-          {"input_shape", job.input_shape},
-          {"classes", job.classes},
-          {"initial_weights_sha256", job.initial_weights_sha256},
-          {"data_digest", job.data_digest},
-          {"validation_digest", job.validation_digest},
-          {"train_rows", job.train_rows},
-          {"validation_rows", job.validation_rows},
-          {"validation_split", job.validation_split},
-          {"epochs", job.epochs},
-          {"batch_size", job.batch_size},
-          {"optimizer", job.optimizer},
-          {"loss", job.loss},
-          {"metrics", job.metrics},
-          {"shuffle", job.shuffle},
-          {"seed", job.seed},
-          {"partitions", job.partitions},
-          {"strategy", job.strategy},
-          {"numerics", job.numerics},
-          {"numerics_version", kNumericsVersion}};
+  nlohmann::json json = {{"model", job.model},
+                         {"model_config", job.model_config},
+                         {"input_shape", job.input_shape},
+                         {"classes", job.classes},
+                         {"initial_weights_sha256", job.initial_weights_sha256},
+                         {"data_digest", job.data_digest},
+                         {"validation_digest", job.validation_digest},
+                         {"train_rows", job.train_rows},
+                         {"validation_rows", job.validation_rows},
+                         {"validation_split", job.validation_split},
+                         {"epochs", job.epochs},
+                         {"batch_size", job.batch_size},
+                         {"optimizer", job.optimizer},
+                         {"loss", job.loss},
+                         {"metrics", job.metrics},
+                         {"shuffle", job.shuffle},
+                         {"seed", job.seed},
+                         {"partitions", job.partitions},
+                         {"strategy", job.strategy},
+                         {"numerics", job.numerics},
+                         {"numerics_version", kNumericsVersion}};
+  json.update(data_options_json(job));
+  return json;
 }
 
 std::string recipe_sha256(const Job& job) { return sha256_hex(recipe(job).dump()); }

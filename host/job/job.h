@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,14 +19,18 @@ inline constexpr int kNumericsVersion = 1;
 struct Job {
   // As asked for, defaults filled in.
   std::string model;
-  std::string data;  // a place, not part of the recipe: its digest is
+  std::string data;                 // a place, not part of the recipe: its digest is
+  std::vector<std::string> target;  // names of columns or arrays; empty: as DataOptions says
+  std::optional<double> missing;
   int64_t epochs = 1;
   int64_t batch_size = 32;
   nlohmann::json optimizer;  // every argument
   std::string loss;
   std::vector<std::string> metrics;
   double validation_split = 0;
-  std::string validation_data;  // a place
+  std::string validation_data;   // a place
+  int64_t validation_steps = 0;  // batches; 0: all
+  std::map<int64_t, double> class_weight;
   bool shuffle = true;
   uint64_t seed = 0;
   int partitions = 1;

@@ -67,7 +67,11 @@ std::vector<OptionSpec> job_options() {
   using enum OptionType;
   return {
       {"model", text, nullptr, "NAME", "model: seed-cnn, mlp or lenet"},
-      {"data", text, nullptr, "PATH|NAME", "folder with IDX files, or digits (generated)"},
+      {"data", text, nullptr, "PATH|NAME",
+       "folder of IDX or NPY files, NPZ or CSV file, or digits (generated)"},
+      {"target", list, nlohmann::json::array(), "NAMES",
+       "columns or arrays that are the targets [the last column; y]"},
+      {"missing", number, nullptr, "VALUE", "stands for missing values of a CSV file's inputs"},
       {"epochs", integer, 1, "N", "passes over the training data"},
       {"batch_size", integer, 32, "B", "rows of a global batch, over all nodes"},
       {"optimizer", object, "adam", "NAME",
@@ -76,7 +80,11 @@ std::vector<OptionSpec> job_options() {
       {"loss", text, "sparse_categorical_crossentropy", "NAME", "loss"},
       {"metrics", list, nlohmann::json::array({"accuracy"}), "NAMES", "metrics, with commas"},
       {"validation_split", number, 0.0, "F", "share of the training rows, the last ones, held out"},
-      {"validation_data", text, "", "PATH|NAME", "data whose test files are the validation data"},
+      {"validation_data", text, "", "PATH|NAME",
+       "data whose validation or test rows are the validation data"},
+      {"validation_steps", integer, 0, "N", "validate on the first N batches only (0: on all)"},
+      {"class_weight", object, nullptr, "JSON",
+       "weights of rows by class: '{\"0\": 1, \"1\": 3.5}'"},
       {"shuffle", boolean, true, "", "a new order of samples each epoch"},
       {"seed", integer, 0, "S", "of weights, order of samples and dropout"},
       {"partitions", integer, 0, "P",
@@ -126,8 +134,13 @@ Result<nlohmann::json> parse_option_text(const OptionSpec& option, const std::st
       return wrong_type(option, text, source);
     case OptionType::list:
       return split_list(text);
+    case OptionType::object: {
+      if (!text.starts_with('{')) return nlohmann::json(text);
+      const auto object = nlohmann::json::parse(text, nullptr, false);
+      if (object.is_discarded()) return usage_error(source + ": '" + text + "' is not JSON");
+      return object;
+    }
     case OptionType::text:
-    case OptionType::object:
       return nlohmann::json(text);
   }
   return wrong_type(option, text, source);

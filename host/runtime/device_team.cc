@@ -77,13 +77,6 @@ void DeviceTeam::work(int index) {
   }
 }
 
-Status first_error(const std::vector<Status>& statuses) {
-  for (const Status& status : statuses) {
-    if (!status.ok()) return status;
-  }
-  return {};
-}
-
 int available_cpus() {
   cpu_set_t set;
   CPU_ZERO(&set);

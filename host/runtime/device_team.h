@@ -43,9 +43,6 @@ class DeviceTeam {
   std::vector<std::thread> threads_;
 };
 
-// Of what the devices' tasks came to: the first error, if any.
-Status first_error(const std::vector<Status>& statuses);
-
 // What `--devices auto` counts: the CPUs that this process may use (affinity and cgroup quota).
 int available_cpus();
 

@@ -60,8 +60,9 @@ struct JobData {
   RowRange validation_rows;
   const Dataset& validation() const { return validation_set.rows() > 0 ? validation_set : train; }
 };
-// "" for no validation data.
-Result<JobData> load_job_data(const std::string& data, const std::string& validation_data,
-                              double validation_split);
+// From these places, which need not be the job's; "" for no validation data. `read_before`: the
+// training data as options by default read it, if it is not empty.
+Result<JobData> load_job_data(const Job& job, const std::string& data,
+                              const std::string& validation_data, Dataset read_before = {});
 
 }  // namespace lockstep

@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "host/core/digest.h"
+#include "host/job/data_job.h"
 #include "host/runtime/clock.h"
 
 namespace lockstep {
@@ -99,13 +100,7 @@ Status NodeSession::load() {
   const std::string data = options_.data.empty() ? job_.data : options_.data;
   const std::string validation =
       options_.validation_data.empty() ? job_.validation_data : options_.validation_data;
-  if (data_.train.rows() == 0 || !validation.empty()) {
-    LOCKSTEP_ASSIGN(data_, load_job_data(data, validation, job_.validation_split));
-  } else {
-    const ValidationCut cut = cut_validation(data_.train.rows(), job_.validation_split);
-    data_.train_rows = cut.train;
-    data_.validation_rows = cut.validation;
-  }
+  LOCKSTEP_ASSIGN(data_, load_job_data(job_, data, validation, std::move(data_.train)));
   resident_before_ = resident_bytes();
   LOCKSTEP_ASSIGN(const auto model,
                   options_.build_model(job_.model, job_.input_shape, job_.classes));
@@ -143,13 +138,10 @@ Status NodeSession::join() {
       [this] { exchange_->interrupt(); });
   machine_ =
       std::make_unique<NodeMachine>(welcome_.session, job_.steps_per_epoch(), checkpoint_rule_);
-  loader_ = std::make_unique<BatchLoader>(
-      data_.train,
-      LoaderOptions{data_.train_rows, job_.batch_size, job_.partitions, job_.seed, job_.shuffle});
+  loader_ = std::make_unique<BatchLoader>(data_.train, training_loader(job_, data_.train_rows));
   if (job_.has_validation()) {
     validation_loader_ = std::make_unique<BatchLoader>(
-        data_.validation(),
-        LoaderOptions{data_.validation_rows, job_.batch_size, job_.partitions, job_.seed, false});
+        data_.validation(), measuring_loader(job_, data_.validation_rows));
   }
   const std::lock_guard lock(mutex_);
   if (over_) return Error{"stopped"};

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "host/core/check.h"
+#include "host/job/data_job.h"
 
 namespace lockstep {
 Result<std::unique_ptr<Replica>> Replica::create(const Job& job, const Model& model, int devices,
@@ -168,7 +169,7 @@ PartitionGroup Replica::group_of(int64_t rows, PartitionRange range) const {
 }
 
 Result<std::vector<OpDigest>> Replica::canary(const Dataset& dataset, RowRange rows) {
-  BatchLoader loader(dataset, {rows, job_.batch_size, job_.partitions, job_.seed, job_.shuffle});
+  BatchLoader loader(dataset, training_loader(job_, rows));
   const int64_t batch_rows = loader.rows_of_batch(0);
   int partition = 0;
   while (is_empty_subtree(batch_rows, job_.partitions, {partition, 0})) ++partition;

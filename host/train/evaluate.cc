@@ -1,5 +1,6 @@
 #include "host/train/evaluate.h"
 
+#include "host/job/data_job.h"
 #include "host/job/metric_table.h"
 #include "host/runtime/replica.h"
 
@@ -9,8 +10,7 @@ Result<Evaluation> evaluate(const Job& job, const Model& model, const std::vecto
                             const Dataset& dataset, int devices, const DeviceFactory& factory) {
   LOCKSTEP_ASSIGN(auto replica, Replica::create(job, model, devices, factory));
   LOCKSTEP_RETURN_IF_ERROR(replica->set_weights(weights));
-  BatchLoader loader(dataset,
-                     {{0, dataset.rows()}, job.batch_size, job.partitions, job.seed, false});
+  BatchLoader loader(dataset, measuring_loader(job, {0, dataset.rows()}));
   const auto ranges = replica->device_ranges({0, job.partitions});
   Evaluation result{dataset.rows(), MetricSums(static_cast<size_t>(MetricTable(job).size()))};
   for (int64_t batch = 0; batch < loader.batches_per_epoch(); ++batch) {

@@ -1,8 +1,12 @@
 #include "host/train/resolve.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
 
 #include "host/core/digest.h"
+#include "host/job/data_job.h"
 #include "host/job/metric_table.h"
 #include "host/job/recipe.h"
 #include "host/reduce/layout.h"
@@ -11,7 +15,27 @@
 namespace lockstep {
 namespace {
 
-Status check_validation_classes(const JobData& data) {
+constexpr int64_t kMaxClasses = 1 << 20;
+
+// A loss that reads classes needs targets that are classes.
+Status check_classes(const Job& job, const JobData& data) {
+  if (!reads_classes(job)) return {};
+  const char* remedy = "choose another loss, or say with --target what the classes are";
+  if (data.train.classes == 0) {
+    return usage_error(fmt::format(
+        "loss '{}' reads classes, and the targets of '{}' are not whole numbers from 0 on, one a "
+        "row: {}",
+        job.loss, data.train.name, remedy));
+  }
+  if (data.train.classes > kMaxClasses) {
+    return usage_error(
+        fmt::format("loss '{}' reads classes, and the targets of '{}' go up to {}: {}", job.loss,
+                    data.train.name, data.train.classes - 1, remedy));
+  }
+  if (data.validation_set.rows() > 0 && data.validation_set.classes == 0) {
+    return usage_error(fmt::format("the targets of the validation data '{}' are no classes",
+                                   data.validation_set.name));
+  }
   if (data.validation_set.classes <= data.train.classes) return {};
   return usage_error(fmt::format(
       "the validation data has labels up to {}, the training data only up to {}: give data of the "
@@ -19,15 +43,67 @@ Status check_validation_classes(const JobData& data) {
       data.validation_set.classes - 1, data.train.classes - 1));
 }
 
+Status check_inputs(const Job& job, const Dataset& data) {
+  if (data.inputs.size() == 1) return {};
+  std::vector<std::string> names;
+  for (const Field& field : data.inputs) names.push_back(field.name);
+  return usage_error(
+      fmt::format("'{}' has {} inputs ({}), and the model '{}' takes one: say with "
+                  "--target what are targets, and leave out what is neither",
+                  data.name, names.size(), fmt::join(names, ", "), job.model));
+}
+
+// Weights that the loss would not look at are refused, not ignored.
+Status check_reads_weights(const Job& job, const Graph& graph) {
+  const bool read = std::any_of(graph.ops.begin(), graph.ops.end(), [](const OpDesc& op) {
+    const auto* input = std::get_if<InputOp>(&op.attributes);
+    return input != nullptr && input->part == BatchPart::weights;
+  });
+  if (read) return {};
+  return usage_error(
+      fmt::format("loss '{}' does not take weights of rows or classes yet: leave out "
+                  "--class-weight and sample_weight",
+                  job.loss));
+}
+
+Status check_weights(const Job& job, const JobData& data, const Graph& graph) {
+  if (!job.class_weight.empty() && data.train.targets.size() != 1) {
+    return usage_error(
+        fmt::format("--class-weight weighs the classes of one target, and '{}' has "
+                    "{}: leave it out, or give sample weights",
+                    data.train.name, data.train.targets.size()));
+  }
+  const bool weighed = !job.class_weight.empty() || data.train.weights.has_value() ||
+                       data.validation_set.weights.has_value();
+  return weighed ? check_reads_weights(job, graph) : Status{};
+}
+
 }  // namespace
+
+Status check_measured_data(const Job& job, const Dataset& data, const Graph& graph) {
+  if (data.row_shape != job.input_shape) {
+    return usage_error(fmt::format("the data's rows have the shape {}, the model '{}' takes {}",
+                                   to_string(data.row_shape), job.model,
+                                   to_string(job.input_shape)));
+  }
+  if (reads_classes(job) && data.classes == 0) {
+    return usage_error(fmt::format("the targets of '{}' are no classes, which loss '{}' reads",
+                                   data.name, job.loss));
+  }
+  if (reads_classes(job) && data.classes > job.classes) {
+    return usage_error(fmt::format("the data has labels up to {}, the model {} classes",
+                                   data.classes - 1, job.classes));
+  }
+  return data.weights ? check_reads_weights(job, graph) : Status{};
+}
 
 Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilder& build_model) {
   ResolvedJob resolved;
   LOCKSTEP_ASSIGN(resolved.job, job_from_options(options));
   Job& job = resolved.job;
-  LOCKSTEP_ASSIGN(const JobData data,
-                  load_job_data(job.data, job.validation_data, job.validation_split));
-  LOCKSTEP_RETURN_IF_ERROR(check_validation_classes(data));
+  LOCKSTEP_ASSIGN(const JobData data, load_job_data(job, job.data, job.validation_data));
+  LOCKSTEP_RETURN_IF_ERROR(check_inputs(job, data.train));
+  LOCKSTEP_RETURN_IF_ERROR(check_classes(job, data));
   job.input_shape = data.train.row_shape;
   job.classes = data.train.classes;
   job.train_rows = data.train_rows.size();
@@ -37,6 +113,7 @@ Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilde
   LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
   job.model_config = model->config();
   LOCKSTEP_ASSIGN(resolved.graph, model->training_graph(job.loss));
+  LOCKSTEP_RETURN_IF_ERROR(check_weights(job, data, resolved.graph));
   const std::vector<float> weights = initial_weights(resolved.graph, job.seed);
   job.initial_weights_sha256 = sha256_hex(
       std::string_view(reinterpret_cast<const char*>(weights.data()), weights.size() * 4));

@@ -8,6 +8,7 @@
 
 #include "host/cluster/coordinator.h"
 #include "host/core/result.h"
+#include "host/data/dataset.h"
 #include "host/graph/graph.h"
 #include "host/job/job.h"
 #include "host/job/run_options.h"
@@ -28,5 +29,8 @@ Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilde
 
 // What the coordinator must know of it.
 ClusterFacts cluster_facts(const ResolvedJob& resolved, const RunOptions& run);
+
+// Whether a trained model can be measured on these rows; `graph`: with the job's loss.
+Status check_measured_data(const Job& job, const Dataset& data, const Graph& graph);
 
 }  // namespace lockstep

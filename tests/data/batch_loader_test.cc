@@ -15,13 +15,13 @@ constexpr int64_t kFeatures = 6;
 
 // Row r has the pixels 6r, 6r + 1, ... modulo 256 and the label r modulo 10.
 Dataset numbered_rows(int64_t rows) {
-  Dataset dataset;
+  Images dataset;
   dataset.name = "numbered";
   dataset.row_shape = {2, 3, 1};
   dataset.classes = 10;
   for (int64_t i = 0; i < rows * kFeatures; ++i) dataset.pixels.push_back(static_cast<uint8_t>(i));
   for (int64_t r = 0; r < rows; ++r) dataset.labels.push_back(static_cast<uint8_t>(r % 10));
-  return dataset;
+  return make_dataset(std::move(dataset));
 }
 
 // What row `index` of a device's batch must be.

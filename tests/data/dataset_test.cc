@@ -39,8 +39,8 @@ TEST(DataSet, LoadsAFolder) {
   EXPECT_EQ((Shape{4, 5, 1}), data->row_shape);
   EXPECT_EQ(3, data->classes);
   const std::string pixels = some_bytes(6 * 4 * 5);
-  EXPECT_EQ(pixels, std::string(data->pixels.begin(), data->pixels.end()));
-  EXPECT_EQ((std::vector<uint8_t>{0, 1, 2, 0, 1, 2}), data->labels);
+  EXPECT_EQ(std::vector<uint8_t>(pixels.begin(), pixels.end()), bytes_of(data->inputs[0]));
+  EXPECT_EQ((std::vector<uint8_t>{0, 1, 2, 0, 1, 2}), bytes_of(data->targets[0]));
 }
 
 TEST(DataSet, DigestIsTheHashOfTheManifest) {
@@ -75,7 +75,7 @@ TEST(DataSet, DigestIsTheSameForPlainAndGzipAndEitherName) {
   ASSERT_TRUE(b.ok()) << b.error().message;
   ASSERT_TRUE(c.ok()) << c.error().message;
   EXPECT_EQ(a->digest, b->digest);
-  EXPECT_EQ(a->pixels, b->pixels);
+  EXPECT_EQ(bytes_of(a->inputs[0]), bytes_of(b->inputs[0]));
   EXPECT_NE(a->digest, c->digest);
 }
 
@@ -140,12 +140,12 @@ TEST(DataSet, UnknownName) {
   ASSERT_FALSE(result.ok());
   EXPECT_EQ(ErrorKind::usage, result.error().kind);
   EXPECT_EQ(
-      "no data set 'digts': it is neither a folder nor the generated data set digits or "
+      "no data set 'digts': it is neither a file nor a folder nor the generated data set digits or "
       "digits:ROWS; did you mean 'digits'?",
       result.error().message);
   EXPECT_THAT(message_of("digts:100", Split::train), HasSubstr("did you mean 'digits'?"));
   EXPECT_THAT(message_of("/no/such/folder", Split::train),
-              HasSubstr("no data set '/no/such/folder': it is neither a folder nor"));
+              HasSubstr("no data set '/no/such/folder': it is neither a file nor a folder nor"));
   EXPECT_THAT(message_of("", Split::train), HasSubstr("no data set ''"));
 }
 
@@ -179,7 +179,7 @@ TEST(DataSet, Mnist) {
   EXPECT_NE(training->digest, test->digest);
   // The first training labels, as every tutorial prints them.
   EXPECT_EQ((std::vector<uint8_t>{5, 0, 4, 1, 9, 2, 1, 3, 1, 4}),
-            std::vector<uint8_t>(training->labels.begin(), training->labels.begin() + 10));
+            bytes_of({.values = training->targets[0].values.part(0, 10)}));
 }
 
 TEST(ValidationCut, IsAtKerasRow) {

@@ -1,4 +1,4 @@
-// IDX files for the tests of data sets.
+// Files for the tests of data sets.
 #pragma once
 
 #include <zlib.h>
@@ -7,7 +7,11 @@
 #include <initializer_list>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "host/core/files.h"
+#include "host/data/field.h"
+#include "tests/support/source_folder.h"
 #include "tests/support/test_folder.h"
 
 namespace lockstep {
@@ -53,6 +57,32 @@ inline std::string idx_labels(uint32_t rows, uint32_t classes) {
 
 inline std::string idx_images(uint32_t rows, uint32_t height, uint32_t width) {
   return idx_header({rows, height, width}) + some_bytes(size_t{rows} * height * width);
+}
+
+inline std::vector<uint8_t> bytes_of(const Field& field) {
+  return {field.values.data(), field.values.data() + field.values.size()};
+}
+
+// A file of tests/data/arrays, as make_arrays.py wrote it.
+inline std::string array_path(const std::string& name) {
+  return source_folder() + "/tests/data/arrays/" + name;
+}
+
+inline std::string array_file(const std::string& name) {
+  const auto bytes = read_file(array_path(name));
+  EXPECT_TRUE(bytes.ok()) << bytes.error().message;
+  return bytes.ok() ? *bytes : "";
+}
+
+inline SharedBytes shared(const std::string& bytes) {
+  return SharedBytes(std::vector<uint8_t>(bytes.begin(), bytes.end()));
+}
+
+// An NPY file of version 1 with this dictionary.
+inline std::string npy_file(const std::string& dictionary, const std::string& values) {
+  std::string bytes = "\x93NUMPY";
+  bytes += {1, 0, static_cast<char>(dictionary.size()), static_cast<char>(dictionary.size() >> 8)};
+  return bytes + dictionary + values;
 }
 
 }  // namespace lockstep

@@ -1,0 +1,39 @@
+// Bytes that do not change, in memory or in a mapped file.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "host/core/result.h"
+
+namespace lockstep {
+
+// Every copy keeps them alive.
+class SharedBytes {
+ public:
+  SharedBytes() = default;
+  explicit SharedBytes(std::vector<uint8_t> bytes);
+  SharedBytes(std::shared_ptr<const void> owner, const uint8_t* data, size_t size)
+      : owner_(std::move(owner)), data_(data), size_(size) {}
+
+  const uint8_t* data() const { return data_; }
+  size_t size() const { return size_; }
+  // Bytes [begin, begin + size), which must be there.
+  SharedBytes part(size_t begin, size_t size) const;
+
+ private:
+  std::shared_ptr<const void> owner_;
+  const uint8_t* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// A whole file, mapped: memory is taken as pages are read, and given back where it is short. The
+// file must stay as it is: a process that reads where it was cut short is ended by SIGBUS. Errors
+// name the file and the remedy.
+Result<SharedBytes> map_file(const std::string& path);
+
+}  // namespace lockstep

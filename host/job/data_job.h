@@ -1,0 +1,32 @@
+// What a job says about its data: how it is read, weighed and cut into batches.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include "host/core/result.h"
+#include "host/data/batch_loader.h"
+#include "host/data/data_options.h"
+#include "host/job/job.h"
+
+namespace lockstep {
+
+// target, missing, validation_steps and class_weight, from options or from a job's JSON, where any
+// may be left out. Errors name the option and the remedy.
+Status read_data_options(const nlohmann::json& json, Job* job);
+// Those of them that are not as they are by default: they are part of the recipe, since the digest
+// of the data is that of its files alone.
+nlohmann::json data_options_json(const Job& job);
+
+DataOptions data_options(const Job& job);
+
+// Whether the loss reads classes, and so needs no targets beside them.
+bool reads_classes(const Job& job);
+
+// How the job's batches of these rows are made: shuffled, and weighed by class, to train.
+LoaderOptions training_loader(const Job& job, RowRange rows);
+LoaderOptions measuring_loader(const Job& job, RowRange rows);
+
+// Of `rows` validation rows the first that the job measures.
+RowRange validated_rows(const Job& job, RowRange rows);
+
+}  // namespace lockstep
