@@ -110,6 +110,7 @@ class CudaDevice : public Device {
   Result<std::unique_ptr<PreparedOp>> prepare(const OpDesc& op,
                                               const PartitionGroup& group) override {
     LOCKSTEP_CHECK(group.rows.size() == 1);
+    LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
     return prepare_op({gpu_.get(), op, group.total_rows()});
   }
   Status play(std::unique_ptr<Recording>* recording, const RunContext& context, int parts,
@@ -119,6 +120,7 @@ class CudaDevice : public Device {
     for (int64_t i = 0; i < count; ++i) out[i] = a[i] + b[i];
   }
   Status sum(std::span<const SumTerm> terms, int64_t count, float* out) override {
+    LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
     return launch_sum(terms, count, out, gpu_->stream());
   }
   Status update(const UpdateDesc& desc, const float* gradient, float* weights,
@@ -194,9 +196,9 @@ Status CudaDevice::record(CudaRecording* recording, int parts,
   const Status ran = run_parts(parts, run_part);
   cudaGraph_t graph = nullptr;
   const Status ended = LOCKSTEP_CUDA_STATUS(cudaStreamEndCapture(gpu_->stream(), &graph));
+  const GraphTemplateHandle captured(graph);
   LOCKSTEP_RETURN_IF_ERROR(ran);
   LOCKSTEP_RETURN_IF_ERROR(ended);
-  const GraphTemplateHandle captured(graph);
   cudaGraphExec_t exec = nullptr;
   LOCKSTEP_CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
   recording->graph = GraphHandle(exec);
@@ -205,6 +207,7 @@ Status CudaDevice::record(CudaRecording* recording, int parts,
 
 Status CudaDevice::play(std::unique_ptr<Recording>* recording, const RunContext& context, int parts,
                         const std::function<void(int)>& run_part) {
+  LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
   LOCKSTEP_RETURN_IF_ERROR(gpu_->take_failure());
   std::unique_ptr<Recording> own;
   std::unique_ptr<Recording>& kept = recording == nullptr ? own : *recording;
@@ -227,6 +230,7 @@ Status CudaDevice::play(std::unique_ptr<Recording>* recording, const RunContext&
 
 Status CudaDevice::update(const UpdateDesc& desc, const float* gradient, float* weights,
                           std::span<float* const> slots, int64_t count, DigestLanes* lanes) {
+  LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
   LOCKSTEP_RETURN_IF_ERROR(launch_update(desc, gradient, weights, slots, count, gpu_->stream()));
   if (lanes == nullptr) return {};
   return digest(weights, std::vector<const float*>(slots.begin(), slots.end()), count, lanes);
@@ -234,6 +238,7 @@ Status CudaDevice::update(const UpdateDesc& desc, const float* gradient, float* 
 
 Status CudaDevice::digest(const float* weights, std::span<const float* const> slots, int64_t count,
                           DigestLanes* lanes) {
+  LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
   const auto words = static_cast<int64_t>(digest_blocks(count) * DigestLanes::kCount);
   static_assert(sizeof(DigestLanes) == DigestLanes::kCount * sizeof(float));
   if (lanes_ == nullptr || lanes_->bytes() < words * 4) {

@@ -1,0 +1,126 @@
+// A node's replica on 1, 2 and 4 emulated GPUs: the same digests.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "host/cpu/cpu_device.h"
+#include "host/data/batch_loader.h"
+#include "host/job/options.h"
+#include "host/runtime/replica.h"
+#include "tests/emulated_cuda/runtime.h"
+#include "tests/emulated_cuda/toy.h"
+
+namespace lockstep {
+namespace {
+
+using emulated::Machine;
+
+constexpr int64_t kSteps = 4;
+
+struct Trace {
+  std::vector<uint64_t> digests;  // after each step, of the memory at the end
+  std::vector<double> losses;     // of each step, then of each partition of an evaluation
+  std::string state;
+  bool operator==(const Trace&) const = default;
+};
+
+class EmulatedReplica : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    if (GetParam() != "mlp") LOCKSTEP_CUDNN_OR_SKIP();
+    nlohmann::json options;
+    for (const OptionSpec& option : job_options()) options[option.key] = option.default_value;
+    options["model"] = GetParam();
+    options["data"] = "digits:64";
+    options["batch_size"] = 16;
+    options["partitions"] = 8;
+    job_ = job_from_options(options).value();
+    data_ = load_dataset(job_.data, Split::train).value();
+    job_.input_shape = data_.row_shape;
+    job_.classes = data_.classes;
+    job_.train_rows = data_.rows();
+  }
+
+  std::vector<HostBatch> batches_of(int64_t step, const std::vector<PartitionRange>& ranges) {
+    BatchLoader loader(data_, {{0, data_.rows()}, job_.batch_size, job_.partitions, 0, true});
+    const int64_t steps = job_.steps_per_epoch();
+    return loader.take({step / steps, step % steps, ranges});
+  }
+
+  // `alone`: no other node needs the gradients.
+  void step(Replica& replica, bool alone, Trace* trace) {
+    const auto ranges = replica.device_ranges({0, job_.partitions});
+    const int64_t step = replica.state().step;
+    const auto batches = batches_of(step, ranges);
+    const auto roots = replica.take_roots(step, ranges, alone);
+    ASSERT_TRUE(roots.ok()) << roots.error().message;
+    const Status computed = replica.compute(step, ranges, batches, [](int64_t, int64_t) {});
+    ASSERT_TRUE(computed.ok()) << computed.error().message;
+    const auto metrics = replica.update(nullptr, *roots);
+    ASSERT_TRUE(metrics.ok()) << metrics.error().message;
+    trace->digests.push_back(replica.state().digest);
+    trace->losses.push_back(metrics->at(0));
+  }
+
+  void evaluate(Replica& replica, Trace* trace) {
+    const auto ranges = replica.device_ranges({0, job_.partitions});
+    std::vector<ValidationPart> parts;
+    const Status measured = replica.measure(0, 16, ranges, batches_of(0, ranges), &parts);
+    ASSERT_TRUE(measured.ok()) << measured.error().message;
+    EXPECT_EQ(parts.size(), static_cast<size_t>(job_.partitions));
+    for (const ValidationPart& part : parts) trace->losses.push_back(part.sums.at(0));
+  }
+
+  Trace run(int devices, bool alone, const DeviceFactory& factory) {
+    const auto model = build_model(job_.model, job_.input_shape, job_.classes).value();
+    const auto replica = Replica::create(job_, *model, devices, factory).value();
+    Trace trace;
+    for (int64_t t = 0; t < kSteps && !HasFatalFailure(); ++t) step(*replica, alone, &trace);
+    if (HasFatalFailure()) return trace;
+    evaluate(*replica, &trace);
+    trace.digests.push_back(replica->state_digest().value());
+    trace.state = replica->encode_state().value();
+    return trace;
+  }
+
+  Trace run_on_gpus(int devices, bool alone, uint64_t seed) {
+    Machine machine({.devices = devices, .seed = seed});
+    const Trace trace =
+        run(devices, alone, [](int index) { return make_cuda_device(index, "cuda-fp32"); });
+    EXPECT_EQ(machine.leaks(), "");
+    return trace;
+  }
+
+  Job job_;
+  Dataset data_;
+};
+
+TEST_P(EmulatedReplica, IsTheSameOnAnyNumberOfGpus) {
+  const Trace one = run_on_gpus(1, true, 1);
+  ASSERT_FALSE(HasFatalFailure());
+  ASSERT_EQ(one.digests.size(), static_cast<size_t>(kSteps + 1));
+  EXPECT_NE(one.digests[0], one.digests[1]);
+  EXPECT_EQ(one.digests[kSteps - 1], one.digests[kSteps]);
+  for (const int devices : {1, 2, 4}) {
+    for (const bool alone : {true, false}) {
+      const auto seed = static_cast<uint64_t>(devices + (alone ? 0 : 1));
+      EXPECT_TRUE(run_on_gpus(devices, alone, seed) == one) << devices << " GPUs";
+      ASSERT_FALSE(HasFatalFailure()) << devices << " GPUs, " << (alone ? "alone" : "not alone");
+    }
+  }
+}
+
+TEST_P(EmulatedReplica, LosesWhatTheCpuLoses) {
+  const Trace gpu = run_on_gpus(2, true, 1);
+  const Trace cpu = run(1, true, [](int) { return make_cpu_device("cpu-avx2"); });
+  ASSERT_EQ(gpu.losses.size(), cpu.losses.size());
+  for (size_t i = 0; i < gpu.losses.size(); ++i) EXPECT_NEAR(gpu.losses[i], cpu.losses[i], 1e-2);
+}
+
+INSTANTIATE_TEST_SUITE_P(models, EmulatedReplica, testing::Values("mlp", "lenet"),
+                         [](const auto& name) { return name.param; });
+
+}  // namespace
+}  // namespace lockstep

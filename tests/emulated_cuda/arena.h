@@ -1,0 +1,65 @@
+// The memory of one emulated GPU.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <string>
+
+namespace lockstep::emulated {
+
+struct Allocation {
+  std::byte* data = nullptr;
+  size_t bytes = 0;
+  std::byte* block = nullptr;  // with its guards, whole pages
+  size_t block_bytes = 0;
+  bool alive = true;
+  int64_t number = 0;  // for people: the n-th of the device
+};
+
+// Nobody can touch it but between open() and close().
+class Arena {
+ public:
+  explicit Arena(int64_t limit_bytes);
+  Arena(const Arena&) = delete;
+  Arena& operator=(const Arena&) = delete;
+  ~Arena();
+
+  // Aligned to 256 bytes, every byte 0xFF. nullptr where it is full.
+  std::byte* allocate(size_t bytes);
+  // False where nothing of that address is allocated.
+  bool free(void* data);
+
+  bool contains(const void* address) const;
+  // The allocation that holds the address or whose guards do, also a freed one; nullptr: none.
+  const Allocation* find(const void* address) const;
+  // Whether [address, address + bytes) lies in one living allocation.
+  bool holds(const void* address, size_t bytes) const;
+  // "byte 20 behind device allocation 3 of 512 bytes", "freed device allocation 3 of ..."
+  std::string describe(const void* address) const;
+
+  void open();
+  void close();
+  bool is_open() const { return open_; }
+  // The first guard that has been written to; nullptr: none. Only where it is open.
+  const Allocation* broken_guard() const;
+
+  int64_t free_bytes() const { return limit_ - used_; }
+  int64_t living() const { return static_cast<int64_t>(allocations_.size()); }
+  void fill_with_zeros() { zeros_ = true; }
+
+ private:
+  void protect(const Allocation& allocation, int protection) const;
+  void map(const Allocation& allocation) const;
+
+  std::byte* base_ = nullptr;
+  size_t cursor_ = 0;
+  int fill_ = -1;  // a file of 0xFF, mapped copy-on-write: large allocations cost nothing
+  int64_t limit_ = 0, used_ = 0;
+  bool open_ = false;
+  bool zeros_ = false;
+  std::map<const std::byte*, Allocation> allocations_;  // by the block's begin
+  std::map<const std::byte*, Allocation> freed_;
+};
+
+}  // namespace lockstep::emulated

@@ -1,0 +1,17 @@
+// The loaders that the device calls: these take the names of cuda/vendor.cc's, which is compiled
+// with others (CMakeLists.txt).
+#include "tests/emulated_cuda/vendor.h"
+
+namespace lockstep {
+
+Result<std::shared_ptr<const CudnnApi>> load_cudnn(const char*) { return emulated::cudnn_api(); }
+
+Result<std::shared_ptr<const CublasLtApi>> load_cublaslt(const char*) {
+  return emulated::cublaslt_api();
+}
+
+Result<std::shared_ptr<const NcclApi>> load_nccl(const char*) {
+  return Error{"NCCL is not emulated"};
+}
+
+}  // namespace lockstep
