@@ -17,9 +17,7 @@ namespace {
 
 // Two layers: "first" of 2 weights and a bias, "second" of 3.
 std::vector<Parameter> small_parameters() {
-  return {{"first", "kernel", {2}, 0, InitializerKind::zeros},
-          {"first", "bias", {1}, 2, InitializerKind::zeros},
-          {"second", "kernel", {3}, 3, InitializerKind::zeros}};
+  return {{"first", "kernel", {2}, 0}, {"first", "bias", {1}, 2}, {"second", "kernel", {3}, 3}};
 }
 
 std::string bytes_of(const std::vector<float>& values) {
