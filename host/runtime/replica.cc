@@ -10,6 +10,7 @@
 #include "host/job/data_job.h"
 
 namespace lockstep {
+
 Result<std::unique_ptr<Replica>> Replica::create(const Job& job, const Model& model, int devices,
                                                  const DeviceFactory& factory) {
   LOCKSTEP_ASSIGN(auto training, model.training_graph(job.loss));
