@@ -35,18 +35,21 @@ std::string describe_matmul(const DenseOp& op, int64_t rows) {
 struct Algorithm {
   int32_t id = -1, split_k = -1;
   uint32_t tile = 0, stages = 0, reduction = 0;
-  uint64_t numerics = 0;  // CUBLASLT_NUMERICAL_IMPL_FLAGS_*; 0: it doesn't say
+  uint64_t numerics = 0;  // CUBLASLT_NUMERICAL_IMPL_FLAGS_*
+  bool known = false;     // whether it says what decides bits: reduction and numerics
 };
 
 template <class T>
-void read_config(const CublasLtApi& api, const cublasLtMatmulAlgo_t& algorithm,
+bool read_config(const CublasLtApi& api, const cublasLtMatmulAlgo_t& algorithm,
                  cublasLtMatmulAlgoConfigAttributes_t attribute, T& value) {
   size_t written = 0;
   T found{};
   if (api.matmul_algo_config_get_attribute(&algorithm, attribute, &found, sizeof found, &written) ==
       CUBLAS_STATUS_SUCCESS) {
     value = found;
+    return true;
   }
+  return false;
 }
 
 Algorithm read_algorithm(const CublasLtApi& api, const cublasLtMatmulAlgo_t& source) {
@@ -55,13 +58,14 @@ Algorithm read_algorithm(const CublasLtApi& api, const cublasLtMatmulAlgo_t& sou
   read_config(api, source, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, algorithm.split_k);
   read_config(api, source, CUBLASLT_ALGO_CONFIG_TILE_ID, algorithm.tile);
   read_config(api, source, CUBLASLT_ALGO_CONFIG_STAGES_ID, algorithm.stages);
-  read_config(api, source, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, algorithm.reduction);
-  uint64_t numerics = 0;
+  const bool reduction_known =
+      read_config(api, source, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, algorithm.reduction);
   size_t written = 0;
-  if (api.matmul_algo_cap_get_attribute(&source, CUBLASLT_ALGO_CAP_NUMERICAL_IMPL_FLAGS, &numerics,
-                                        sizeof numerics, &written) == CUBLAS_STATUS_SUCCESS) {
-    algorithm.numerics = numerics;
-  }
+  const bool numerics_known =
+      api.matmul_algo_cap_get_attribute(&source, CUBLASLT_ALGO_CAP_NUMERICAL_IMPL_FLAGS,
+                                        &algorithm.numerics, sizeof algorithm.numerics,
+                                        &written) == CUBLAS_STATUS_SUCCESS;
+  algorithm.known = reduction_known && numerics_known;
   return algorithm;
 }
 
@@ -77,6 +81,7 @@ const char* refusal(const cublasLtMatmulHeuristicResult_t& result, const Algorit
   if (result.workspaceSize > static_cast<size_t>(options.workspace_limit_bytes)) {
     return "workspace over the limit";
   }
+  if (!algorithm.known) return "does not say how it adds";
   if ((algorithm.reduction & ~kReductions) != 0) return "reduction scheme";
   const bool tensor_cores =
       (algorithm.numerics & CUBLASLT_NUMERICAL_IMPL_FLAGS_TENSOR_OP_MASK) != 0;

@@ -171,7 +171,7 @@ Result<nlohmann::json> resolve_initializer(const nlohmann::json& initializer) {
   nlohmann::json given = nlohmann::json::object();
   if (initializer.is_object() && initializer.contains("config")) given = initializer.at("config");
   for (const auto& [key, value] : given.items()) {
-    if (key == "seed") continue;
+    if (key == "seed" || (value.is_null() && !config.contains(key))) continue;
     const bool known = config.contains(key) && value.is_number() == config[key].is_number() &&
                        value.is_string() == config[key].is_string();
     if (!known) {

@@ -35,7 +35,7 @@ void expect_close(const nlohmann::json& expected, const float* actual, const std
   double largest = 0;
   for (const double value : expected) largest = std::max(largest, std::abs(value));
   for (size_t i = 0; i < expected.size(); ++i) {
-    ASSERT_NEAR(actual[i], expected[i].get<double>(), kTolerance * std::max(largest, 1e-2))
+    ASSERT_NEAR(actual[i], expected[i].get<double>(), kTolerance * std::max(largest, 0.1))
         << what << ", element " << i;
   }
 }

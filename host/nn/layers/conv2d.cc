@@ -9,6 +9,13 @@ Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
   const SymbolicTensor& input = inputs[0];
   LOCKSTEP_RETURN_IF_ERROR(layer.check_axes(input.shape, 3, "images of one colour have 1 channel"));
   LOCKSTEP_RETURN_IF_ERROR(layer.check_positive("filters"));
+  if (layer.at("data_format") != "channels_last" && !layer.is_null("data_format")) {
+    return layer.error("data_format 'channels_first' is not supported yet: use channels_last");
+  }
+  if (layer.integer("groups") != 1) return layer.error("groups are not supported yet");
+  if (layer.sizes("dilation_rate") != std::vector<int64_t>{1, 1}) {
+    return layer.error("dilation_rate is not supported yet");
+  }
   const std::vector<int64_t> kernel = layer.sizes("kernel_size");
   const std::vector<int64_t> strides = layer.sizes("strides");
   LOCKSTEP_RETURN_IF_ERROR(check_windows(layer, "kernel_size", kernel, strides, input.shape));
@@ -51,7 +58,15 @@ LayerType conv2d() {
            {"activation", KeyKind::activation, nullptr},
            {"use_bias", KeyKind::flag, true},
            {"kernel_initializer", KeyKind::initializer, "GlorotUniform"},
-           {"bias_initializer", KeyKind::initializer, "Zeros"}},
+           {"bias_initializer", KeyKind::initializer, "Zeros"},
+           {"kernel_regularizer", KeyKind::regularizer, nullptr},
+           {"bias_regularizer", KeyKind::regularizer, nullptr},
+           {"activity_regularizer", KeyKind::regularizer, nullptr},
+           {"kernel_constraint", KeyKind::constraint, nullptr},
+           {"bias_constraint", KeyKind::constraint, nullptr},
+           {"data_format", KeyKind::any, "channels_last"},
+           {"dilation_rate", KeyKind::sizes, 1, 2},
+           {"groups", KeyKind::integer, 1}},
           build};
 }
 

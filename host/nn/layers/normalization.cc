@@ -151,7 +151,10 @@ Result<SymbolicTensor> build_layer_norm(LayerContext& layer, const Tensors& inpu
 Result<SymbolicTensor> build_rms_norm(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   const SymbolicTensor& x = inputs[0];
-  LOCKSTEP_ASSIGN(const size_t axis, layer.row_axis(layer.integer("axis"), x.shape));
+  const nlohmann::json& asked = layer.at("axis");
+  if (asked.is_array() && asked.size() != 1) return layer.error("axis must be one axis");
+  const nlohmann::json& number = asked.is_array() ? asked[0] : asked;
+  LOCKSTEP_ASSIGN(const size_t axis, layer.row_axis(number.get<int64_t>(), x.shape));
   if (axis + 1 != x.shape.size()) return layer.error("axis must be the last one");
   const int64_t channels = x.shape.back();
   ParameterSpec spec;
@@ -222,7 +225,7 @@ LayerType layer_normalization() {
 LayerType rms_normalization() {
   return {"RMSNormalization",
           "root of the mean square 1 over the last axis, then scaled",
-          {{"axis", KeyKind::integer, -1}, {"epsilon", KeyKind::number, 1e-6}},
+          {{"axis", KeyKind::axis, -1}, {"epsilon", KeyKind::number, 1e-6}},
           build_rms_norm};
 }
 
