@@ -84,9 +84,9 @@ int64_t Job::rows_of_step(int64_t step) const {
   return std::min(batch_size, train_rows - batch * batch_size);
 }
 
-int default_partitions(int64_t batch_size) {
+int default_partitions(int64_t batch_size, int64_t least_rows) {
   int partitions = 1;
-  while (partitions < 16 && partitions * 2 * 4 <= batch_size) partitions *= 2;
+  while (partitions < 16 && partitions * 2 * least_rows <= batch_size) partitions *= 2;
   return partitions;
 }
 

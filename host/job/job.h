@@ -58,8 +58,8 @@ struct Job {
 // Errors name the option and the remedy.
 Result<Job> job_from_options(const nlohmann::json& options);
 
-// The default P: a function of the batch size alone. 4 rows or more a partition, at most 16.
-int default_partitions(int64_t batch_size);
+// The default P: 4 rows or more a partition (16 where a model normalizes batches), at most 16.
+int default_partitions(int64_t batch_size, int64_t least_rows = 4);
 
 nlohmann::json to_json(const Job& job);
 // Reads what to_json wrote.

@@ -91,8 +91,7 @@ std::vector<OptionSpec> job_options() {
        "shares of a batch, a power of two; fixes the bits (0: from model and batch size)"},
       {"strategy", text, "synchronous", "NAME", "how replicas agree: synchronous"},
       {"numerics", text, "auto", "NAME",
-       "what decides bits: cpu-avx2, cpu-avx512, cuda-fp32 or cuda-tf32; auto: cuda-fp32 where\n"
-       "nodes run on a GPU of this machine, else cpu-avx2"},
+       "what decides bits: cpu-avx2, cpu-avx512, cuda-fp32, cuda-tf32; auto: by the device"},
   };
 }
 

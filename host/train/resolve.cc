@@ -78,6 +78,15 @@ Status check_weights(const Job& job, const JobData& data, const Graph& graph) {
   return weighed ? check_reads_weights(job, graph) : Status{};
 }
 
+// Rows from which a partition's mean and variance are worth something.
+constexpr int64_t kLeastRowsOfStatistics = 16;
+
+bool normalizes_batches(const Graph& graph) {
+  return std::any_of(graph.ops.begin(), graph.ops.end(), [](const OpDesc& op) {
+    return std::holds_alternative<BatchNormOp>(op.attributes);
+  });
+}
+
 }  // namespace
 
 Status check_measured_data(const Job& job, const Dataset& data, const Graph& graph) {
@@ -113,6 +122,9 @@ Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilde
   LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
   job.model_config = model->config();
   LOCKSTEP_ASSIGN(resolved.graph, model->training_graph(job.loss));
+  if (options.at("partitions") == 0 && normalizes_batches(resolved.graph)) {
+    job.partitions = default_partitions(job.batch_size, kLeastRowsOfStatistics);
+  }
   LOCKSTEP_RETURN_IF_ERROR(check_weights(job, data, resolved.graph));
   const std::vector<float> weights = initial_weights(resolved.graph, job.seed);
   job.initial_weights_sha256 = sha256_hex(
