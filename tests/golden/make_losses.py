@@ -139,6 +139,8 @@ def rounded(array):
 def config_of(loss):
     config = json.loads(json.dumps(loss.get_config()).replace("float64", "float32"))
     config.pop("fn", None)
+    if isinstance(loss, losses.Huber):  # leaves its argument out
+        config["delta"] = loss._fn_kwargs["delta"]
     return config
 
 

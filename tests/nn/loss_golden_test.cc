@@ -176,7 +176,11 @@ TEST_P(LossesGolden, computes_what_keras_computes) {
     if (!weighted) compare_gradients(*graph, rows);
     const auto measured = build(objective(weighted), LossMode::measure);
     ASSERT_TRUE(measured.ok()) << measured.error().message;
-    EXPECT_EQ(run(*measured, rows), (std::vector<float>{root.back()}));
+    const std::vector<float> alone = run(*measured, rows);
+    ASSERT_EQ(alone.size(), 1u);
+    // Joined expressions have no roundings in between where a device computes in double.
+    const bool exact = std::get<1>(GetParam()).find("naive") == std::string::npos;
+    EXPECT_NEAR(alone[0], root.back(), exact ? 0 : 1e-5 * std::abs(root.back()));
   }
 }
 
