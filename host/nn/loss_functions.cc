@@ -73,8 +73,8 @@ SymbolicTensor mean_absolute_percentage_error(LayerContext& loss, const LossInpu
 
 SymbolicTensor mean_squared_logarithmic_error(LayerContext& loss, const LossInputs& in) {
   return mean_of(loss, in, [](Builder& e, Term t, Term p) {
-    const auto log = [&](Term x) { return e.log(e.maximum(x, e.constant(kEpsilon)) + 1.0); };
-    return square(log(p) - log(t));
+    const auto logarithm = [&](Term x) { return e.log(e.maximum(x, e.constant(kEpsilon)) + 1.0); };
+    return square(logarithm(p) - logarithm(t));
   });
 }
 

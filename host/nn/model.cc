@@ -291,8 +291,8 @@ Result<Graph> Model::evaluate_graph(const Objective& objective) const {
 Result<Graph> Model::training_graph(const Objective& objective) const {
   GraphBuilder builder(GraphMode::training);
   LOCKSTEP_ASSIGN(const Tensors outputs, build_forward(builder));
-  LOCKSTEP_ASSIGN(Graph graph,
-                  finish_with_loss(objective, LossMode::differentiate, last_layer(), builder, outputs));
+  LOCKSTEP_ASSIGN(Graph graph, finish_with_loss(objective, LossMode::differentiate, last_layer(),
+                                                builder, outputs));
   if (graph.gradient_count == 0) {
     return usage_error(fmt::format("model '{}' has no weights to train", name_));
   }

@@ -28,7 +28,7 @@ DIGITS = 8
 
 
 def made(kind, tensor, shape):
-    """The kinds that tests/nn/loss_golden_test.cc makes as well; the last axis of `classes` is 1."""
+    """The kinds that tests/nn/loss_golden_test.cc makes as well."""
     x = uniform(tensor, math.prod(shape)).reshape(shape)
     if kind == "centred":
         return 4 * x - 2
