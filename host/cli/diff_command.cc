@@ -2,6 +2,7 @@
 
 #include "host/cli/commands.h"
 #include "host/core/files.h"
+#include "host/job/data_job.h"
 #include "host/train/run_difference.h"
 #include "models/models.h"
 
@@ -72,7 +73,7 @@ int run_diff(const Arguments& arguments, Context&) {
   PosixFileSystem files;
   const auto parameters_of = [](const Job& job) -> Result<std::vector<Parameter>> {
     LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
-    LOCKSTEP_ASSIGN(const Graph graph, model->training_graph(job.loss));
+    LOCKSTEP_ASSIGN(const Graph graph, model->training_graph(objective_of(job)));
     return graph.parameters;
   };
   const auto difference = compare_runs(files, arguments[0], arguments[1], parameters_of);

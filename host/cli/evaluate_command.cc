@@ -31,9 +31,10 @@ Result<std::string> evaluate_folder(const nlohmann::json& values) {
   const std::string data = values.at("data").get<std::string>();
   LOCKSTEP_ASSIGN(const Dataset dataset,
                   load_dataset(data.empty() ? job.data : data, Split::test, data_options(job)));
+  job.weighted = job.weighted || dataset.weights.has_value();
   LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
-  LOCKSTEP_ASSIGN(const Graph graph, model->training_graph(job.loss));
-  LOCKSTEP_RETURN_IF_ERROR(check_measured_data(job, dataset, graph));
+  LOCKSTEP_ASSIGN(const Graph graph, model->training_graph(objective_of(job)));
+  LOCKSTEP_RETURN_IF_ERROR(check_measured_data(job, dataset));
   LOCKSTEP_ASSIGN(const auto weights,
                   read_safetensors(folder + "/weights.safetensors", graph.parameters));
   LOCKSTEP_ASSIGN(int devices, parse_devices(values.at("devices")));

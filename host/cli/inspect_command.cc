@@ -6,6 +6,7 @@
 #include "host/cluster/records.h"
 #include "host/core/digest.h"
 #include "host/core/files.h"
+#include "host/job/data_job.h"
 #include "host/job/metric_table.h"
 #include "host/keras/safetensors.h"
 #include "host/nn/layer.h"
@@ -21,7 +22,7 @@ Status inspect_run(const std::string& folder) {
              job.data, job.epochs, job.train_rows, job.batch_size, job.partitions, job.numerics,
              recipe_sha256(job));
   LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
-  LOCKSTEP_ASSIGN(const Graph graph, model->training_graph(job.loss));
+  LOCKSTEP_ASSIGN(const Graph graph, model->training_graph(objective_of(job)));
   for (const Parameter& parameter : graph.parameters) {
     fmt::print("  {:<24} {:<20} {:>9}\n", parameter.layer + "/" + parameter.name,
                to_string(parameter.shape), parameter.count());

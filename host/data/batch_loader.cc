@@ -64,7 +64,7 @@ void append_row(const Dataset& dataset, const LoaderOptions& options, int64_t sa
   if (options.targets) {
     copy_row(dataset.targets, row, batch->targets.data() + batch->rows * batch->target_features);
   }
-  if (dataset.weights || !options.class_weights.empty()) {
+  if (options.weights || dataset.weights || !options.class_weights.empty()) {
     batch->weights.push_back(weight_of_row(dataset, options, row));
   }
   batch->positions.push_back(static_cast<uint32_t>(position));

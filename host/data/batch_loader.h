@@ -30,6 +30,7 @@ struct LoaderOptions {
   uint64_t seed = 0;
   bool shuffle = true;
   bool targets = false;  // fills HostBatch::targets; classes are in its labels without it
+  bool weights = false;  // fills HostBatch::weights also where nothing says them: with 1
   // By class; a class that is not here has the weight 1. Multiplied with the data set's weights.
   // The class of a row with several targets is that of the greatest, as Keras has it.
   std::map<int64_t, float> class_weights;

@@ -39,7 +39,8 @@ Result<std::map<int64_t, double>> class_weights_from(const nlohmann::json& json)
 
 LoaderOptions loader_options(const Job& job, RowRange rows, bool shuffle) {
   LoaderOptions options{rows, job.batch_size, job.partitions, job.seed, shuffle};
-  options.targets = !reads_classes(job);
+  options.targets = reads_targets(job);
+  options.weights = job.weighted;
   return options;
 }
 
@@ -87,7 +88,24 @@ DataOptions data_options(const Job& job) {
   return options;
 }
 
-bool reads_classes(const Job& job) { return job.loss == "sparse_categorical_crossentropy"; }
+Objective objective_of(const Job& job) {
+  Objective objective;
+  objective.loss = job.loss;
+  objective.metrics = job.metrics;
+  objective.target_shape = job.target_shape;
+  objective.weighted = job.weighted;
+  return objective;
+}
+
+bool reads_classes(const Job& job) {
+  return element_count(job.target_shape) == 1 && is_sparse_loss(job.loss);
+}
+
+bool reads_targets(const Job& job) {
+  const Objective objective = objective_of(job);
+  const auto places = place_metrics(objective);
+  return !objective.is_fused() || !places.ok() || places->read_targets();
+}
 
 LoaderOptions training_loader(const Job& job, RowRange rows) {
   LoaderOptions options = loader_options(job, rows, job.shuffle);

@@ -7,6 +7,7 @@
 #include "host/data/batch_loader.h"
 #include "host/data/data_options.h"
 #include "host/job/job.h"
+#include "host/nn/losses.h"
 
 namespace lockstep {
 
@@ -19,8 +20,13 @@ nlohmann::json data_options_json(const Job& job);
 
 DataOptions data_options(const Job& job);
 
-// Whether the loss reads classes, and so needs no targets beside them.
+// What the job's graphs minimize and measure.
+Objective objective_of(const Job& job);
+
+// Whether the loss reads classes, one a row.
 bool reads_classes(const Job& job);
+// Whether the job's graphs read targets; if not, labels are enough.
+bool reads_targets(const Job& job);
 
 // How the job's batches of these rows are made: shuffled, and weighed by class, to train.
 LoaderOptions training_loader(const Job& job, RowRange rows);

@@ -8,7 +8,7 @@
 #include "host/core/partitions.h"
 #include "host/core/suggest.h"
 #include "host/job/data_job.h"
-#include "host/job/metric_table.h"
+#include "host/nn/losses.h"
 #include "host/optim/optimizer.h"
 
 namespace lockstep {
@@ -60,12 +60,11 @@ Status check_values(const Job& job) {
   LOCKSTEP_RETURN_IF_ERROR(check_range("--epochs", job.epochs, 1, kMaxEpochs));
   LOCKSTEP_RETURN_IF_ERROR(check_range("--batch-size", job.batch_size, 1, kMaxBatchSize));
   LOCKSTEP_RETURN_IF_ERROR(check_partitions(job));
-  LOCKSTEP_RETURN_IF_ERROR(check_known("loss", job.loss, {"sparse_categorical_crossentropy"}));
   LOCKSTEP_RETURN_IF_ERROR(check_known("strategy", job.strategy, {"synchronous"}));
   LOCKSTEP_RETURN_IF_ERROR(
       check_known("numerics", job.numerics, {"cpu-avx2", "cpu-avx512", "cuda-fp32", "cuda-tf32"}));
   for (const std::string& metric : job.metrics) {
-    LOCKSTEP_RETURN_IF_ERROR(check_known("metric", metric, metric_names()));
+    LOCKSTEP_RETURN_IF_ERROR(metric_type(metric));
   }
   if (!(job.validation_split >= 0 && job.validation_split < 1)) {
     return usage_error(
@@ -103,7 +102,7 @@ Result<Job> job_from_options(const nlohmann::json& options) {
   LOCKSTEP_RETURN_IF_ERROR(read_data_options(options, &job));
   job.epochs = options.at("epochs");
   job.batch_size = options.at("batch_size");
-  job.loss = options.at("loss");
+  LOCKSTEP_ASSIGN(job.loss, resolve_loss(options.at("loss")));
   job.metrics = options.at("metrics").get<std::vector<std::string>>();
   job.validation_split = options.at("validation_split");
   job.validation_data = options.at("validation_data");
@@ -138,10 +137,10 @@ Result<Job> job_from_json(const nlohmann::json& json) try {
   job.epochs = json.at("epochs");
   job.batch_size = json.at("batch_size");
   job.optimizer = json.at("optimizer");
-  job.loss = json.at("loss");
+  LOCKSTEP_ASSIGN(job.loss, resolve_loss(json.at("loss")));
   job.metrics = json.at("metrics").get<std::vector<std::string>>();
   for (const std::string& metric : job.metrics) {
-    LOCKSTEP_RETURN_IF_ERROR(check_known("metric", metric, metric_names()));
+    LOCKSTEP_RETURN_IF_ERROR(metric_type(metric));
   }
   job.validation_split = json.at("validation_split");
   job.validation_data = json.at("validation_data");
@@ -153,6 +152,8 @@ Result<Job> job_from_json(const nlohmann::json& json) try {
   job.model_config = json.at("model_config");
   job.input_shape = json.at("input_shape").get<Shape>();
   job.classes = json.at("classes");
+  job.target_shape = json.value("target_shape", Shape{});
+  job.weighted = json.value("weighted", false);
   job.train_rows = json.at("train_rows");
   job.validation_rows = json.at("validation_rows");
   job.data_digest = json.at("data_digest");
@@ -186,6 +187,8 @@ nlohmann::json recipe(const Job& job) {
                          {"numerics", job.numerics},
                          {"numerics_version", kNumericsVersion}};
   json.update(data_options_json(job));
+  if (reads_targets(job)) json["target_shape"] = job.target_shape;
+  if (job.weighted) json["weighted"] = true;
   return json;
 }
 

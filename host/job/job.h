@@ -25,7 +25,7 @@ struct Job {
   int64_t epochs = 1;
   int64_t batch_size = 32;
   nlohmann::json optimizer;  // every argument
-  std::string loss;
+  nlohmann::json loss;       // as resolve_loss() has it
   std::vector<std::string> metrics;
   double validation_split = 0;
   std::string validation_data;   // a place
@@ -41,6 +41,8 @@ struct Job {
   nlohmann::json model_config;
   Shape input_shape;
   int64_t classes = 0;
+  Shape target_shape;     // of a row; (): one number
+  bool weighted = false;  // rows have weights, by class or by sample
   int64_t train_rows = 0;
   int64_t validation_rows = 0;
   std::string data_digest;

@@ -6,50 +6,29 @@
 #include <limits>
 
 #include "host/core/check.h"
+#include "host/job/data_job.h"
 
 namespace lockstep {
-namespace {
 
-// The accumulators, in order: what the loss op measures, then the rows.
-enum Accumulator : size_t { kLossSum, kCorrect, kMeasured, kRows = kMeasured, kAccumulators };
-
-// How a value that people see comes from the sums of all accumulators.
-using MetricValue = std::function<double(std::span<const double> sums)>;
-
-MetricValue mean(Accumulator sum, Accumulator count) {
-  return [=](std::span<const double> sums) { return sums[sum] / sums[count]; };
-}
-
-struct Metric {
-  std::string name;  // Keras'
-  MetricValue value;
-};
-
-std::vector<Metric> all_metrics() { return {{"accuracy", mean(kCorrect, kRows)}}; }
-
-}  // namespace
-
-std::vector<std::string> metric_names() {
-  std::vector<std::string> names;
-  for (const Metric& metric : all_metrics()) names.push_back(metric.name);
-  return names;
-}
-
-MetricTable::MetricTable(const Job& job) : size_(kAccumulators), measured_(kMeasured) {
-  add("loss", mean(kLossSum, kRows));
-  const std::vector<Metric> known = all_metrics();
-  for (const std::string& name : job.metrics) {
-    const auto metric = std::find_if(known.begin(), known.end(),
-                                     [&](const Metric& one) { return one.name == name; });
-    LOCKSTEP_CHECK(metric != known.end());  // a job has no other
-    add(name, metric->value);
+// The accumulators, in order: what the graph measures (MetricPlaces), then the rows.
+MetricTable::MetricTable(const Job& job) {
+  const auto places = place_metrics(objective_of(job));
+  LOCKSTEP_CHECK(places.ok());  // a job has no other
+  measured_ = places->count;
+  size_ = measured_ + 1;
+  const auto rows = static_cast<size_t>(measured_);
+  add("loss", [=](std::span<const double> sums) { return sums[0] / sums[rows]; });
+  for (const PlacedMetric& metric : places->metrics) {
+    const auto offset = static_cast<size_t>(metric.offset);
+    const auto count = static_cast<size_t>(metric.type.accumulators);
+    add(metric.name, [=, value = metric.type.value](std::span<const double> sums) {
+      return value(sums.subspan(offset, count), sums[rows]);
+    });
   }
   LOCKSTEP_CHECK(size_ <= kMaxMetricSums);
 }
 
-// A metric that is listed twice is one.
 void MetricTable::add(const std::string& name, Value value) {
-  if (std::find(names_.begin(), names_.end(), name) != names_.end()) return;
   names_.push_back(name);
   values_.push_back(std::move(value));
 }

@@ -18,9 +18,6 @@
 
 namespace lockstep {
 
-// Those that a job may list.
-std::vector<std::string> metric_names();
-
 class MetricTable {
  public:
   explicit MetricTable(const Job& job);

@@ -77,7 +77,9 @@ std::vector<OptionSpec> job_options() {
       {"optimizer", object, "adam", "NAME",
        "adam or sgd; in a job file also an object of arguments"},
       {"learning_rate", number, nullptr, "LR", "of the optimizer; its default is Keras'"},
-      {"loss", text, "sparse_categorical_crossentropy", "NAME", "loss"},
+      {"loss", object, "sparse_categorical_crossentropy", "NAME|JSON",
+       "loss: Keras' name, or its class: '{\"class_name\": \"Huber\", \"config\": {\"delta\": "
+       "0.5}}'"},
       {"metrics", list, nlohmann::json::array({"accuracy"}), "NAMES", "metrics, with commas"},
       {"validation_split", number, 0.0, "F", "share of the training rows, the last ones, held out"},
       {"validation_data", text, "", "PATH|NAME",

@@ -68,6 +68,10 @@ std::vector<std::string> layer_class_names();
 Result<nlohmann::json> resolve_config(const LayerType& type, const std::string& name,
                                       const nlohmann::json& config);
 
+// The same for the keys of anything else; `owner` begins the message.
+Result<nlohmann::json> resolve_keys(const std::string& owner, const std::vector<ConfigKey>& keys,
+                                    const nlohmann::json& config);
+
 // Where windows lie along one axis, as Keras places them: "same" gives ceil(in / stride) windows
 // and puts the odd row of padding last. `window` is the dilated window.
 struct WindowPlacement {

@@ -235,14 +235,14 @@ Result<LayerType> layer_type(const std::string& class_name) {
   return usage_error(unknown_name_message("layer", class_name, layer_class_names()));
 }
 
-Result<nlohmann::json> resolve_config(const LayerType& type, const std::string& name,
-                                      const nlohmann::json& config) {
+Result<nlohmann::json> resolve_keys(const std::string& owner, const std::vector<ConfigKey>& keys,
+                                    const nlohmann::json& config) {
   const auto error = [&](const std::string& what) {
-    return usage_error(fmt::format("layer '{}' ({}): {}", name, type.class_name, what));
+    return usage_error(fmt::format("{}: {}", owner, what));
   };
   nlohmann::json resolved = nlohmann::json::object();
   std::vector<std::string> known;
-  for (const ConfigKey& key : type.keys) {
+  for (const ConfigKey& key : keys) {
     known.push_back(key.name);
     const auto given = config.find(key.name);
     if (given == config.end() && key.is_required()) return error(key.name + " is missing");
@@ -255,6 +255,11 @@ Result<nlohmann::json> resolve_config(const LayerType& type, const std::string& 
     return error(unknown_name_message("key", key, known));
   }
   return resolved;
+}
+
+Result<nlohmann::json> resolve_config(const LayerType& type, const std::string& name,
+                                      const nlohmann::json& config) {
+  return resolve_keys(fmt::format("layer '{}' ({})", name, type.class_name), type.keys, config);
 }
 
 }  // namespace lockstep

@@ -1,21 +1,60 @@
-// Losses by Keras' names.
+// What a graph is made to minimize and to measure: a loss and metrics by Keras' names.
 #pragma once
 
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "host/core/result.h"
 #include "host/graph/passes.h"
 #include "host/nn/layer.h"
+#include "host/nn/metrics.h"
 
 namespace lockstep {
 
 std::vector<std::string> loss_names();
 
+// A loss as a recipe holds it: {"class_name", "config"} with every key, but for
+// "sparse_categorical_crossentropy" as it is by default, which stays a name. From a name, an alias
+// or Keras' object. Refuses what is not known, or not here, and says why.
+Result<nlohmann::json> resolve_loss(const nlohmann::json& loss);
+// Keras' name of a loss that resolve_loss knows, for messages.
+std::string loss_name(const nlohmann::json& loss);
+// Whether it reads classes, one a position, and not as many targets as there are outputs.
+bool is_sparse_loss(const nlohmann::json& loss);
+
+struct Objective {
+  nlohmann::json loss;
+  std::vector<std::string> metrics;
+  Shape target_shape;     // of a row; (): one number
+  bool weighted = false;  // each row's loss by its weight
+
+  Objective() = default;
+  Objective(const char* name) : loss(name) {}         // NOLINT: a loss alone is one
+  Objective(const std::string& name) : loss(name) {}  // NOLINT
+  // Whether the loss takes in the softmax that the model must end in, and reads labels.
+  bool is_fused() const;
+};
+
+// The accumulators that a graph measures: the sum of the rows' losses, where the loss is fused the
+// number of its hits, then those of the metrics, each once.
+struct PlacedMetric {
+  std::string name;
+  MetricType type;
+  int64_t offset = 0;    // of its first accumulator
+  bool by_loss = false;  // measured by the loss op
+};
+struct MetricPlaces {
+  std::vector<PlacedMetric> metrics;
+  int64_t count = 0;
+  bool read_targets() const;  // whether a metric does
+};
+Result<MetricPlaces> place_metrics(const Objective& objective);
+
 // Ends a model's forward graph with the loss and its metrics, and gives gradients and metrics their
-// places in a root. Refuses a loss that is not known, and a model whose outputs are not what the
-// loss reads; `last_layer` names the first output's in the message.
-Result<Graph> finish_with_loss(const std::string& loss, LossMode mode,
+// places in a root. Refuses an objective that is not known, and a model whose outputs are not what
+// it reads; `last_layer` names the first output's in the message.
+Result<Graph> finish_with_loss(const Objective& objective, LossMode mode,
                                const std::string& last_layer, GraphBuilder& builder,
                                const Tensors& outputs);
 

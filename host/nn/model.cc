@@ -6,7 +6,6 @@
 
 #include "host/core/check.h"
 #include "host/graph/passes.h"
-#include "host/nn/losses.h"
 
 namespace lockstep {
 namespace {
@@ -278,22 +277,22 @@ Result<Graph> Model::predict_graph() const {
   return graph;
 }
 
-Result<Graph> Model::evaluate_graph(const std::string& loss) const {
+Result<Graph> Model::evaluate_graph(const Objective& objective) const {
   GraphBuilder builder(GraphMode::inference);
   LOCKSTEP_ASSIGN(const Tensors outputs, build_forward(builder));
   LOCKSTEP_ASSIGN(Graph graph,
-                  finish_with_loss(loss, LossMode::measure, last_layer(), builder, outputs));
+                  finish_with_loss(objective, LossMode::measure, last_layer(), builder, outputs));
   fuse_activations(&graph);
   fuse_maps(&graph);
   drop_dead_ops(&graph);
   return graph;
 }
 
-Result<Graph> Model::training_graph(const std::string& loss) const {
+Result<Graph> Model::training_graph(const Objective& objective) const {
   GraphBuilder builder(GraphMode::training);
   LOCKSTEP_ASSIGN(const Tensors outputs, build_forward(builder));
-  LOCKSTEP_ASSIGN(Graph graph,
-                  finish_with_loss(loss, LossMode::differentiate, last_layer(), builder, outputs));
+  LOCKSTEP_ASSIGN(Graph graph, finish_with_loss(objective, LossMode::differentiate, last_layer(),
+                                                builder, outputs));
   if (graph.gradient_count == 0) {
     return usage_error(fmt::format("model '{}' has no weights to train", name_));
   }

@@ -13,6 +13,7 @@
 #include "host/graph/graph.h"
 #include "host/nn/initializers.h"
 #include "host/nn/layer.h"
+#include "host/nn/losses.h"
 
 namespace lockstep {
 
@@ -79,9 +80,9 @@ class Model {
   // Forward pass only.
   Result<Graph> predict_graph() const;
   // Forward pass and loss without gradients: metrics only.
-  Result<Graph> evaluate_graph(const std::string& loss) const;
+  Result<Graph> evaluate_graph(const Objective& objective) const;
   // Forward, loss and gradients, rewritten and fused.
-  Result<Graph> training_graph(const std::string& loss) const;
+  Result<Graph> training_graph(const Objective& objective) const;
 
  private:
   // Where a model's layers stand among all of the outermost model.

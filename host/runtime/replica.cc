@@ -13,8 +13,8 @@ namespace lockstep {
 
 Result<std::unique_ptr<Replica>> Replica::create(const Job& job, const Model& model, int devices,
                                                  const DeviceFactory& factory) {
-  LOCKSTEP_ASSIGN(auto training, model.training_graph(job.loss));
-  LOCKSTEP_ASSIGN(auto evaluation, model.evaluate_graph(job.loss));
+  LOCKSTEP_ASSIGN(auto training, model.training_graph(objective_of(job)));
+  LOCKSTEP_ASSIGN(auto evaluation, model.evaluate_graph(objective_of(job)));
   LOCKSTEP_ASSIGN(auto optimizer, Optimizer::create(job.optimizer));
   LOCKSTEP_ASSIGN(auto team, DeviceTeam::create(devices, factory));
   std::unique_ptr<Replica> replica(new Replica(job, std::move(training), std::move(evaluation),

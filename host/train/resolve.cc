@@ -25,12 +25,12 @@ Status check_classes(const Job& job, const JobData& data) {
     return usage_error(fmt::format(
         "loss '{}' reads classes, and the targets of '{}' are not whole numbers from 0 on, one a "
         "row: {}",
-        job.loss, data.train.name, remedy));
+        loss_name(job.loss), data.train.name, remedy));
   }
   if (data.train.classes > kMaxClasses) {
     return usage_error(
-        fmt::format("loss '{}' reads classes, and the targets of '{}' go up to {}: {}", job.loss,
-                    data.train.name, data.train.classes - 1, remedy));
+        fmt::format("loss '{}' reads classes, and the targets of '{}' go up to {}: {}",
+                    loss_name(job.loss), data.train.name, data.train.classes - 1, remedy));
   }
   if (data.validation_set.rows() > 0 && data.validation_set.classes == 0) {
     return usage_error(fmt::format("the targets of the validation data '{}' are no classes",
@@ -53,29 +53,27 @@ Status check_inputs(const Job& job, const Dataset& data) {
                   data.name, names.size(), fmt::join(names, ", "), job.model));
 }
 
-// Weights that the loss would not look at are refused, not ignored.
-Status check_reads_weights(const Job& job, const Graph& graph) {
-  const bool read = std::any_of(graph.ops.begin(), graph.ops.end(), [](const OpDesc& op) {
-    const auto* input = std::get_if<InputOp>(&op.attributes);
-    return input != nullptr && input->part == BatchPart::weights;
-  });
-  if (read) return {};
-  return usage_error(
-      fmt::format("loss '{}' does not take weights of rows or classes yet: leave out "
-                  "--class-weight and sample_weight",
-                  job.loss));
+// Of the only target; several lie side by side.
+Shape target_shape_of(const Dataset& data) {
+  if (data.targets.size() == 1) return data.targets[0].row_shape;
+  return {data.target_features()};
 }
 
-Status check_weights(const Job& job, const JobData& data, const Graph& graph) {
-  if (!job.class_weight.empty() && data.train.targets.size() != 1) {
-    return usage_error(
-        fmt::format("--class-weight weighs the classes of one target, and '{}' has "
-                    "{}: leave it out, or give sample weights",
-                    data.train.name, data.train.targets.size()));
-  }
-  const bool weighed = !job.class_weight.empty() || data.train.weights.has_value() ||
-                       data.validation_set.weights.has_value();
-  return weighed ? check_reads_weights(job, graph) : Status{};
+// A graph reads the targets of a row side by side.
+Status check_targets(const Job& job, const Dataset& data) {
+  if (!reads_targets(job) || data.target_features() == element_count(job.target_shape)) return {};
+  return usage_error(
+      fmt::format("the rows of '{}' have {} targets, and those that the model was "
+                  "made for {}: say with --target which",
+                  data.name, data.target_features(), element_count(job.target_shape)));
+}
+
+Status check_weights(const Job& job, const JobData& data) {
+  if (job.class_weight.empty() || data.train.targets.size() == 1) return {};
+  return usage_error(
+      fmt::format("--class-weight weighs the classes of one target, and '{}' has "
+                  "{}: leave it out, or give sample weights",
+                  data.train.name, data.train.targets.size()));
 }
 
 // Rows from which a partition's mean and variance are worth something.
@@ -89,7 +87,7 @@ bool normalizes_batches(const Graph& graph) {
 
 }  // namespace
 
-Status check_measured_data(const Job& job, const Dataset& data, const Graph& graph) {
+Status check_measured_data(const Job& job, const Dataset& data) {
   if (data.row_shape != job.input_shape) {
     return usage_error(fmt::format("the data's rows have the shape {}, the model '{}' takes {}",
                                    to_string(data.row_shape), job.model,
@@ -97,13 +95,13 @@ Status check_measured_data(const Job& job, const Dataset& data, const Graph& gra
   }
   if (reads_classes(job) && data.classes == 0) {
     return usage_error(fmt::format("the targets of '{}' are no classes, which loss '{}' reads",
-                                   data.name, job.loss));
+                                   data.name, loss_name(job.loss)));
   }
   if (reads_classes(job) && data.classes > job.classes) {
     return usage_error(fmt::format("the data has labels up to {}, the model {} classes",
                                    data.classes - 1, job.classes));
   }
-  return data.weights ? check_reads_weights(job, graph) : Status{};
+  return check_targets(job, data);
 }
 
 Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilder& build_model) {
@@ -112,7 +110,13 @@ Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilde
   Job& job = resolved.job;
   LOCKSTEP_ASSIGN(const JobData data, load_job_data(job, job.data, job.validation_data));
   LOCKSTEP_RETURN_IF_ERROR(check_inputs(job, data.train));
+  job.target_shape = target_shape_of(data.train);
+  job.weighted = !job.class_weight.empty() || data.train.weights.has_value() ||
+                 data.validation_set.weights.has_value();
   LOCKSTEP_RETURN_IF_ERROR(check_classes(job, data));
+  LOCKSTEP_RETURN_IF_ERROR(check_weights(job, data));
+  if (data.validation_rows.size() > 0)
+    LOCKSTEP_RETURN_IF_ERROR(check_targets(job, data.validation()));
   job.input_shape = data.train.row_shape;
   job.classes = data.train.classes;
   job.train_rows = data.train_rows.size();
@@ -121,11 +125,10 @@ Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilde
   job.validation_digest = data.validation_set.digest;
   LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
   job.model_config = model->config();
-  LOCKSTEP_ASSIGN(resolved.graph, model->training_graph(job.loss));
+  LOCKSTEP_ASSIGN(resolved.graph, model->training_graph(objective_of(job)));
   if (options.at("partitions") == 0 && normalizes_batches(resolved.graph)) {
     job.partitions = default_partitions(job.batch_size, kLeastRowsOfStatistics);
   }
-  LOCKSTEP_RETURN_IF_ERROR(check_weights(job, data, resolved.graph));
   const std::vector<float> weights = initial_weights(resolved.graph, job.seed);
   job.initial_weights_sha256 = sha256_hex(
       std::string_view(reinterpret_cast<const char*>(weights.data()), weights.size() * 4));

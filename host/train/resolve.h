@@ -30,7 +30,7 @@ Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilde
 // What the coordinator must know of it.
 ClusterFacts cluster_facts(const ResolvedJob& resolved, const RunOptions& run);
 
-// Whether a trained model can be measured on these rows; `graph`: with the job's loss.
-Status check_measured_data(const Job& job, const Dataset& data, const Graph& graph);
+// Whether a trained model can be measured on these rows.
+Status check_measured_data(const Job& job, const Dataset& data);
 
 }  // namespace lockstep

@@ -99,6 +99,36 @@ TEST(DataJob, Loaders) {
   EXPECT_TRUE(training_loader(job, {2, 30}).targets);
 }
 
+TEST(DataJob, LossesAreResolvedIntoTheRecipe) {
+  const Job plain = job_with(nlohmann::json::object());
+  EXPECT_EQ("sparse_categorical_crossentropy", recipe(plain).at("loss"));
+  EXPECT_FALSE(recipe(plain).contains("target_shape"));
+  EXPECT_FALSE(recipe(plain).contains("weighted"));
+  const Job alias = job_with({{"loss", "mse"}});
+  EXPECT_EQ(recipe_sha256(alias), recipe_sha256(job_with({{"loss", "mean_squared_error"}})));
+  EXPECT_EQ("MeanSquaredError", recipe(alias).at("loss").at("class_name"));
+  Job huber = job_with({{"loss", {{"class_name", "Huber"}, {"config", {{"delta", 0.5}}}}}});
+  huber.target_shape = {3};
+  huber.weighted = true;
+  EXPECT_EQ(0.5, recipe(huber).at("loss").at("config").at("delta"));
+  const auto again = job_from_json(to_json(huber));
+  ASSERT_TRUE(again.ok()) << again.error().message;
+  EXPECT_EQ(recipe_sha256(huber), recipe_sha256(*again));
+  EXPECT_EQ(huber.target_shape, again->target_shape);
+  EXPECT_TRUE(training_loader(huber, {0, 4}).weights);
+  EXPECT_TRUE(measuring_loader(huber, {0, 4}).targets);
+}
+
+TEST(DataJob, LossesThatAreNotThereAreRefused) {
+  EXPECT_EQ(0u, message_of({{"loss", "dice"}}).find("loss 'dice' cannot be used: it is a ratio"));
+  EXPECT_EQ("loss 'Huber': unknown key 'dleta'; did you mean 'delta'? Known: delta",
+            message_of({{"loss", {{"class_name", "Huber"}, {"config", {{"dleta", 1}}}}}}));
+  EXPECT_EQ(0u,
+            message_of({{"loss", {{"class_name", "Huber"}, {"config", {{"reduction", "sum"}}}}}})
+                .find("loss 'Huber': reduction \"sum\" is not supported"));
+  EXPECT_EQ(0u, message_of({{"loss", "huver"}}).find("unknown loss 'huver'; did you mean 'huber'"));
+}
+
 TEST(DataJob, ValidationSteps) {
   const Job all = job_with({{"batch_size", 8}});
   EXPECT_EQ(90, validated_rows(all, {10, 100}).size());

@@ -44,6 +44,12 @@ inline HostBatch slice_batch(const HostBatch& batch, int64_t begin, int64_t end)
   slice.features = batch.features;
   slice.inputs.assign(batch.inputs.begin() + begin * batch.features,
                       batch.inputs.begin() + end * batch.features);
+  slice.target_features = batch.target_features;
+  slice.targets.assign(batch.targets.begin() + begin * batch.target_features,
+                       batch.targets.begin() + end * batch.target_features);
+  if (!batch.weights.empty()) {
+    slice.weights.assign(batch.weights.begin() + begin, batch.weights.begin() + end);
+  }
   slice.labels.assign(batch.labels.begin() + begin, batch.labels.begin() + end);
   slice.positions.assign(batch.positions.begin() + begin, batch.positions.begin() + end);
   slice.samples.assign(batch.samples.begin() + begin, batch.samples.begin() + end);

@@ -1,0 +1,222 @@
+#include "host/nn/metrics.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "host/core/suggest.h"
+#include "host/nn/loss_functions.h"
+
+namespace lockstep {
+namespace {
+
+using Builder = ExpressionBuilder;
+using Reduction = LayerContext::Reduction;
+
+constexpr double kThreshold = 0.5;
+constexpr double kTop = 5;
+
+double mean_value(std::span<const double> sums, double rows) { return sums[0] / rows; }
+double root_value(std::span<const double> sums, double rows) { return std::sqrt(sums[0] / rows); }
+// Of two counts; Keras' divide_no_nan.
+double share_value(std::span<const double> sums, double rows) {
+  if (!(rows > 0)) return std::nan("");
+  const double total = sums[0] + sums[1];
+  return total == 0 ? 0 : sums[0] / total;
+}
+
+// 1 or 0 at each element.
+template <class Formula>
+SymbolicTensor map_two(LayerContext& layer, const std::string& what, const SymbolicTensor& a,
+                       const SymbolicTensor& b, const Formula& formula) {
+  Builder e;
+  return map_positions(layer, what, e.finish({formula(e, e.operand(0), e.operand(1))}), {a, b});
+}
+
+SymbolicTensor equal(LayerContext& layer, const SymbolicTensor& a, const SymbolicTensor& b) {
+  return map_two(layer, "matches", a, b, [](Builder& e, Term x, Term y) { return e.equal(x, y); });
+}
+
+Result<SymbolicTensor> binary_accuracy(LayerContext& layer, const SymbolicTensor& y_true,
+                                       const SymbolicTensor& y_pred) {
+  LOCKSTEP_ASSIGN(const LossInputs in, loss_inputs("'binary_accuracy'", false, y_true, y_pred));
+  return mean_of_row(
+      layer, map_two(layer, "matches", in.y_true, in.y_pred, [](Builder& e, Term t, Term p) {
+        return e.equal(t, e.greater(p, e.constant(kThreshold)));
+      }));
+}
+
+// The number of the first largest value at each position, {n, 1}.
+SymbolicTensor first_largest(LayerContext& layer, const SymbolicTensor& x) {
+  const SymbolicTensor top = reduce_last(layer, "largest", x, Reduction::maximum);
+  const auto classes = static_cast<double>(x.shape.back());
+  Builder e;
+  const Term is_top = e.equal(e.operand(0), e.operand(1));
+  const SymbolicTensor negated = map_positions(
+      layer, "candidates", e.finish({e.select(is_top, -e.operand(2), e.constant(-classes))}),
+      {x, top, class_numbers(layer, x)});
+  const SymbolicTensor least = reduce_last(layer, "first", negated, Reduction::maximum);
+  Builder f;
+  return map_positions(layer, "number", f.finish({-f.operand(0)}), {least});
+}
+
+Result<SymbolicTensor> sparse_categorical_accuracy(LayerContext& layer,
+                                                   const SymbolicTensor& y_true,
+                                                   const SymbolicTensor& y_pred) {
+  LOCKSTEP_ASSIGN(const LossInputs in,
+                  loss_inputs("'sparse_categorical_accuracy'", true, y_true, y_pred));
+  return mean_of_row(layer, equal(layer, in.y_true, first_largest(layer, in.y_pred)));
+}
+
+Result<SymbolicTensor> categorical_accuracy(LayerContext& layer, const SymbolicTensor& y_true,
+                                            const SymbolicTensor& y_pred) {
+  LOCKSTEP_ASSIGN(const LossInputs in,
+                  loss_inputs("'categorical_accuracy'", false, y_true, y_pred));
+  return mean_of_row(
+      layer, equal(layer, first_largest(layer, in.y_true), first_largest(layer, in.y_pred)));
+}
+
+// As Keras chooses by the shapes of target and output.
+Result<SymbolicTensor> accuracy(LayerContext& layer, const SymbolicTensor& y_true,
+                                const SymbolicTensor& y_pred) {
+  const int64_t last = y_pred.shape.empty() ? 1 : y_pred.shape.back();
+  const int64_t last_target = y_true.shape.empty() ? 1 : y_true.shape.back();
+  if (last == 1) return binary_accuracy(layer, y_true, y_pred);
+  if (y_true.shape.size() < y_pred.shape.size() || last_target == 1) {
+    return sparse_categorical_accuracy(layer, y_true, y_pred);
+  }
+  return categorical_accuracy(layer, y_true, y_pred);
+}
+
+// Whether fewer than k values are greater than that of the class.
+SymbolicTensor in_top(LayerContext& layer, const SymbolicTensor& label, const SymbolicTensor& x) {
+  Builder e;
+  const Term is_label = e.equal(e.operand(0), e.operand(1));
+  const SymbolicTensor kept =
+      map_positions(layer, "of_label", e.finish({e.select(is_label, e.operand(2), e.constant(0))}),
+                    {label, class_numbers(layer, x), x});
+  const SymbolicTensor at_label = reduce_last(layer, "at_label", kept, Reduction::sum);
+  const SymbolicTensor greater =
+      map_two(layer, "greater", x, at_label,
+              [](Builder& f, Term value, Term limit) { return f.greater(value, limit); });
+  const SymbolicTensor rank = reduce_last(layer, "rank", greater, Reduction::sum);
+  Builder f;
+  return map_positions(layer, "hit", f.finish({f.greater(f.constant(kTop), f.operand(0))}), {rank});
+}
+
+Result<SymbolicTensor> sparse_top_k(LayerContext& layer, const SymbolicTensor& y_true,
+                                    const SymbolicTensor& y_pred) {
+  LOCKSTEP_ASSIGN(const LossInputs in,
+                  loss_inputs("'sparse_top_k_categorical_accuracy'", true, y_true, y_pred));
+  return mean_of_row(layer, in_top(layer, in.y_true, in.y_pred));
+}
+
+Result<SymbolicTensor> top_k(LayerContext& layer, const SymbolicTensor& y_true,
+                             const SymbolicTensor& y_pred) {
+  LOCKSTEP_ASSIGN(const LossInputs in,
+                  loss_inputs("'top_k_categorical_accuracy'", false, y_true, y_pred));
+  return mean_of_row(layer, in_top(layer, first_largest(layer, in.y_true), in.y_pred));
+}
+
+SymbolicTensor count_of_row(LayerContext& layer, const SymbolicTensor& x) {
+  const SymbolicTensor flat{x.value, {x.features()}};
+  return layer.reduce("count", flat, {0}, Reduction::sum, true);
+}
+
+// Two counts: entries that are true and predicted; and the entries of `others` beside them.
+template <class Formula>
+Result<SymbolicTensor> two_counts(LayerContext& layer, const char* what,
+                                  const SymbolicTensor& y_true, const SymbolicTensor& y_pred,
+                                  const Formula& others) {
+  LOCKSTEP_ASSIGN(const LossInputs in, loss_inputs(what, false, y_true, y_pred));
+  const auto counted = [&](const char* name, const auto& formula) {
+    return count_of_row(layer,
+                        map_two(layer, name, in.y_true, in.y_pred, [&](Builder& e, Term t, Term p) {
+                          const Term truth = e.select(t, e.constant(1), e.constant(0));
+                          return formula(truth, e.greater(p, e.constant(kThreshold)));
+                        }));
+  };
+  const SymbolicTensor hits = counted("hits", [](Term t, Term p) { return t * p; });
+  const SymbolicTensor misses = counted("misses", others);
+  return layer.pick("counts", {0, 1}, {hits, misses}, {2});
+}
+
+Result<SymbolicTensor> precision(LayerContext& layer, const SymbolicTensor& y_true,
+                                 const SymbolicTensor& y_pred) {
+  return two_counts(layer, "'precision'", y_true, y_pred,
+                    [](Term t, Term p) { return (1.0 - t) * p; });
+}
+
+Result<SymbolicTensor> recall(LayerContext& layer, const SymbolicTensor& y_true,
+                              const SymbolicTensor& y_pred) {
+  return two_counts(layer, "'recall'", y_true, y_pred,
+                    [](Term t, Term p) { return t * (1.0 - p); });
+}
+
+// The metric's context has no config: a loss is measured with the defaults of its keys.
+Result<SymbolicTensor> measure_loss(const LossType& type, LayerContext& layer,
+                                    const SymbolicTensor& y_true, const SymbolicTensor& y_pred) {
+  LOCKSTEP_ASSIGN(const nlohmann::json config,
+                  resolve_keys(type.name(), type.keys, nlohmann::json::object()));
+  LayerContext loss(layer.builder(), {layer.name(), type.class_name, &config});
+  return type.of_row(loss, y_true, y_pred);
+}
+
+// Keras' metric of this name has the sign that the loss has not.
+Result<SymbolicTensor> cosine_similarity(LayerContext& layer, const SymbolicTensor& y_true,
+                                         const SymbolicTensor& y_pred) {
+  LOCKSTEP_ASSIGN(const SymbolicTensor loss,
+                  measure_loss(*find_loss_type("cosine_similarity"), layer, y_true, y_pred));
+  Builder e;
+  return map_positions(layer, "similarity", e.finish({-e.operand(0)}), {loss});
+}
+
+Result<SymbolicTensor> mean_squared_error(LayerContext& layer, const SymbolicTensor& y_true,
+                                          const SymbolicTensor& y_pred) {
+  return measure_loss(*find_loss_type("mean_squared_error"), layer, y_true, y_pred);
+}
+
+std::vector<MetricType> metric_types() {
+  std::vector<MetricType> types = {
+      {{"accuracy", "acc"}, 1, accuracy, mean_value},
+      {{"binary_accuracy"}, 1, binary_accuracy, mean_value},
+      {{"categorical_accuracy"}, 1, categorical_accuracy, mean_value},
+      {{"sparse_categorical_accuracy"}, 1, sparse_categorical_accuracy, mean_value},
+      {{"top_k_categorical_accuracy"}, 1, top_k, mean_value},
+      {{"sparse_top_k_categorical_accuracy"}, 1, sparse_top_k, mean_value},
+      {{"precision"}, 2, precision, share_value},
+      {{"recall"}, 2, recall, share_value},
+      {{"root_mean_squared_error"}, 1, mean_squared_error, root_value},
+      {{"cosine_similarity"}, 1, cosine_similarity, mean_value},
+  };
+  for (const LossType& loss : loss_types()) {
+    if (loss.name() == "cosine_similarity") continue;
+    types.push_back(
+        {loss.names, 1,
+         [&loss](LayerContext& layer, const SymbolicTensor& y_true, const SymbolicTensor& y_pred) {
+           return measure_loss(loss, layer, y_true, y_pred);
+         },
+         mean_value});
+  }
+  return types;
+}
+
+}  // namespace
+
+Result<MetricType> metric_type(const std::string& name) {
+  for (MetricType& type : metric_types()) {
+    if (std::find(type.names.begin(), type.names.end(), name) != type.names.end()) {
+      return std::move(type);
+    }
+  }
+  return usage_error(unknown_name_message("metric", name, metric_names()));
+}
+
+std::vector<std::string> metric_names() {
+  std::vector<std::string> names;
+  for (const MetricType& type : metric_types()) names.push_back(type.names[0]);
+  return names;
+}
+
+}  // namespace lockstep

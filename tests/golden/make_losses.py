@@ -1,0 +1,200 @@
+"""Makes tests/golden/losses.json: what Keras' losses and metrics compute.
+
+    python tests/golden/make_losses.py            writes the file
+    python tests/golden/make_losses.py --check    compares it with what Keras computes now
+
+Needs the packages of tests/golden/requirements.txt; `./dev golden` makes an environment for it. The
+tensors follow the formula of make_golden.py, see `made`. For each loss: its class and
+get_config(), the value of a batch (weighted too) and its gradient with respect to y_pred. For each
+metric: its value over two batches.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import sys
+
+from make_golden import uniform  # first: it chooses the backend, and float64
+
+import jax
+import keras
+import numpy as np
+from keras import losses
+
+FILE = pathlib.Path(__file__).with_name("losses.json")
+ROWS = 8
+DIGITS = 8
+
+
+def made(kind, tensor, shape):
+    """The kinds that tests/nn/loss_golden_test.cc makes as well."""
+    x = uniform(tensor, math.prod(shape)).reshape(shape)
+    if kind == "centred":
+        return 4 * x - 2
+    if kind == "binary":
+        return np.floor(2 * x)
+    if kind == "signs":
+        return 2 * np.floor(2 * x) - 1
+    if kind == "one_hot":
+        return (x == x.max(-1, keepdims=True)).astype(np.float64)
+    if kind.startswith("classes:"):
+        return np.floor(int(kind[8:]) * x)
+    assert kind == "unit"
+    return x
+
+
+def loss_cases():
+    """(loss, kind of y_true, kind of y_pred, shape of y_pred) by name."""
+    found = {}
+    row, image, one = (6,), (2, 3, 4), (1,)
+
+    def case(name, loss, y_true, y_pred, shape=row):
+        assert name not in found, name
+        found[name] = (loss, y_true, y_pred, shape)
+
+    for name in ("MeanSquaredError", "MeanAbsoluteError", "MeanAbsolutePercentageError",
+                 "MeanSquaredLogarithmicError", "Huber", "LogCosh", "CosineSimilarity"):
+        case(name, getattr(losses, name)(), "centred", "centred")
+    case("MeanSquaredError_image", losses.MeanSquaredError(), "centred", "centred", image)
+    case("MeanSquaredError_one", losses.MeanSquaredError(), "centred", "centred", one)
+    case("Huber_delta", losses.Huber(delta=0.4), "centred", "centred", image)
+    for name in ("Hinge", "SquaredHinge"):
+        case(f"{name}_binary", getattr(losses, name)(), "binary", "centred")
+        case(f"{name}_signs", getattr(losses, name)(), "signs", "centred")
+    case("CategoricalHinge", losses.CategoricalHinge(), "one_hot", "centred")
+    case("KLDivergence", losses.KLDivergence(), "unit", "unit")
+    case("KLDivergence_image", losses.KLDivergence(), "one_hot", "unit", image)
+    case("Poisson", losses.Poisson(), "unit", "unit")
+    binary = {"": {}, "_logits": {"from_logits": True}, "_smooth": {"label_smoothing": 0.2},
+              "_smooth_logits": {"label_smoothing": 0.2, "from_logits": True}}
+    for ending, options in binary.items():
+        y_pred = "centred" if "from_logits" in options else "unit"
+        case(f"BinaryCrossentropy{ending}", losses.BinaryCrossentropy(**options), "binary", y_pred)
+        case(f"BinaryFocalCrossentropy{ending}",
+             losses.BinaryFocalCrossentropy(**options, gamma=1.5), "binary", y_pred)
+        case(f"CategoricalCrossentropy{ending}", losses.CategoricalCrossentropy(**options),
+             "one_hot", y_pred)
+        case(f"CategoricalFocalCrossentropy{ending}",
+             losses.CategoricalFocalCrossentropy(**options), "one_hot", y_pred)
+    case("BinaryCrossentropy_one", losses.BinaryCrossentropy(), "binary", "unit", one)
+    case("BinaryCrossentropy_saturated", losses.BinaryCrossentropy(), "binary", "binary")
+    case("BinaryFocalCrossentropy_balanced",
+         losses.BinaryFocalCrossentropy(apply_class_balancing=True, alpha=0.4), "binary", "unit")
+    case("CategoricalCrossentropy_image", losses.CategoricalCrossentropy(), "one_hot", "unit",
+         image)
+    sparse = losses.SparseCategoricalCrossentropy
+    case("SparseCategoricalCrossentropy", sparse(), "classes:6", "unit")
+    case("SparseCategoricalCrossentropy_logits", sparse(from_logits=True), "classes:6", "centred")
+    case("SparseCategoricalCrossentropy_image", sparse(), "classes:4", "unit", image)
+    return found
+
+
+def metric_cases():
+    """(name, kind of y_true, kind of y_pred, shape of y_pred) by name of the case."""
+    found = {}
+    row, image, one, wide = (6,), (2, 3, 4), (1,), (12,)
+
+    def case(name, y_true, y_pred, shape=row, ending=""):
+        assert name + ending not in found, name
+        found[name + ending] = (name, y_true, y_pred, shape)
+
+    case("accuracy", "binary", "unit", one, "_binary")
+    case("accuracy", "one_hot", "unit", row, "_categorical")
+    case("accuracy", "classes:6", "unit", row, "_sparse")
+    case("accuracy", "classes:4", "unit", image, "_sparse_image")
+    case("accuracy", "one_hot", "binary", row, "_of_ties")
+    case("binary_accuracy", "binary", "unit")
+    case("categorical_accuracy", "one_hot", "unit", image)
+    case("sparse_categorical_accuracy", "classes:6", "unit")
+    case("top_k_categorical_accuracy", "one_hot", "unit", wide)
+    case("sparse_top_k_categorical_accuracy", "classes:12", "unit", wide)
+    case("precision", "binary", "unit")
+    case("recall", "binary", "unit", one)
+    case("root_mean_squared_error", "centred", "centred")
+    case("cosine_similarity", "centred", "centred", image)
+    for name in ("mean_squared_error", "mse", "mean_absolute_error",
+                 "mean_absolute_percentage_error", "mean_squared_logarithmic_error", "mae"):
+        case(name, "centred", "centred", image)
+    for name in ("binary_crossentropy", "poisson", "kl_divergence"):
+        case(name, "binary", "unit")
+    for name in ("hinge", "squared_hinge", "categorical_hinge"):
+        case(name, "binary", "centred")
+    case("categorical_crossentropy", "one_hot", "unit")
+    case("sparse_categorical_crossentropy", "classes:6", "unit")
+    return found
+
+
+def tensors(y_true, y_pred, shape, number):
+    """Of batch `number`."""
+    target_shape = (*shape[:-1], 1) if y_true.startswith("classes:") else shape
+    return (made(y_true, 3000 + number, (ROWS, *target_shape)),
+            made(y_pred, 4000 + number, (ROWS, *shape)), target_shape)
+
+
+def rounded(array):
+    return [float(f"{value:.{DIGITS}g}") for value in np.asarray(array, np.float64).ravel()]
+
+
+def config_of(loss):
+    config = json.loads(json.dumps(loss.get_config()).replace("float64", "float32"))
+    config.pop("fn", None)
+    if isinstance(loss, losses.Huber):  # leaves its argument out
+        config["delta"] = loss._fn_kwargs["delta"]
+    return config
+
+
+def golden_loss(loss, y_true, y_pred, shape):
+    truth, prediction, target_shape = tensors(y_true, y_pred, shape, 0)
+    weights = uniform(5000, ROWS)
+    # Keras repeats a weight over the further axes of a row where it has that rank.
+    weights = weights.reshape((ROWS,) + (1,) * (len(shape) - 1))
+    value, gradient = jax.value_and_grad(lambda p: loss(truth, p))(prediction)
+    return {
+        "class_name": type(loss).__name__,
+        "config": config_of(loss),
+        "y_true": y_true,
+        "y_pred": y_pred,
+        "target_shape": list(target_shape),
+        "shape": list(shape),
+        "value": rounded(value)[0],
+        "weighted": rounded(loss(truth, prediction, sample_weight=weights))[0],
+        "gradient": rounded(gradient),
+    }
+
+
+def golden_metric(name, y_true, y_pred, shape):
+    from keras.src.trainers.compile_utils import get_metric  # what compile(metrics=[name]) makes
+
+    truth, prediction, target_shape = tensors(y_true, y_pred, shape, 0)
+    metric = get_metric(name, truth, prediction)
+    metric.update_state(truth, prediction)
+    metric.update_state(*tensors(y_true, y_pred, shape, 1)[:2])
+    return {"name": name, "y_true": y_true, "y_pred": y_pred, "target_shape": list(target_shape),
+            "shape": list(shape), "value": rounded(metric.result())[0]}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    keras.config.set_floatx("float64")
+    golden = {
+        "rows": ROWS,
+        "keras": keras.__version__,
+        "losses": {name: golden_loss(*case) for name, case in loss_cases().items()},
+        "metrics": {name: golden_metric(*case) for name, case in metric_cases().items()},
+    }
+    text = json.dumps(golden).replace('}, "', '},\n"') + "\n"
+    if not options.check:
+        FILE.write_text(text, encoding="utf-8")
+        print(f"{len(golden['losses'])} losses, {len(golden['metrics'])} metrics in {FILE}, "
+              f"{len(text)} bytes")
+        return 0
+    same = json.loads(FILE.read_text(encoding="utf-8")) == json.loads(text)
+    print("as Keras computes now" if same else "DIFFERS from what Keras computes now")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
