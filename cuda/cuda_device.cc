@@ -6,6 +6,7 @@
 #include <array>
 
 #include "cuda/gpu.h"
+#include "cuda/kernels_general.h"
 #include "cuda/prepared_ops.h"
 #include "host/core/check.h"
 
@@ -133,6 +134,8 @@ class CudaDevice : public Device {
     if (!status.ok()) std::fprintf(stderr, "lockstep: %s\n", status.error().message.c_str());
   }
   Status copy(const float* from, int64_t count, float* to, cudaMemcpyKind kind);
+  Status update_by_expression(const ExpressionUpdate& update, const ExpressionMemory& memory,
+                              int64_t count);
   Status run_parts(int parts, const std::function<void(int)>& run_part);
   Status record(CudaRecording* recording, int parts, const std::function<void(int)>& run_part);
   Error out_of_memory(int64_t bytes, const Error& error) const;
@@ -140,6 +143,9 @@ class CudaDevice : public Device {
   std::unique_ptr<Gpu> gpu_;
   const std::string numerics_;
   std::unique_ptr<Buffer> lanes_;
+  // The optimizer's formula, planned when first seen.
+  std::shared_ptr<const Expression> planned_;
+  ExpressionPlan formula_;
 };
 
 Error CudaDevice::out_of_memory(int64_t bytes, const Error& error) const {
@@ -228,10 +234,24 @@ Status CudaDevice::play(std::unique_ptr<Recording>* recording, const RunContext&
   return LOCKSTEP_CUDA_STATUS(cudaGraphLaunch(played.graph.get(), gpu_->stream()));
 }
 
+Status CudaDevice::update_by_expression(const ExpressionUpdate& update,
+                                        const ExpressionMemory& memory, int64_t count) {
+  if (planned_ != update.expression) {
+    LOCKSTEP_ASSIGN(formula_, plan_expression(*update.expression));
+    planned_ = update.expression;
+  }
+  return launch_expression(formula_, memory.inputs(), update.used_scalars(), memory.results(),
+                           count, gpu_->stream());
+}
+
 Status CudaDevice::update(const UpdateDesc& desc, const float* gradient, float* weights,
                           std::span<float* const> slots, int64_t count, DigestLanes* lanes) {
   LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
-  LOCKSTEP_RETURN_IF_ERROR(launch_update(desc, gradient, weights, slots, count, gpu_->stream()));
+  if (const auto* formula = std::get_if<ExpressionUpdate>(&desc)) {
+    LOCKSTEP_RETURN_IF_ERROR(update_by_expression(*formula, {gradient, weights, slots}, count));
+  } else {
+    LOCKSTEP_RETURN_IF_ERROR(launch_update(desc, gradient, weights, slots, count, gpu_->stream()));
+  }
   if (lanes == nullptr) return {};
   return digest(weights, std::vector<const float*>(slots.begin(), slots.end()), count, lanes);
 }

@@ -243,7 +243,7 @@ Status launch_update(const UpdateDesc& desc, const float* gradient, float* weigh
 
 Status launch_digest(const float* weights, std::span<const float* const> slots, int64_t count,
                      uint32_t* lanes, cudaStream_t stream) {
-  LOCKSTEP_CHECK(slots.size() <= 2 && count >= 0);
+  LOCKSTEP_CHECK(slots.size() <= kMaxSlots && count >= 0);
   if (count == 0) return {};
   bool aligned = vector_aligned({weights});
   for (const float* slot : slots) aligned = aligned && vector_aligned({slot});
@@ -253,8 +253,12 @@ Status launch_digest(const float* weights, std::span<const float* const> slots, 
   if (slots.size() == 1) {
     return launch_digest_words(DigestWords<2>{{slots[0], weights}}, aligned, count, lanes, stream);
   }
-  return launch_digest_words(DigestWords<3>{{slots[1], slots[0], weights}}, aligned, count, lanes,
-                             stream);
+  if (slots.size() == 2) {
+    return launch_digest_words(DigestWords<3>{{slots[1], slots[0], weights}}, aligned, count, lanes,
+                               stream);
+  }
+  return launch_digest_words(DigestWords<4>{{slots[2], slots[1], slots[0], weights}}, aligned,
+                             count, lanes, stream);
 }
 
 }  // namespace lockstep

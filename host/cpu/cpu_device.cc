@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "host/core/check.h"
+#include "host/cpu/expression_plan.h"
 #include "host/cpu/kernels.h"
 #include "host/cpu/memory.h"
 #include "host/cpu/pins.h"
@@ -120,7 +121,11 @@ class CpuDevice : public Device {
       if (lanes != nullptr) state.lanes = lanes[begin / kDigestBlock].values;
       LOCKSTEP_CHECK(slots.size() <= std::size(state.slots));
       for (size_t i = 0; i < slots.size(); ++i) state.slots[i] = slots[i] + begin;
-      update_block(desc, gradient + begin, state, slots.size());
+      if (const auto* formula = std::get_if<ExpressionUpdate>(&desc)) {
+        update_by_expression(*formula, gradient + begin, state, slots.size());
+      } else {
+        update_block(desc, gradient + begin, state, slots.size());
+      }
     }
     return {};
   }
@@ -139,6 +144,20 @@ class CpuDevice : public Device {
   }
 
  private:
+  void update_by_expression(const ExpressionUpdate& update, const float* gradient,
+                            const StateArgs& state, size_t slots) {
+    if (planned_ != update.expression) {
+      formula_ = std::make_unique<FlatExpression>(kernels_, *update.expression);
+      planned_ = update.expression;
+    }
+    const ExpressionMemory memory(gradient, state.weights, std::span(state.slots, slots));
+    formula_->evaluate(memory.inputs(), update.used_scalars(), memory.results(), state.count);
+    if (state.lanes == nullptr) return;
+    DigestArgs args{.weights = state.weights, .count = state.count, .lanes = state.lanes};
+    std::copy_n(state.slots, slots, args.slots);
+    kernels_.digest(args);
+  }
+
   void update_block(const UpdateDesc& desc, const float* gradient, const StateArgs& state,
                     size_t slots) {
     if (const AdamUpdate* adam = std::get_if<AdamUpdate>(&desc)) {
@@ -162,6 +181,9 @@ class CpuDevice : public Device {
 
   std::string numerics_;
   const KernelTable& kernels_;
+  // The optimizer's formula, planned when first seen.
+  std::shared_ptr<const Expression> planned_;
+  std::unique_ptr<FlatExpression> formula_;
 };
 
 }  // namespace

@@ -187,7 +187,7 @@ struct CrossEntropyArgs {
 // A piece of the state. `lanes`: of its digest (host/device/state_digest.h), or none.
 struct StateArgs {
   float* weights = nullptr;
-  float* slots[2] = {};
+  float* slots[3] = {};
   int64_t count = 0;
   uint32_t* lanes = nullptr;
 };
@@ -207,7 +207,7 @@ struct SgdArgs {
 
 struct DigestArgs {
   const float* weights = nullptr;
-  const float* slots[2] = {};  // those that there are come first
+  const float* slots[3] = {};  // those that there are come first
   int64_t count = 0;
   uint32_t* lanes = nullptr;
 };

@@ -132,7 +132,7 @@ inline void sgd(const SgdArgs& args) {
 
 template <int kWords>
 inline void digest_state(const DigestArgs& args) {
-  const float* const memory[] = {args.weights, args.slots[0], args.slots[1]};
+  const float* const memory[] = {args.weights, args.slots[0], args.slots[1], args.slots[2]};
   IVec lanes[kDigestVectors];
   for (IVec& vector : lanes) vector = set_int(0);
   Vec words[kWords];
@@ -158,7 +158,8 @@ inline void digest_state(const DigestArgs& args) {
 inline void digest(const DigestArgs& args) {
   if (args.slots[0] == nullptr) return digest_state<1>(args);
   if (args.slots[1] == nullptr) return digest_state<2>(args);
-  digest_state<3>(args);
+  if (args.slots[2] == nullptr) return digest_state<3>(args);
+  digest_state<4>(args);
 }
 
 inline void exp_flat(const float* x, float* out, int64_t count) {

@@ -5,8 +5,10 @@
 // within a tensor) and are named by their offset there.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <variant>
 #include <vector>
@@ -261,6 +263,34 @@ struct SgdUpdate {  // m = momentum m - lr g; w += m (nesterov: w += momentum m 
 struct MovingAverageUpdate {
   float momentum = 0, one_minus_momentum = 0, scale = 0;
 };
-using UpdateDesc = std::variant<AdamUpdate, SgdUpdate, MovingAverageUpdate>;
+// Any other formula. Operands: 0 the gradient, 1 the weight, 2… the slots; outputs: the new slots
+// in order, then the new weight.
+inline constexpr size_t kMaxSlots = 3;
+struct ExpressionUpdate {
+  std::shared_ptr<const Expression> expression;  // the same object step after step
+  std::array<float, 8> scalars = {};
+  int scalar_count = 0;
+  std::span<const float> used_scalars() const {
+    return std::span(scalars).first(static_cast<size_t>(scalar_count));
+  }
+};
+using UpdateDesc = std::variant<AdamUpdate, SgdUpdate, MovingAverageUpdate, ExpressionUpdate>;
+
+// The operands and outputs of an ExpressionUpdate.
+struct ExpressionMemory {
+  std::array<const float*, 2 + kMaxSlots> operands = {};
+  std::array<float*, kMaxSlots + 1> outputs = {};
+  size_t slots = 0;
+
+  ExpressionMemory(const float* gradient, float* weights, std::span<float* const> slot_memory)
+      : slots(slot_memory.size()) {
+    operands[0] = gradient;
+    operands[1] = weights;
+    for (size_t i = 0; i < slots; ++i) operands[2 + i] = outputs[i] = slot_memory[i];
+    outputs[slots] = weights;
+  }
+  std::span<const float* const> inputs() const { return std::span(operands).first(2 + slots); }
+  std::span<float* const> results() const { return std::span(outputs).first(slots + 1); }
+};
 
 }  // namespace lockstep

@@ -75,7 +75,7 @@ std::vector<OptionSpec> job_options() {
       {"epochs", integer, 1, "N", "passes over the training data"},
       {"batch_size", integer, 32, "B", "rows of a global batch, over all nodes"},
       {"optimizer", object, "adam", "NAME",
-       "adam or sgd; in a job file also an object of arguments"},
+       "a Keras optimizer (adam, sgd, …), or an object of its arguments"},
       {"learning_rate", number, nullptr, "LR", "of the optimizer; its default is Keras'"},
       {"loss", object, "sparse_categorical_crossentropy", "NAME|JSON",
        "loss: Keras' name, or its class: '{\"class_name\": \"Huber\", \"config\": {\"delta\": "

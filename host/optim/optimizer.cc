@@ -2,131 +2,130 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
+#include <algorithm>
+#include <utility>
 
 #include "host/core/check.h"
 #include "host/core/suggest.h"
+#include "host/optim/config_keys.h"
+#include "host/optim/optimizer_table.h"
 
 namespace lockstep {
 namespace {
 
 using Json = nlohmann::json;
 
-std::vector<std::string> optimizer_names() { return {"adam", "sgd"}; }
+// Keras' optimizers, and options of all of them, that need norms or more state.
+const char* const kLaterNames[] = {"lamb", "adafactor",         "muon", "schedulefreeadamw",
+                                   "lars", "lossscaleoptimizer"};
+const char* const kLaterKeys[] = {"clipnorm",          "global_clipnorm",
+                                  "use_ema",           "ema_overwrite_frequency",
+                                  "loss_scale_factor", "gradient_accumulation_steps"};
 
-// Keras' defaults (https://keras.io/api/optimizers); null for an unknown name.
-Json default_config(const std::string& name) {
-  Json config;
-  if (name == "adam") {
-    config["name"] = name;
-    config["learning_rate"] = 0.001;
-    config["beta_1"] = 0.9;
-    config["beta_2"] = 0.999;
-    config["epsilon"] = 1e-7;
-  }
-  if (name == "sgd") {
-    config["name"] = name;
-    config["learning_rate"] = 0.01;
-    config["momentum"] = 0.0;
-    config["nesterov"] = false;
-  }
-  return config;
-}
-
-// What values a key may have; `holds` gets a finite number.
-struct NumberRule {
-  const char* text;
-  bool (*holds)(double value);
-};
-
-NumberRule rule_of(const std::string& key) {
-  if (key == "beta_1" || key == "beta_2") {
-    return {"at least 0 and below 1", [](double value) { return value >= 0 && value < 1; }};
-  }
-  if (key == "momentum") {
-    return {"between 0 and 1", [](double value) { return value >= 0 && value <= 1; }};
-  }
-  return {"a positive number", [](double value) { return value > 0; }};
-}
-
-Status check_value(const std::string& optimizer, const std::string& key, const Json& value,
-                   const Json& default_value) {
-  if (default_value.is_boolean()) {
-    if (value.is_boolean()) return {};
-    return usage_error(fmt::format("optimizer '{}': {} must be true or false, not {}", optimizer,
-                                   key, value.dump()));
-  }
-  const NumberRule rule = rule_of(key);
-  if (value.is_number() && std::isfinite(value.get<double>()) && rule.holds(value.get<double>())) {
-    return {};
-  }
-  return usage_error(fmt::format("optimizer '{}': {} must be {}, not {}", optimizer, key, rule.text,
-                                 value.dump()));
-}
-
-Result<std::string> name_of(const Json& config) {
-  if (!config.is_object() || !config.contains("name") || !config["name"].is_string()) {
+// {"name": …, …} of either way of writing an optimizer; keys beside "config" win.
+Result<Json> flattened(const Json& config) {
+  const bool serialized = config.is_object() && config.contains("class_name");
+  const char* name_key = serialized ? "class_name" : "name";
+  if (!config.is_object() || !config.contains(name_key) || !config[name_key].is_string() ||
+      (serialized && !config.value("config", Json::object()).is_object())) {
     return usage_error(
         fmt::format("an optimizer is written {{\"name\": \"adam\", \"learning_rate\": 0.001}}, "
                     "not {}",
                     config.dump()));
   }
-  return config["name"].get<std::string>();
+  Json flat = config;
+  if (serialized) {
+    flat = config.value("config", Json::object());
+    Json beside = config;
+    for (const char* key : {"class_name", "config", "module", "registered_name"}) beside.erase(key);
+    flat.update(beside);
+  }
+  flat["name"] = lower_case(config[name_key].get<std::string>());
+  return flat;
 }
 
-// By repeated squaring: libm's pow differs between machines.
-double power(double base, int64_t exponent) {
-  double result = 1;
-  for (; exponent > 0; exponent >>= 1) {
-    if (exponent & 1) result *= base;
-    base *= base;
+// Takes out what is switched off and refuses what is on.
+Status take_later_keys(const std::string& what, Json* config) {
+  for (const char* key : kLaterKeys) {
+    const Json value = config->value(key, Json());
+    if (!value.is_null() && value != false) {
+      return usage_error(fmt::format("{}: {} comes later; leave it out", what, key));
+    }
+    config->erase(key);
   }
-  return result;
+  config->erase("ema_momentum");  // means nothing without use_ema
+  return {};
+}
+
+Result<const OptimizerRow*> row_of(const std::string& name) {
+  for (const OptimizerRow& row : optimizer_table()) {
+    if (lower_case(row.keras_class) == name) return &row;
+  }
+  if (std::find(std::begin(kLaterNames), std::end(kLaterNames), name) != std::end(kLaterNames)) {
+    return usage_error(fmt::format("optimizer '{}' comes later; use adam or adamw", name));
+  }
+  return usage_error(unknown_name_message("optimizer", name, optimizer_names()));
+}
+
+// The row's formula between the clipping of the gradient and the decay of the weight, as in Keras.
+Expression expression_of(const OptimizerRow& row, const Json& config, size_t slots) {
+  ExpressionBuilder e;
+  FormulaTerms terms{e, config, e.operand(0), e.operand(1), e.scalar(0), {}};
+  for (size_t i = 0; i < slots; ++i) terms.slots.push_back(e.operand(2 + static_cast<int>(i)));
+  if (const double limit = number_of(config, "clipvalue"); limit > 0) {
+    // In this order NaN stays NaN.
+    terms.gradient = e.minimum(e.constant(limit), terms.gradient);
+    terms.gradient = e.maximum(e.constant(-limit), terms.gradient);
+  }
+  if (const double decay = number_of(config, "weight_decay"); decay > 0) {
+    terms.weight = terms.weight - terms.weight * decay * terms.learning_rate;
+  }
+  const std::vector<Term> outputs = row.formula(terms);
+  LOCKSTEP_CHECK(outputs.size() == slots + 1);
+  return e.finish(outputs);
 }
 
 }  // namespace
 
 Result<Optimizer> Optimizer::create(const Json& config) {
-  LOCKSTEP_ASSIGN(const std::string name, name_of(config));
+  LOCKSTEP_ASSIGN(Json flat, flattened(config));
+  const std::string name = flat["name"];
+  const std::string what = fmt::format("optimizer '{}'", name);
   Optimizer optimizer;
-  optimizer.config_ = default_config(name);
-  if (optimizer.config_.is_null()) {
-    return usage_error(unknown_name_message("optimizer", name, optimizer_names()));
+  LOCKSTEP_ASSIGN(optimizer.row_, row_of(name));
+  LOCKSTEP_RETURN_IF_ERROR(take_later_keys(what, &flat));
+  std::vector<ConfigKey> keys = optimizer.row_->keys;
+  keys.push_back({"clipvalue", KeyKind::positive_or_none, nullptr, false, true});
+  Json rate = flat.value("learning_rate", keys[0].default_value);
+  LOCKSTEP_CHECK(keys[0].name == "learning_rate");
+  LOCKSTEP_ASSIGN(optimizer.learning_rate_, LearningRate::create(what, rate));
+  flat.erase("name");
+  flat.erase("learning_rate");
+  LOCKSTEP_ASSIGN(optimizer.config_, checked_config(what, keys, flat));
+  optimizer.config_["name"] = name;
+  optimizer.config_["learning_rate"] = optimizer.learning_rate_.config();
+  optimizer.slots_ = optimizer.row_->slots(optimizer.config_);
+  LOCKSTEP_CHECK(optimizer.slots_.size() <= kMaxSlots);
+  const bool plain = !optimizer.config_.contains("amsgrad") &&
+                     !optimizer.config_.contains("weight_decay") &&
+                     !optimizer.config_.contains("clipvalue");
+  if (optimizer.row_->fused == nullptr || !plain) {
+    optimizer.expression_ = std::make_shared<const Expression>(
+        expression_of(*optimizer.row_, optimizer.config_, optimizer.slots_.size()));
   }
-  std::vector<std::string> keys;
-  for (const auto& [key, unused] : optimizer.config_.items()) keys.push_back(key);
-  for (const auto& [key, value] : config.items()) {
-    if (!optimizer.config_.contains(key)) {
-      return usage_error(
-          fmt::format("optimizer '{}': {}", name, unknown_name_message("key", key, keys)));
-    }
-    if (key == "name") continue;
-    Json& field = optimizer.config_[key];
-    LOCKSTEP_RETURN_IF_ERROR(check_value(name, key, value, field));
-    // As a double, so that 1 and 1.0 are the same recipe.
-    field = value.is_number() ? Json(value.get<double>()) : value;
-  }
-  if (name == "adam") optimizer.slots_ = {"m", "v"};
-  if (name == "sgd" && optimizer.config_["momentum"] != 0.0) optimizer.slots_ = {"m"};
   return optimizer;
 }
 
 UpdateDesc Optimizer::update_at(int64_t t) const {
   LOCKSTEP_CHECK(t >= 1);
-  const double learning_rate = config_["learning_rate"];
-  if (config_["name"] == "sgd") {
-    const bool has_momentum = !slots_.empty();
-    return SgdUpdate{.learning_rate = static_cast<float>(learning_rate),
-                     .momentum = config_["momentum"].get<float>(),
-                     .nesterov = has_momentum && config_["nesterov"].get<bool>()};
+  const double learning_rate = learning_rate_.at(t - 1);
+  if (expression_ == nullptr) return row_->fused(config_, learning_rate, t);
+  ExpressionUpdate update{expression_, {static_cast<float>(learning_rate)}, 1};
+  if (row_->scalars == nullptr) return update;
+  for (const double scalar : row_->scalars(config_, learning_rate, t)) {
+    update.scalars.at(static_cast<size_t>(update.scalar_count++)) = static_cast<float>(scalar);
   }
-  const double beta_1 = config_["beta_1"];
-  const double beta_2 = config_["beta_2"];
-  const double alpha = learning_rate * std::sqrt(1.0 - power(beta_2, t)) / (1.0 - power(beta_1, t));
-  return AdamUpdate{.one_minus_beta_1 = static_cast<float>(1.0 - beta_1),
-                    .one_minus_beta_2 = static_cast<float>(1.0 - beta_2),
-                    .alpha = static_cast<float>(alpha),
-                    .epsilon = config_["epsilon"].get<float>()};
+  return update;
 }
 
 }  // namespace lockstep

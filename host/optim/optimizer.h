@@ -2,31 +2,47 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "host/core/result.h"
 #include "host/device/ops.h"
+#include "host/optim/schedule.h"
 
 namespace lockstep {
 
+struct OptimizerRow;
+
+// A state vector of the size of the parameters.
+struct OptimizerSlot {
+  std::string name;  // Keras'
+  float initial_value = 0;
+  bool operator==(const OptimizerSlot&) const = default;
+};
+
 class Optimizer {
  public:
-  // `config`: {"name": "adam", "learning_rate": 0.001, …}; absent keys take Keras' defaults, an
-  // unknown key or name is an error that names the nearest known one.
+  // `config`: {"name": "adam", "learning_rate": 0.001, …} or what keras.optimizers.serialize
+  // writes,
+  // {"class_name": "Adam", "config": {…}}. The learning rate may be a schedule. Absent keys take
+  // Keras' defaults, an unknown key or name is an error that names the nearest known one.
   static Result<Optimizer> create(const nlohmann::json& config);
 
   // The config with every default filled in: part of the recipe.
   const nlohmann::json& config() const { return config_; }
-  // State vectors of the size of the parameters ("m", "v"), in Keras' order; they begin at zero.
-  const std::vector<std::string>& slots() const { return slots_; }
+  // In Keras' order; at most kMaxSlots.
+  const std::vector<OptimizerSlot>& slots() const { return slots_; }
   // The scalars of step t = 1, 2, …
   UpdateDesc update_at(int64_t t) const;
 
  private:
+  const OptimizerRow* row_ = nullptr;
   nlohmann::json config_;
-  std::vector<std::string> slots_;
+  LearningRate learning_rate_;
+  std::vector<OptimizerSlot> slots_;
+  std::shared_ptr<const Expression> expression_;  // or none: a kernel of the devices' own
 };
 
 }  // namespace lockstep

@@ -8,7 +8,6 @@
 namespace lockstep {
 namespace {
 
-constexpr size_t kMaxSlots = 4;
 static_assert(kMaxMetricSums <= kTreeSumBlock);
 
 }  // namespace

@@ -330,6 +330,10 @@ class NaiveDevice : public Device {
                      gradient[i] * average->scale * average->one_minus_momentum;
         continue;
       }
+      if (const auto* formula = std::get_if<ExpressionUpdate>(&desc)) {
+        update_by_expression(*formula, i, gradient, weights, slots);
+        continue;
+      }
       const SgdUpdate& sgd = std::get<SgdUpdate>(desc);
       const float step = -sgd.learning_rate * gradient[i];
       if (slots.empty()) {
@@ -339,6 +343,19 @@ class NaiveDevice : public Device {
       slots[0][i] = sgd.momentum * slots[0][i] + step;
       weights[i] += sgd.nesterov ? sgd.momentum * slots[0][i] + step : slots[0][i];
     }
+  }
+
+  static void update_by_expression(const ExpressionUpdate& update, int64_t i, const float* gradient,
+                                   float* weights, std::span<float* const> slots) {
+    Doubles operands = {gradient[i], weights[i]};
+    for (const float* slot : slots) operands.push_back(slot[i]);
+    const Doubles results = evaluate(*update.expression, operands, update.used_scalars(),
+                                     [](int) -> std::array<uint32_t, 4> {
+                                       LOCKSTEP_CHECK(false);
+                                       return {};
+                                     });
+    for (size_t k = 0; k < slots.size(); ++k) slots[k][i] = static_cast<float>(results[k]);
+    weights[i] = static_cast<float>(results[slots.size()]);
   }
 
   const bool separates_;

@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <numbers>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -12,6 +13,94 @@
 #include "tests/nn/naive_base.h"
 
 namespace lockstep::naive {
+
+// Expressions in double. noise(stream) gives four random words; scalars are the run's.
+inline double normal_number(const std::array<uint32_t, 4>& words) {
+  const double unit = 1.0 / 16777216.0;  // (0, 1] by 24 bits, as math::normal_of says
+  const double radius = std::sqrt(-2 * std::log(uniform_from_bits(words[0]) + unit));
+  return radius * std::cos(2 * std::numbers::pi * uniform_from_bits(words[1]));
+}
+
+template <class Noise>
+double result_of(const Instruction& i, const Doubles& operands, std::span<const float> scalars,
+                 const Noise& noise, double a, double b, double c) {
+  switch (i.operation) {
+    case Operation::operand:
+      return operands[static_cast<size_t>(i.a)];
+    case Operation::scalar:
+      return scalars[static_cast<size_t>(i.a)];
+    case Operation::constant:
+      return i.value;
+    case Operation::uniform:
+      return uniform_from_bits(noise(i.a)[0]);
+    case Operation::normal:
+      return normal_number(noise(i.a));
+    case Operation::negate:
+      return -a;
+    case Operation::absolute:
+      return std::abs(a);
+    case Operation::sign:
+      return a > 0 ? 1 : a < 0 ? -1 : a;
+    case Operation::floor:
+      return std::floor(a);
+    case Operation::square_root:
+      return std::sqrt(a);
+    case Operation::exp:
+      return std::exp(a);
+    case Operation::expm1:
+      return std::expm1(a);
+    case Operation::log:
+      return std::log(a);
+    case Operation::log1p:
+      return std::log1p(a);
+    case Operation::tanh:
+      return std::tanh(a);
+    case Operation::sigmoid:
+      return 1 / (1 + std::exp(-a));
+    case Operation::erf:
+      return std::erf(a);
+    case Operation::add:
+      return a + b;
+    case Operation::subtract:
+      return a - b;
+    case Operation::multiply:
+      return a * b;
+    case Operation::divide:
+      return a / b;
+    case Operation::maximum:
+      return a > b ? a : b;
+    case Operation::minimum:
+      return a < b ? a : b;
+    case Operation::power:
+      return std::pow(a, b);
+    case Operation::greater:
+      return a > b ? 1 : 0;
+    case Operation::greater_equal:
+      return a >= b ? 1 : 0;
+    case Operation::equal:
+      return a == b ? 1 : 0;
+    case Operation::select:
+      return a != 0 ? b : c;
+  }
+  return 0;
+}
+
+template <class Noise>
+Doubles evaluate(const Expression& expression, const Doubles& operands,
+                 std::span<const float> scalars, const Noise& noise) {
+  Doubles results;
+  for (const Instruction& i : expression.code) {
+    const auto value = [&](int index) { return results[static_cast<size_t>(index)]; };
+    const int count = argument_count(i.operation);
+    results.push_back(result_of(i, operands, scalars, noise, count > 0 ? value(i.a) : 0,
+                                count > 1 ? value(i.b) : 0, count > 2 ? value(i.c) : 0));
+  }
+  Doubles outputs;
+  for (const int output : expression.outputs) {
+    outputs.push_back(results[static_cast<size_t>(output)]);
+  }
+  return outputs;
+}
 
 class GeneralOps : public OpBase {
  protected:
@@ -44,8 +133,10 @@ class GeneralOps : public OpBase {
                                  ? context_->weights[operand.offset + at]
                                  : in(operand.input, row, operand.broadcast.modulus)[at]);
         }
-        out(row, op.features)[f] = static_cast<float>(evaluate(
-            op.expression, operands, [&](int stream) { return noise(op, row, f, stream); }));
+        const Doubles results =
+            evaluate(op.expression, operands, std::span(&context_->loss_scale, 1),
+                     [&](int stream) { return noise(op, row, f, stream); });
+        out(row, op.features)[f] = static_cast<float>(results[0]);
       }
     }
   }
@@ -56,88 +147,6 @@ class GeneralOps : public OpBase {
                        context_->batch->positions[context_->first_row + row], context_->epoch,
                        op.layer + (static_cast<uint32_t>(stream) << 20)},
                       key);
-  }
-
-  template <class Noise>
-  double evaluate(const Expression& expression, const Doubles& operands, const Noise& noise) const {
-    Doubles results;
-    for (const Instruction& i : expression.code) {
-      const auto value = [&](int index) { return results[static_cast<size_t>(index)]; };
-      const int count = argument_count(i.operation);
-      results.push_back(result_of(i, operands, noise, count > 0 ? value(i.a) : 0,
-                                  count > 1 ? value(i.b) : 0, count > 2 ? value(i.c) : 0));
-    }
-    return results[static_cast<size_t>(expression.outputs[0])];
-  }
-
-  template <class Noise>
-  double result_of(const Instruction& i, const Doubles& operands, const Noise& noise, double a,
-                   double b, double c) const {
-    switch (i.operation) {
-      case Operation::operand:
-        return operands[static_cast<size_t>(i.a)];
-      case Operation::scalar:
-        return context_->loss_scale;
-      case Operation::constant:
-        return i.value;
-      case Operation::uniform:
-        return uniform_from_bits(noise(i.a)[0]);
-      case Operation::normal:
-        return normal_number(noise(i.a));
-      case Operation::negate:
-        return -a;
-      case Operation::absolute:
-        return std::abs(a);
-      case Operation::sign:
-        return a > 0 ? 1 : a < 0 ? -1 : a;
-      case Operation::floor:
-        return std::floor(a);
-      case Operation::square_root:
-        return std::sqrt(a);
-      case Operation::exp:
-        return std::exp(a);
-      case Operation::expm1:
-        return std::expm1(a);
-      case Operation::log:
-        return std::log(a);
-      case Operation::log1p:
-        return std::log1p(a);
-      case Operation::tanh:
-        return std::tanh(a);
-      case Operation::sigmoid:
-        return 1 / (1 + std::exp(-a));
-      case Operation::erf:
-        return std::erf(a);
-      case Operation::add:
-        return a + b;
-      case Operation::subtract:
-        return a - b;
-      case Operation::multiply:
-        return a * b;
-      case Operation::divide:
-        return a / b;
-      case Operation::maximum:
-        return a > b ? a : b;
-      case Operation::minimum:
-        return a < b ? a : b;
-      case Operation::power:
-        return std::pow(a, b);
-      case Operation::greater:
-        return a > b ? 1 : 0;
-      case Operation::greater_equal:
-        return a >= b ? 1 : 0;
-      case Operation::equal:
-        return a == b ? 1 : 0;
-      case Operation::select:
-        return a != 0 ? b : c;
-    }
-    return 0;
-  }
-
-  static double normal_number(const std::array<uint32_t, 4>& words) {
-    const double unit = 1.0 / 16777216.0;  // (0, 1] by 24 bits, as math::normal_of says
-    const double radius = std::sqrt(-2 * std::log(uniform_from_bits(words[0]) + unit));
-    return radius * std::cos(2 * std::numbers::pi * uniform_from_bits(words[1]));
   }
 
   void apply(const ParameterSumOp& op) {

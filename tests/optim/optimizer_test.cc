@@ -19,7 +19,7 @@ TEST(Optimizer, fills_in_keras_defaults) {
   const Optimizer adam = Optimizer::create({{"name", "adam"}}).value();
   EXPECT_EQ(adam.config(), Json::parse(R"({"name": "adam", "learning_rate": 0.001, "beta_1": 0.9,
                                            "beta_2": 0.999, "epsilon": 1e-7})"));
-  EXPECT_EQ(adam.slots(), (std::vector<std::string>{"m", "v"}));
+  EXPECT_EQ(adam.slots(), (std::vector<OptimizerSlot>{{"momentum"}, {"velocity"}}));
   const Optimizer sgd = Optimizer::create({{"name", "sgd"}}).value();
   EXPECT_EQ(sgd.config(), Json::parse(R"({"name": "sgd", "learning_rate": 0.01, "momentum": 0.0,
                                           "nesterov": false})"));
@@ -63,7 +63,7 @@ TEST(Optimizer, sgd_has_a_slot_only_with_momentum) {
   EXPECT_FALSE(plain_update.nesterov);
   const Optimizer nesterov =
       Optimizer::create({{"name", "sgd"}, {"momentum", 0.9}, {"nesterov", true}}).value();
-  EXPECT_EQ(nesterov.slots(), std::vector<std::string>{"m"});
+  EXPECT_EQ(nesterov.slots(), std::vector<OptimizerSlot>{{"momentum"}});
   const SgdUpdate update = std::get<SgdUpdate>(nesterov.update_at(5));
   EXPECT_EQ(update.learning_rate, 0.01f);
   EXPECT_EQ(update.momentum, 0.9f);
@@ -71,11 +71,13 @@ TEST(Optimizer, sgd_has_a_slot_only_with_momentum) {
 }
 
 TEST(Optimizer, refuses_what_it_does_not_know_by_name) {
-  EXPECT_EQ(error_of({{"name", "adm"}}),
-            "unknown optimizer 'adm'; did you mean 'adam'? Known: adam, sgd");
+  EXPECT_EQ(
+      error_of({{"name", "adm"}}),
+      "unknown optimizer 'adm'; did you mean 'adam'? Known: adam, sgd, adamw, rmsprop, adadelta, "
+      "adagrad, adamax, nadam, ftrl, lion");
   EXPECT_EQ(error_of({{"name", "sgd"}, {"learning_rat", 0.1}}),
             "optimizer 'sgd': unknown key 'learning_rat'; did you mean 'learning_rate'? Known: "
-            "learning_rate, momentum, name, nesterov");
+            "clipvalue, learning_rate, momentum, nesterov, weight_decay");
   EXPECT_EQ(error_of("adam"),
             "an optimizer is written {\"name\": \"adam\", \"learning_rate\": 0.001}, not \"adam\"");
   EXPECT_FALSE(error_of(Json::object()).empty());

@@ -1,0 +1,44 @@
+// The optimizers: one row each.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "host/device/expression.h"
+#include "host/device/ops.h"
+#include "host/optim/config_keys.h"
+#include "host/optim/optimizer.h"
+
+namespace lockstep {
+
+// What a formula is written with. Scalar 0 is the learning rate, scalar k > 0 is the row's k - 1.
+struct FormulaTerms {
+  ExpressionBuilder& e;
+  const nlohmann::json& config;
+  Term gradient, weight, learning_rate;
+  std::vector<Term> slots;
+
+  double number(const char* key) const { return number_of(config, key); }
+  bool flag(const char* key) const;
+  Term scalar(int k) const { return e.scalar(1 + k); }
+};
+
+struct OptimizerRow {
+  const char* keras_class;      // its name here is that in lower case
+  std::vector<ConfigKey> keys;  // but those that all have
+  std::vector<OptimizerSlot> (*slots)(const nlohmann::json& config);
+  // The new slots in order, then the new weight.
+  std::vector<Term> (*formula)(const FormulaTerms& terms);
+  // Of step t = 1, 2, …; or nullptr: none but the learning rate.
+  std::vector<double> (*scalars)(const nlohmann::json& config, double learning_rate,
+                                 int64_t t) = nullptr;
+  // The kernel that the devices have for the plain options, or nullptr.
+  UpdateDesc (*fused)(const nlohmann::json& config, double learning_rate, int64_t t) = nullptr;
+};
+
+const std::vector<OptimizerRow>& optimizer_table();
+std::vector<std::string> optimizer_names();
+
+}  // namespace lockstep

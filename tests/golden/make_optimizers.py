@@ -1,0 +1,144 @@
+"""Makes tests/golden/optimizers.json: what Keras' optimizers and schedules compute.
+
+    python tests/golden/make_optimizers.py            writes the file
+    python tests/golden/make_optimizers.py --check    compares it with what Keras computes now
+
+Needs the packages of tests/golden/requirements.txt; `./dev golden` makes an environment for it.
+Optimizers: ten steps in float64 over a small vector, weights and gradients by the formula of
+make_golden.py (tensors 0 and 1 + step), in [-1, 1); the weights and slots after the last step.
+Schedules: the rate of every 7th of 200 steps.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+from make_golden import uniform  # first: it chooses the backend, and float64
+
+import keras
+import numpy as np
+from keras import optimizers
+from keras.optimizers import schedules
+
+FILE = pathlib.Path(__file__).with_name("optimizers.json")
+SIZE = 37
+STEPS = 10
+SCHEDULE_STEPS = range(0, 200, 7)
+DIGITS = 9
+
+
+def schedule_cases():
+    return {
+        "exponential": schedules.ExponentialDecay(0.1, 30, 0.5),
+        "exponential_staircase": schedules.ExponentialDecay(0.1, 30, 0.5, staircase=True),
+        "exponential_slow": schedules.ExponentialDecay(0.02, 7, 0.96),
+        "piecewise": schedules.PiecewiseConstantDecay([28, 60, 133], [0.1, 0.01, 0.05, 0.002]),
+        "polynomial": schedules.PolynomialDecay(0.1, 150),
+        "polynomial_cycle": schedules.PolynomialDecay(0.1, 45, 0.01, power=0.5, cycle=True),
+        "polynomial_square": schedules.PolynomialDecay(0.1, 120, 0.0, power=2.0),
+        "inverse_time": schedules.InverseTimeDecay(0.1, 20, 0.7),
+        "inverse_time_staircase": schedules.InverseTimeDecay(0.1, 20, 0.7, staircase=True),
+        "cosine": schedules.CosineDecay(0.1, 150),
+        "cosine_alpha": schedules.CosineDecay(0.1, 120, alpha=0.2),
+        "cosine_warmup": schedules.CosineDecay(0.01, 120, alpha=0.05, warmup_target=0.2,
+                                               warmup_steps=33),
+        "restarts": schedules.CosineDecayRestarts(0.1, 20),
+        "restarts_even": schedules.CosineDecayRestarts(0.1, 30, t_mul=1.0, m_mul=0.8, alpha=0.1),
+        "restarts_slow": schedules.CosineDecayRestarts(0.1, 25, t_mul=1.5, m_mul=0.7),
+    }
+
+
+def optimizer_cases():
+    """Learning rates so large that the weights change by as much as they are."""
+    o = optimizers
+    return {
+        "sgd": o.SGD(0.1),
+        "sgd_momentum": o.SGD(0.1, momentum=0.9),
+        "sgd_nesterov": o.SGD(0.1, momentum=0.9, nesterov=True),
+        "sgd_decay": o.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.3, clipvalue=0.4),
+        "sgd_plain_decay": o.SGD(0.1, weight_decay=0.3),
+        "sgd_schedule": o.SGD(schedules.ExponentialDecay(0.2, 3, 0.5), momentum=0.5),
+        "adam": o.Adam(0.1),
+        "adam_amsgrad": o.Adam(0.1, beta_2=0.5, amsgrad=True),
+        "adam_decay_clip": o.Adam(0.1, weight_decay=0.3, clipvalue=0.25, epsilon=1e-3),
+        "adam_schedule": o.Adam(schedules.CosineDecay(0.05, 8, warmup_target=0.2, warmup_steps=3)),
+        "adamw": o.AdamW(0.1),
+        "adamw_amsgrad": o.AdamW(0.1, weight_decay=0.5, beta_2=0.5, amsgrad=True),
+        "rmsprop": o.RMSprop(0.1),
+        "rmsprop_momentum": o.RMSprop(0.05, rho=0.8, momentum=0.7),
+        "rmsprop_centered": o.RMSprop(0.05, centered=True),
+        "rmsprop_all": o.RMSprop(0.03, rho=0.8, momentum=0.7, centered=True, epsilon=1e-3,
+                                 weight_decay=0.2),
+        "adadelta": o.Adadelta(100.0),
+        "adadelta_options": o.Adadelta(1.0, rho=0.7, epsilon=1e-2, weight_decay=0.1),
+        "adagrad": o.Adagrad(0.2),
+        "adagrad_options": o.Adagrad(0.2, initial_accumulator_value=0.5, epsilon=1e-2,
+                                     clipvalue=0.5),
+        "adamax": o.Adamax(0.1),
+        "adamax_options": o.Adamax(0.1, beta_1=0.7, beta_2=0.6, epsilon=1e-2, weight_decay=0.2),
+        "nadam": o.Nadam(0.1),
+        "nadam_options": o.Nadam(0.1, beta_1=0.6, beta_2=0.8, epsilon=1e-2, weight_decay=0.2),
+        "ftrl": o.Ftrl(0.3),
+        "ftrl_options": o.Ftrl(0.3, learning_rate_power=-0.7, initial_accumulator_value=0.3,
+                               l1_regularization_strength=0.2, l2_regularization_strength=0.1,
+                               l2_shrinkage_regularization_strength=0.05, beta=0.4,
+                               weight_decay=0.1),
+        "lion": o.Lion(0.1),
+        "lion_options": o.Lion(0.05, beta_1=0.7, beta_2=0.8, weight_decay=0.3, clipvalue=0.6),
+    }
+
+
+def made_up(tensor):
+    return 2 * uniform(tensor, SIZE) - 1
+
+
+def rounded(values):
+    return [float(f"{value:.{DIGITS}g}") for value in np.asarray(values, dtype=np.float64)]
+
+
+def train(optimizer):
+    weight = keras.Variable(made_up(0), dtype="float64", name="w")
+    optimizer.build([weight])
+    for step in range(STEPS):
+        optimizer.apply([made_up(1 + step)], [weight])
+    slots = [variable for variable in optimizer.variables if variable.shape == (SIZE,)]
+    return {
+        "config": optimizers.serialize(optimizer),
+        "weights": rounded(weight),
+        "slots": [[slot.name.split("_", 1)[1], rounded(slot)] for slot in slots],
+    }
+
+
+def sampled(schedule):
+    return {
+        "config": schedules.serialize(schedule),
+        "rates": rounded([float(schedule(np.int64(step))) for step in SCHEDULE_STEPS]),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    keras.config.set_floatx("float64")
+    made = {
+        "keras": keras.__version__,
+        "size": SIZE,
+        "steps": STEPS,
+        "schedule_every": SCHEDULE_STEPS.step,
+        "schedules": {name: sampled(schedule) for name, schedule in schedule_cases().items()},
+        "optimizers": {name: train(optimizer) for name, optimizer in optimizer_cases().items()},
+    }
+    text = json.dumps(made).replace("}}, ", "}},\n").replace("]]}, ", "]]},\n") + "\n"
+    if not options.check:
+        FILE.write_text(text, encoding="utf-8")
+        print(f"{len(made['optimizers'])} optimizers in {FILE}, {len(text)} bytes")
+        return 0
+    same = json.loads(FILE.read_text(encoding="utf-8")) == json.loads(text)
+    print("as Keras computes now" if same else "DIFFERS from what Keras computes now")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

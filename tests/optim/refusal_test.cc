@@ -1,0 +1,61 @@
+// What optimizers and schedules refuse, and what keeps the recipes of old jobs as they were.
+#include <gtest/gtest.h>
+
+#include "host/optim/optimizer.h"
+
+namespace lockstep {
+namespace {
+
+using Json = nlohmann::json;
+
+std::string error_of(const char* config) {
+  const auto optimizer = Optimizer::create(Json::parse(config));
+  EXPECT_FALSE(optimizer.ok()) << config;
+  return optimizer.ok() ? "" : optimizer.error().message;
+}
+
+Json config_of(const char* config) {
+  return Optimizer::create(Json::parse(config)).value().config();
+}
+
+TEST(OptimizerRecipe, switched_off_options_change_nothing) {
+  const char* const serialized = R"({"module": "keras.optimizers", "class_name": "Adam",
+      "config": {"name": "adam_3", "learning_rate": 0.001, "weight_decay": null, "clipnorm": null,
+                 "global_clipnorm": null, "clipvalue": null, "use_ema": false, "ema_momentum": 0.99,
+                 "ema_overwrite_frequency": null, "loss_scale_factor": null,
+                 "gradient_accumulation_steps": null, "beta_1": 0.9, "beta_2": 0.999,
+                 "epsilon": 1e-07, "amsgrad": false},
+      "registered_name": null})";
+  EXPECT_EQ(config_of(R"({"name": "adam"})").dump(), config_of(serialized).dump());
+  EXPECT_EQ(config_of(R"({"name": "sgd"})").dump(),
+            R"({"learning_rate":0.01,"momentum":0.0,"name":"sgd","nesterov":false})");
+  EXPECT_EQ(config_of(R"({"name": "SGD", "weight_decay": 1})")["weight_decay"], 1.0);
+}
+
+TEST(OptimizerRefusals, what_comes_later_is_named) {
+  EXPECT_EQ(error_of(R"({"name": "Lamb"})"), "optimizer 'lamb' comes later; use adam or adamw");
+  EXPECT_EQ(error_of(R"({"name": "adam", "clipnorm": 1})"),
+            "optimizer 'adam': clipnorm comes later; leave it out");
+  EXPECT_EQ(error_of(R"({"name": "lion", "use_ema": true})"),
+            "optimizer 'lion': use_ema comes later; leave it out");
+}
+
+TEST(ScheduleRefusals, say_what_is_wrong) {
+  EXPECT_NE(error_of(R"({"name": "sgd", "learning_rate": {"class_name": "CosinDecay",
+                         "config": {}}})")
+                .find("did you mean 'CosineDecay'?"),
+            std::string::npos);
+  EXPECT_EQ(error_of(R"({"name": "sgd", "learning_rate": {"class_name": "CosineDecay",
+                         "config": {"initial_learning_rate": 0.1}}})"),
+            "schedule 'CosineDecay': decay_steps is missing");
+  EXPECT_NE(error_of(R"({"name": "sgd", "learning_rate": {"class_name": "CosineDecay",
+                         "config": {"initial_learning_rate": 0.1, "decay_step": 3}}})")
+                .find("did you mean 'decay_steps'?"),
+            std::string::npos);
+  EXPECT_EQ(error_of(R"({"name": "sgd", "learning_rate": {"class_name": "PiecewiseConstantDecay",
+                         "config": {"boundaries": [3, 2], "values": [1, 2, 3]}}})"),
+            "schedule 'PiecewiseConstantDecay': boundaries must rise");
+}
+
+}  // namespace
+}  // namespace lockstep
