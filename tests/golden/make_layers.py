@@ -32,6 +32,25 @@ def made_up(tensor, shape):
     return uniform(tensor, math.prod(shape)).reshape(shape)
 
 
+def spatial_cases(case, sequence, image, volume):
+    """Layers that there are for 1, 2 and 3 axes."""
+    for axes, shape in ((1, sequence), (2, image), (3, volume)):
+        for kind in ("Max", "Average"):
+            pool = getattr(layers, f"{kind}Pooling{axes}D")
+            over_all = getattr(layers, f"Global{kind}Pooling{axes}D")
+            name = f"{kind.lower()}_pooling{axes}d"
+            case(name, pool(2), shape)
+            case(f"{name}_same", pool(3, strides=2, padding="same"), shape)
+            case(f"global_{name}", over_all(), shape)
+            case(f"global_{name}_keep", over_all(keepdims=True), shape)
+        padding = getattr(layers, f"ZeroPadding{axes}D")
+        cropping = getattr(layers, f"Cropping{axes}D")
+        sides = (1, 2) if axes == 1 else tuple((axis, 1) for axis in range(axes))
+        case(f"zero_padding{axes}d", padding(sides), shape)
+        case(f"cropping{axes}d", cropping(1), shape)
+        case(f"up_sampling{axes}d", getattr(layers, f"UpSampling{axes}D")(2), shape)
+
+
 def convolution_cases(case, sequence, even, image, volume):
     case("conv2d", layers.Conv2D(3, 3, activation="relu"), even)
     case("conv2d_same_strided", layers.Conv2D(3, (3, 2), strides=2, padding="same"), image)
@@ -102,25 +121,11 @@ def cases():
     case("permute", layers.Permute((3, 1, 2)), odd)
     case("repeat_vector", layers.RepeatVector(3), row)
     case("identity", layers.Identity(), row)
-    for axes, shape in ((1, sequence), (2, odd), (3, volume)):
-        for kind in ("Max", "Average"):
-            pool = getattr(layers, f"{kind}Pooling{axes}D")
-            over_all = getattr(layers, f"Global{kind}Pooling{axes}D")
-            name = f"{kind.lower()}_pooling{axes}d"
-            case(name, pool(2), shape)
-            case(f"{name}_same", pool(3, strides=2, padding="same"), shape)
-            case(f"global_{name}", over_all(), shape)
-            case(f"global_{name}_keep", over_all(keepdims=True), shape)
-        padding = getattr(layers, f"ZeroPadding{axes}D")
-        cropping = getattr(layers, f"Cropping{axes}D")
-        sides = (1, 2) if axes == 1 else tuple((axis, 1) for axis in range(axes))
-        case(f"zero_padding{axes}d", padding(sides), shape)
-        case(f"cropping{axes}d", cropping(1), shape)
-        case(f"up_sampling{axes}d", getattr(layers, f"UpSampling{axes}D")(2), shape)
+    spatial_cases(case, sequence, odd, volume)
     case("average_pooling2d_first", layers.AveragePooling2D(2, data_format="channels_first"),
          (3, 6, 5))
-    case("up_sampling2d_bilinear", layers.UpSampling2D((2, 3), interpolation="bilinear"), image)
-    case("resizing", layers.Resizing(5, 9), image)
+    case("up_sampling2d_bilinear", layers.UpSampling2D((2, 3), interpolation="bilinear"), odd)
+    case("resizing", layers.Resizing(5, 9), odd)
     case("resizing_nearest", layers.Resizing(5, 9, interpolation="nearest"), odd)
     case("center_crop", layers.CenterCrop(3, 4), odd)
     case("rescaling", layers.Rescaling(0.25, offset=-1.5), row)
