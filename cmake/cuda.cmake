@@ -11,9 +11,9 @@ find_program(LOCKSTEP_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/loc
 if(LOCKSTEP_NVCC AND NOT DEFINED ENV{CUDACXX})
   set(ENV{CUDACXX} ${LOCKSTEP_NVCC})
 endif()
-# Code for Hopper, and PTX that the driver compiles for every other GPU from Ampere on.
+# Code for Hopper, and PTX that the driver compiles for every other GPU from Turing on.
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-  set(CMAKE_CUDA_ARCHITECTURES 80-virtual 90-real)
+  set(CMAKE_CUDA_ARCHITECTURES 75-virtual 90-real)
 endif()
 
 include(CheckLanguage)

@@ -21,7 +21,9 @@ std::unique_ptr<Model> model_by_name(const std::string& name, const Shape& input
 
 }  // namespace
 
-std::vector<std::string> model_names() { return {"seed-cnn", "mlp", "lenet", "resnet20", "resnet50"}; }
+std::vector<std::string> model_names() {
+  return {"seed-cnn", "mlp", "lenet", "resnet20", "resnet50"};
+}
 
 Result<std::unique_ptr<Model>> build_model(const std::string& name, const Shape& input_shape,
                                            int64_t classes) {

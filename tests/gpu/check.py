@@ -75,8 +75,8 @@ class Checks:
         self.log.flush()
         own = str(self.options.bin) in words[0] or "compute-sanitizer" in words[0]
         environment = self.environment if own else None
-        done = subprocess.run(words, env=environment, timeout=timeout, text=True, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(words, env=environment, timeout=timeout, text=True, check=False,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.log.write(done.stdout + f"\n[exit {done.returncode}]\n")
         self.log.flush()
         if not quiet or done.returncode != 0:
@@ -147,13 +147,13 @@ class Checks:
 
     def models(self):
         hashes = {}
-        for model in ("lenet", "mlp"):
+        for model in ("lenet", "mlp", "resnet20"):
             for nodes in (1, 2):
                 found, _ = self.train(nodes, "digits:2000", "--epochs", 1, "--model", model)
                 hashes.setdefault(model, set()).add(found)
         if any(len(found) != 1 for found in hashes.values()):
             raise RuntimeError(f"the weights differ: {hashes}")
-        return "lenet and mlp with 1 and 2 nodes"
+        return "lenet, mlp and resnet20 with 1 and 2 nodes"
 
     def mnist(self):
         data = self.options.data
@@ -201,8 +201,10 @@ class Checks:
         tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
         if not os.path.exists(tool):
             return "skipped: no compute-sanitizer"
-        self.must(tool, "--error-exitcode", 9, self.program("lockstep_test_graph"),
-                  "--gtest_filter=*cuda*grouping*:*cuda*naive*", timeout=100)
+        text = self.must(tool, "--error-exitcode", 9, self.program("lockstep_test_graph"),
+                         "--gtest_filter=*grouping*cuda*:*naive_device*cuda*", timeout=100)
+        if re.search(r"\[  PASSED  \] [1-9]", text) is None:
+            raise RuntimeError("no test ran")
         return "memcheck: no error"
 
     def finish(self):
