@@ -162,7 +162,8 @@ Result<ConvCall> read_conv_call(LayerContext& layer, const Tensors& inputs, size
     call.spatial.push_back(inputs[0].shape[first + axis]);
     windows.push_back(call.window(axis));
   }
-  const Shape within = transposed ? windows : call.spatial;
+  Shape within = transposed ? windows : call.spatial;
+  within.push_back(first == 0 ? inputs[0].shape.back() : inputs[0].shape.front());
   const bool causal =
       layer.text("padding") == "causal" && layer.at("kernel_size").size() == 1 && !transposed;
   LOCKSTEP_RETURN_IF_ERROR(
