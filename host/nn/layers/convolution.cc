@@ -160,7 +160,8 @@ Result<ConvCall> read_conv_call(LayerContext& layer, const Tensors& inputs, size
   for (size_t axis = 0; axis < axes; ++axis) {
     if (call.kernel[axis] == 1) call.dilation[axis] = 1;
     call.spatial.push_back(inputs[0].shape[first + axis]);
-    windows.push_back(call.window(axis));
+    const bool is_allowed = 1 <= call.kernel[axis] && call.kernel[axis] <= kLargestWindow;
+    windows.push_back(is_allowed ? call.window(axis) : call.kernel[axis]);
   }
   Shape within = transposed ? windows : call.spatial;
   within.push_back(first == 0 ? inputs[0].shape.back() : inputs[0].shape.front());
