@@ -29,20 +29,28 @@ TensorShape x_shape(const Conv2dOp& op, int64_t rows) {
 TensorShape y_shape(const Conv2dOp& op, int64_t rows) {
   return channels_last(rows, op.out_channels, op.out_height, op.out_width);
 }
+// cuDNN sees groups where the kernel has fewer channels than the image.
 TensorShape kernel_shape(const Conv2dOp& op) {
-  return channels_last(op.out_channels, op.in_channels, op.kernel_height, op.kernel_width);
+  return channels_last(op.out_channels, op.group_inputs(), op.kernel_height, op.kernel_width);
 }
 
 // The zeros behind an image's last row (or column): as many as the last window reaches. Where
 // windows end before the image does, none: the count of windows is rounded down.
-int64_t post_padding(int in, int out, int kernel, int stride, int pre) {
-  return std::max<int64_t>(0, int64_t{out - 1} * stride + kernel - in - pre);
+int64_t post_padding(int in, int out, int64_t window, int stride, int pre) {
+  return std::max<int64_t>(0, int64_t{out - 1} * stride + window - in - pre);
+}
+
+// What a window covers: height, width.
+std::array<int64_t, 2> windows_of(const Conv2dOp& op) {
+  return {int64_t{op.kernel_height - 1} * op.dilation_height + 1,
+          int64_t{op.kernel_width - 1} * op.dilation_width + 1};
 }
 
 // Height, width.
 std::array<int64_t, 2> post_paddings(const Conv2dOp& op) {
-  return {post_padding(op.in_height, op.out_height, op.kernel_height, op.stride_height, op.pad_top),
-          post_padding(op.in_width, op.out_width, op.kernel_width, op.stride_width, op.pad_left)};
+  const auto [height, width] = windows_of(op);
+  return {post_padding(op.in_height, op.out_height, height, op.stride_height, op.pad_top),
+          post_padding(op.in_width, op.out_width, width, op.stride_width, op.pad_left)};
 }
 
 const char* pass_name(Pass pass) {
@@ -113,7 +121,7 @@ class GraphBuilder {
     const int64_t spatial = 2;
     const cudnnDataType_t type = CUDNN_DATA_FLOAT;
     const cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
-    const std::array<int64_t, 2> dilations = {1, 1};
+    const std::array<int64_t, 2> dilations = {op_.dilation_height, op_.dilation_width};
     const std::array<int64_t, 2> strides = {op_.stride_height, op_.stride_width};
     const std::array<int64_t, 2> pre = {op_.pad_top, op_.pad_left};
     const std::array<int64_t, 2> post = post_paddings(op_);
@@ -246,16 +254,20 @@ class GraphBuilder {
 
 std::string describe_conv_graph(const Conv2dOp& op, int64_t rows) {
   return fmt::format(
-      "{} of {}x{}x{}x{} by {}x{}x{}x{} to {}x{}x{}x{}, strides {}x{}, padding {}x{}",
+      "{} of {}x{}x{}x{} by {}x{}x{}x{} to {}x{}x{}x{}, strides {}x{}, padding {}x{}{}",
       pass_name(op.pass), rows, op.in_height, op.in_width, op.in_channels, op.out_channels,
-      op.kernel_height, op.kernel_width, op.in_channels, rows, op.out_height, op.out_width,
-      op.out_channels, op.stride_height, op.stride_width, op.pad_top, op.pad_left);
+      op.kernel_height, op.kernel_width, op.group_inputs(), rows, op.out_height, op.out_width,
+      op.out_channels, op.stride_height, op.stride_width, op.pad_top, op.pad_left,
+      op.is_plain() ? ""
+                    : fmt::format(", dilation {}x{}, {} groups", op.dilation_height,
+                                  op.dilation_width, op.groups));
 }
 
 Status check_conv_shapes(const Conv2dOp& op, int64_t rows) {
   const std::array<int64_t, 2> post = post_paddings(op);
-  const bool fits = rows > 0 && post[0] < op.kernel_height && post[1] < op.kernel_width &&
-                    op.pad_top < op.kernel_height && op.pad_left < op.kernel_width;
+  const auto [height, width] = windows_of(op);
+  const bool fits =
+      rows > 0 && post[0] < height && post[1] < width && op.pad_top < height && op.pad_left < width;
   if (fits) return {};
   return Error{describe_conv_graph(op, rows) + ": the shapes don't fit each other"};
 }

@@ -30,7 +30,7 @@ class Conv : public PreparedOp {
   }
 
  private:
-  int64_t window() const { return int64_t{op_.kernel_height} * op_.kernel_width * op_.in_channels; }
+  int64_t window() const { return op_.kernel_size() / op_.out_channels; }
   int64_t pixels() const { return int64_t{setting_.rows} * op_.out_height * op_.out_width; }
   const float* bias(const RunContext& context) const {
     return op_.bias_offset < 0 ? nullptr : context.weights + op_.bias_offset;
@@ -138,10 +138,11 @@ class SmallConv : public PreparedOp {
 
 // Two ops of the same key have the same plan.
 std::string plan_key(const Conv2dOp& op, int rows, int64_t bias_alignment) {
-  return fmt::format("conv {} {} {}x{}x{} {}x{}x{} {}x{} {}x{} {},{} {} {}",
+  return fmt::format("conv {} {} {}x{}x{} {}x{}x{} {}x{} {}x{} {},{} {}x{} {} {} {}",
                      static_cast<int>(op.pass), rows, op.in_height, op.in_width, op.in_channels,
                      op.out_height, op.out_width, op.out_channels, op.kernel_height,
                      op.kernel_width, op.stride_height, op.stride_width, op.pad_top, op.pad_left,
+                     op.dilation_height, op.dilation_width, op.groups,
                      static_cast<int>(op.activation), bias_alignment);
 }
 
@@ -158,15 +159,14 @@ Prepared prepare_conv(const OpSetting& setting, const Conv2dOp& op) {
   options.math = gpu.tf32() ? ConvMath::tf32 : ConvMath::fp32;
   options.workspace_limit_bytes = cuda_pins::kVendorWorkspace;
   options.bias_alignment_bytes = op.bias_offset < 0 ? 0 : alignment_of(op.bias_offset);
-  const int64_t window = int64_t{op.kernel_height} * op.kernel_width * op.in_channels;
   const int64_t pixels = int64_t{setting.rows} * op.out_height * op.out_width;
-  const int64_t scratch =
-      std::max(window * op.out_channels, column_sums_scratch(pixels, op.out_channels));
+  const int64_t scratch = std::max(op.kernel_size(), column_sums_scratch(pixels, op.out_channels));
   if (scratch * int64_t{sizeof(float)} > kScratchBytes) {
-    return Error{fmt::format(
-        "its kernel of {}x{}x{}x{} is larger than the {} MiB that a kernel "
-        "may take on a GPU",
-        op.kernel_height, op.kernel_width, op.in_channels, op.out_channels, kScratchBytes >> 20)};
+    return Error{
+        fmt::format("its kernel of {}x{}x{}x{} is larger than the {} MiB that a kernel "
+                    "may take on a GPU",
+                    op.kernel_height, op.kernel_width, op.group_inputs(), op.out_channels,
+                    kScratchBytes >> 20)};
   }
   LOCKSTEP_ASSIGN(
       auto plan,

@@ -529,6 +529,7 @@ int divided_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b);
 }  // namespace
 
 bool small_conv_suits(const Conv2dOp& op, int rows) {
+  if (!op.is_plain()) return false;
   const int64_t in = int64_t{rows} * op.in_height * op.in_width * op.in_channels;
   const int64_t out = int64_t{rows} * op.out_height * op.out_width * op.out_channels;
   if (in == 0 || out == 0 || std::max(in, out) > kMaxIndexed) return false;

@@ -170,6 +170,7 @@ class ConvGradientOp : public PreparedOp {
 }  // namespace
 
 std::unique_ptr<PreparedOp> prepare_conv(const OpSetting& setting, const Conv2dOp& op) {
+  if (!op.is_plain()) return prepare_tap_conv(setting, op);
   if (op.pass == Pass::weight_gradient) return std::make_unique<ConvGradientOp>(setting, op);
   return std::make_unique<CorrelationOp>(setting, op);
 }

@@ -133,6 +133,43 @@ struct ConvGradientArgs {
   int64_t block_inputs = 0, block_outputs = 0;  // of the block
 };
 
+// Convolutions with groups or dilation, and their data gradients: each output pixel has a list of
+// taps. Of a tap's weights that of channel `in` (of the group g) for output `out` of the group is
+// weights[g * group_step + in * input_step + out * output_step].
+struct ConvTap {
+  int64_t input = 0;   // pixel
+  int64_t weight = 0;  // offset
+};
+struct TapCorrelationArgs {
+  const float* input = nullptr;
+  const float* weights = nullptr;
+  const float* bias = nullptr;  // or none
+  const float* mask = nullptr;  // or none
+  float* output = nullptr;
+  const int64_t* begin = nullptr;  // those of output pixel p are [begin[p], begin[p + 1])
+  const ConvTap* taps = nullptr;
+  int64_t input_pixels = 0, output_pixels = 0;
+  int64_t groups = 0, group_inputs = 0, group_outputs = 0;
+  int64_t group_step = 0, input_step = 0, output_step = 0;
+  int64_t row_blocks = 0;
+  bool relu = false;
+};
+
+// sums[in][out][V] of one kernel place and one row block, `in` of [in_begin, in_end) of each group
+// and `out` of all groups.
+struct PixelPair {
+  int64_t x = 0, dy = 0;
+};
+struct TapGradientArgs {
+  const float* x = nullptr;
+  const float* dy = nullptr;
+  float* sums = nullptr;
+  const PixelPair* pairs = nullptr;
+  int64_t pair_count = 0;
+  int64_t groups = 0, group_inputs = 0, group_outputs = 0;
+  int64_t in_begin = 0, in_end = 0;
+};
+
 // sums[channel][V] of all pixels.
 struct ConvBiasArgs {
   const float* dy = nullptr;  // of the row block
@@ -389,6 +426,8 @@ struct KernelTable {
   void (*dense_weight_gradient)(const DenseWeightGradientArgs& args);
   void (*correlate)(const CorrelationArgs& args);
   void (*conv_weight_gradient)(const ConvGradientArgs& args);
+  void (*correlate_taps)(const TapCorrelationArgs& args);
+  void (*tap_weight_gradient)(const TapGradientArgs& args);
   void (*conv_bias_gradient)(const ConvBiasArgs& args);
   void (*lane_reduce)(const LaneReduceArgs& args);
   void (*pool_forward)(const PoolArgs& args);

@@ -3,6 +3,7 @@
 
 #include "host/cpu/kernels_conv.h"
 #include "host/cpu/kernels_conv_gradient.h"
+#include "host/cpu/kernels_conv_taps.h"
 #include "host/cpu/kernels_dense.h"
 #include "host/cpu/kernels_dense_gradient.h"
 #include "host/cpu/kernels_elementwise.h"
@@ -25,6 +26,8 @@ inline constexpr KernelTable kKernels = {
     .dense_weight_gradient = dense_weight_gradient,
     .correlate = correlate,
     .conv_weight_gradient = conv_weight_gradient,
+    .correlate_taps = correlate_taps,
+    .tap_weight_gradient = tap_weight_gradient,
     .conv_bias_gradient = conv_bias_gradient,
     .lane_reduce = lane_reduce,
     .pool_forward = pool_forward,

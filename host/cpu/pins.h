@@ -11,6 +11,7 @@
 //      * conv data gradient: (oy, ox, co) ascending; likewise.
 //      * conv weight gradient: a row's (oy, ox) ascending; likewise. Then rows of the partition are
 //        added in order, the first copied.
+//      * conv with groups or dilation: the same orders, ci and co within the group.
 //      * bias gradient: dense: rows added in order. conv: a row's pixels (oy, ox) added in order,
 //        then rows.
 //    Partitions are combined in the order of the tree: left + right, an empty child passes the

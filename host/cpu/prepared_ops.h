@@ -26,6 +26,7 @@ struct OpSetting {
 };
 
 std::unique_ptr<PreparedOp> prepare_conv(const OpSetting& setting, const Conv2dOp& op);
+std::unique_ptr<PreparedOp> prepare_tap_conv(const OpSetting& setting, const Conv2dOp& op);
 std::unique_ptr<PreparedOp> prepare_dense(const OpSetting& setting, const DenseOp& op);
 std::unique_ptr<PreparedOp> prepare_pool(const OpSetting& setting, const MaxPool2dOp& op);
 std::unique_ptr<PreparedOp> prepare_input(const OpSetting& setting, const InputOp& op);

@@ -34,7 +34,8 @@ struct InputOp {
 };
 
 // Cross-correlation, kernel HWIO, padding with zeros (Keras' Conv2D). The bias is added and the
-// activation applied in the same pass.
+// activation applied in the same pass. Group g of the output channels sees group g of the inputs:
+// the kernel's I is in_channels / groups. Transposed convolutions are data gradients.
 //   forward: x -> y.   data_gradient: dy -> dx.   weight_gradient: x, dy -> kernel and bias
 struct Conv2dOp {
   Pass pass = Pass::forward;
@@ -43,9 +44,18 @@ struct Conv2dOp {
   int kernel_height = 0, kernel_width = 0;
   int stride_height = 1, stride_width = 1;
   int pad_top = 0, pad_left = 0;
+  int dilation_height = 1, dilation_width = 1;
+  int groups = 1;
   Activation activation = Activation::linear;
   int64_t kernel_offset = 0;
-  int64_t bias_offset = -1;  // -1: no bias
+  int64_t bias_offset = -1;  // -1: no bias; of the forward pass and the weight gradient
+
+  bool is_plain() const { return dilation_height == 1 && dilation_width == 1 && groups == 1; }
+  int group_inputs() const { return in_channels / groups; }
+  int group_outputs() const { return out_channels / groups; }
+  int64_t kernel_size() const {
+    return int64_t{kernel_height} * kernel_width * group_inputs() * out_channels;
+  }
 };
 
 // y = x kernel + bias, kernel (in, out).

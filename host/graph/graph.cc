@@ -18,9 +18,7 @@ FlatRange joined(int64_t first, int64_t first_count, int64_t second, int64_t sec
 
 FlatRange written_by(const Conv2dOp& op) {
   if (op.pass != Pass::weight_gradient) return {};
-  const int64_t kernel =
-      int64_t{op.kernel_height} * op.kernel_width * op.in_channels * op.out_channels;
-  return joined(op.kernel_offset, kernel, op.bias_offset, op.out_channels);
+  return joined(op.kernel_offset, op.kernel_size(), op.bias_offset, op.out_channels);
 }
 
 FlatRange written_by(const DenseOp& op) {

@@ -38,7 +38,8 @@ bool is_relu(const OpDesc& op, Pass pass) {
 
 // The op's own activation, or nullptr where it cannot have one.
 Activation* activation_of(OpDesc* op) {
-  if (auto* conv = std::get_if<Conv2dOp>(&op->attributes)) return &conv->activation;
+  auto* conv = std::get_if<Conv2dOp>(&op->attributes);
+  if (conv != nullptr && conv->pass == Pass::forward) return &conv->activation;
   if (auto* dense = std::get_if<DenseOp>(&op->attributes)) return &dense->activation;
   return nullptr;
 }

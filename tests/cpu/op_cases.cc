@@ -64,13 +64,12 @@ Conv2dOp conv(int size, int in, int out, int kernel, int stride, bool same, Pass
 
 OpCase conv_case(const Conv2dOp& op, bool relu_mask) {
   OpCase c{.attributes = op};
-  c.parameters = op.kernel_offset +
-                 int64_t{op.kernel_height} * op.kernel_width * op.in_channels * op.out_channels +
-                 op.out_channels;
+  c.parameters = op.kernel_offset + op.kernel_size() + op.out_channels;
   std::ostringstream name;
   name << "conv " << op.in_height << "x" << op.in_width << "x" << op.in_channels << " to "
        << op.out_channels << " kernel " << op.kernel_height << " stride " << op.stride_height
-       << " pad " << op.pad_top << " pass " << static_cast<int>(op.pass);
+       << " pad " << op.pad_top << " dilation " << op.dilation_height << " groups " << op.groups
+       << " pass " << static_cast<int>(op.pass);
   c.name = name.str();
   if (op.pass == Pass::forward) c.inputs = {conv_in(op)}, c.output = conv_out(op);
   if (op.pass == Pass::data_gradient) c.inputs = {conv_out(op)}, c.output = conv_in(op);
@@ -95,7 +94,37 @@ OpCase dense_case(const DenseOp& op, bool relu_mask) {
 
 namespace {
 
+// Groups and dilation; depthwise where groups are the channels.
+void add_tap_convs(Pass pass, std::vector<OpCase>* cases) {
+  struct Form {
+    int in, out, groups, dilation, stride;
+    bool same;
+  };
+  const Form forms[] = {{3, 5, 1, 2, 1, true},   {4, 6, 2, 1, 1, false}, {6, 6, 6, 1, 1, true},
+                        {5, 10, 5, 1, 2, true},  {6, 15, 3, 2, 2, true}, {8, 20, 2, 3, 1, false},
+                        {10, 2, 2, 2, 1, false}, {1, 9, 1, 2, 3, true}};
+  int i = 0;
+  for (const Form& form : forms) {
+    Conv2dOp op = conv(9, form.in, form.out, 3, form.stride, form.same, pass);
+    const int window = 2 * form.dilation + 1;
+    if (form.same) {
+      op.pad_top = std::max(0, (op.out_height - 1) * form.stride + window - op.in_height) / 2;
+      op.pad_left = std::max(0, (op.out_width - 1) * form.stride + window - op.in_width) / 2;
+    } else {
+      op.out_height = (op.in_height - window) / form.stride + 1;
+      op.out_width = (op.in_width - window) / form.stride + 1;
+    }
+    op.dilation_height = op.dilation_width = form.dilation;
+    op.groups = form.groups;
+    op.bias_offset = i % 4 == 3 ? -1 : op.kernel_offset + op.kernel_size();
+    if (i % 2 == 0) op.activation = Activation::relu;
+    cases->push_back(conv_case(op, pass == Pass::data_gradient && i % 2 == 0));
+    ++i;
+  }
+}
+
 void add_convs(Pass pass, std::vector<OpCase>* cases) {
+  add_tap_convs(pass, cases);
   for (const int kernel : {1, 2, 3, 5, 7}) {
     for (const int stride : {1, 2, 3}) {
       for (const bool same : {false, true}) {

@@ -34,16 +34,17 @@ void visit_conv(const Conv2dOp& op, Visit visit) {
     for (int x = 0; x < op.out_width; ++x) {
       for (int kh = 0; kh < op.kernel_height; ++kh) {
         for (int kw = 0; kw < op.kernel_width; ++kw) {
-          const int iy = y * op.stride_height + kh - op.pad_top;
-          const int ix = x * op.stride_width + kw - op.pad_left;
+          const int iy = y * op.stride_height + kh * op.dilation_height - op.pad_top;
+          const int ix = x * op.stride_width + kw * op.dilation_width - op.pad_left;
           if (iy < 0 || iy >= op.in_height || ix < 0 || ix >= op.in_width) continue;
-          for (int in = 0; in < op.in_channels; ++in) {
+          const int ins = op.group_inputs();
+          for (int in = 0; in < ins; ++in) {
             for (int out = 0; out < op.out_channels; ++out) {
-              visit(static_cast<size_t>((iy * op.in_width + ix) * op.in_channels + in),
+              const int channel = out / op.group_outputs() * ins + in;
+              visit(static_cast<size_t>((iy * op.in_width + ix) * op.in_channels + channel),
                     static_cast<size_t>(op.kernel_offset) +
-                        static_cast<size_t>(((kh * op.kernel_width + kw) * op.in_channels + in) *
-                                                op.out_channels +
-                                            out),
+                        static_cast<size_t>(
+                            ((kh * op.kernel_width + kw) * ins + in) * op.out_channels + out),
                     static_cast<size_t>((y * op.out_width + x) * op.out_channels + out));
             }
           }

@@ -230,6 +230,24 @@ TEST_P(CudnnPlans, ExistForPointersAlignedToFourBytes) {
   }
 }
 
+TEST_P(CudnnPlans, ExistForGroupsAndDilation) {
+  LOCKSTEP_DESCRIBED_OR_SKIP(target, GetParam());
+  for (const Pass pass : kPasses) {
+    for (const int groups : {1, 2, 12}) {  // of one channel each: depthwise, two outputs a channel
+      for (const int dilation : {1, 2}) {
+        Conv2dOp op = conv({14, 12, 24, 3, 1, true}, pass);
+        op.groups = groups;
+        op.dilation_height = op.dilation_width = dilation;
+        op.pad_top = op.pad_left = dilation;
+        expect_plan(*target, op, 16, ConvMath::fp32);
+        op = conv({15, 3, 6, 3, 2, false}, pass);
+        op.groups = 3;
+        expect_plan(*target, op, 5, ConvMath::fp32);
+      }
+    }
+  }
+}
+
 TEST_P(CudnnPlans, FuseBiasAndRelu) {
   LOCKSTEP_DESCRIBED_OR_SKIP(target, GetParam());
   Conv2dOp op = conv({26, 4, 8, 3, 1, false}, Pass::forward);

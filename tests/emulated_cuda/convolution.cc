@@ -102,6 +102,11 @@ struct Convolution {
   int64_t column(int64_t out, int64_t s) const {
     return out * node.stride[1] - node.pad[1] + s * node.dilation[1];
   }
+  // Of the image: channel c of the group that output channel k is in.
+  int64_t channel(int64_t k, int64_t c) const {
+    const int64_t groups = x.dims[1] / w.dims[1];
+    return k / (y.dims[1] / groups) * w.dims[1] + c;
+  }
   bool inside(int64_t h, int64_t width) const {
     return h >= 0 && h < x.dims[2] && width >= 0 && width < x.dims[3];
   }
@@ -127,8 +132,8 @@ struct Convolution {
         each_entry([&](int64_t r, int64_t s) {
           const int64_t h = row(p, r), v = column(q, s);
           if (!inside(h, v)) return;
-          for (int64_t c = 0; c < x.dims[1]; ++c) {
-            sum.add(from[x.at(n, c, h, v)] * kernel[w.at(k, c, r, s)]);
+          for (int64_t c = 0; c < w.dims[1]; ++c) {
+            sum.add(from[x.at(n, channel(k, c), h, v)] * kernel[w.at(k, c, r, s)]);
           }
         });
         to[y.at(n, k, p, q)] = sum.total();
@@ -142,10 +147,10 @@ struct Convolution {
       each_entry([&](int64_t r, int64_t s) {
         const int64_t h = row(p, r), v = column(q, s);
         if (!inside(h, v)) return;
-        for (int64_t c = 0; c < x.dims[1]; ++c) {
-          Sum& sum = sums[static_cast<size_t>(x.at(n, c, h, v))];
+        for (int64_t c = 0; c < w.dims[1]; ++c) {
           for (int64_t k = 0; k < y.dims[1]; ++k) {
-            sum.add(dy[y.at(n, k, p, q)] * kernel[w.at(k, c, r, s)]);
+            sums[static_cast<size_t>(x.at(n, channel(k, c), h, v))].add(dy[y.at(n, k, p, q)] *
+                                                                        kernel[w.at(k, c, r, s)]);
           }
         }
       });
@@ -160,9 +165,9 @@ struct Convolution {
         const int64_t h = row(p, r), v = column(q, s);
         if (!inside(h, v)) return;
         for (int64_t k = 0; k < y.dims[1]; ++k) {
-          for (int64_t c = 0; c < x.dims[1]; ++c) {
+          for (int64_t c = 0; c < w.dims[1]; ++c) {
             sums[static_cast<size_t>(w.at(k, c, r, s))].add(dy[y.at(n, k, p, q)] *
-                                                            from[x.at(n, c, h, v)]);
+                                                            from[x.at(n, channel(k, c), h, v)]);
           }
         }
       });
@@ -219,8 +224,8 @@ void ConvGraph::swap_paddings() {
     if (node.kind == ConvNode::Kind::add || node.kind == ConvNode::Kind::relu) continue;
     const ConvTensor &x = tensors.at(node.x), &w = tensors.at(node.w), &y = tensors.at(node.y);
     for (size_t axis = 0; axis < 2; ++axis) {
-      const int64_t all =
-          (y.dims[2 + axis] - 1) * node.stride[axis] + w.dims[2 + axis] - x.dims[2 + axis];
+      const int64_t all = (y.dims[2 + axis] - 1) * node.stride[axis] +
+                          (w.dims[2 + axis] - 1) * node.dilation[axis] + 1 - x.dims[2 + axis];
       node.pad[axis] = std::max<int64_t>(0, all) - node.pad[axis];
     }
   }

@@ -51,6 +51,57 @@ def spatial_cases(case, sequence, image, volume):
         case(f"up_sampling{axes}d", getattr(layers, f"UpSampling{axes}D")(2), shape)
 
 
+def convolution_cases(case, sequence, even, image, volume):
+    case("conv2d", layers.Conv2D(3, 3, activation="relu"), even)
+    case("conv2d_same_strided", layers.Conv2D(3, (3, 2), strides=2, padding="same"), image)
+    case("conv1d", layers.Conv1D(3, 3, activation="relu"), sequence)
+    case("conv1d_same_strided", layers.Conv1D(3, 4, strides=2, padding="same"), sequence)
+    case("conv1d_causal", layers.Conv1D(3, 3, padding="causal", dilation_rate=2), sequence)
+    case("conv1d_causal_strided", layers.Conv1D(3, 3, strides=2, padding="causal"), sequence)
+    case("conv1d_groups", layers.Conv1D(6, 3, groups=2, activation="tanh"), sequence)
+    case("conv1d_first", layers.Conv1D(3, 3, data_format="channels_first"), (4, 9))
+    case("conv2d_dilated", layers.Conv2D(3, 3, dilation_rate=(1, 2), padding="same"), image)
+    case("conv2d_dilated_valid", layers.Conv2D(5, (3, 2), dilation_rate=2), image)
+    case("conv2d_groups", layers.Conv2D(6, 3, groups=3, activation="relu"), image)
+    case("conv2d_groups_dilated",
+         layers.Conv2D(6, 2, groups=3, dilation_rate=3, padding="same", use_bias=False), image)
+    case("conv2d_first",
+         layers.Conv2D(4, 3, strides=2, data_format="channels_first", activation="softmax"),
+         (3, 7, 6))
+    case("conv3d", layers.Conv3D(3, 2, activation="relu"), volume)
+    case("conv3d_same_strided", layers.Conv3D(3, (3, 2, 1), strides=2, padding="same"), volume)
+    case("conv3d_groups", layers.Conv3D(4, 2, groups=2, dilation_rate=(2, 1, 1)), volume)
+    case("conv3d_first", layers.Conv3D(2, 2, data_format="channels_first"), (2, 4, 3, 3))
+    for padding in ("valid", "same"):
+        for kernel, strides in ((3, 1), (3, 2), (2, 3), (5, 2), (4, 2)):
+            case(f"conv1d_transpose_{padding}_{kernel}_{strides}",
+                 layers.Conv1DTranspose(3, kernel, strides=strides, padding=padding), sequence)
+        case(f"conv1d_transpose_{padding}_output_padding",
+             layers.Conv1DTranspose(3, 4, strides=3, padding=padding, output_padding=1), sequence)
+        case(f"conv2d_transpose_{padding}_output_padding",
+             layers.Conv2DTranspose(2, 3, strides=2, padding=padding, output_padding=(1, 0)),
+             image)
+        case(f"conv2d_transpose_{padding}_dilated",
+             layers.Conv2DTranspose(2, (3, 2), padding=padding, dilation_rate=2,
+                                    activation="relu"), image)
+    case("conv2d_transpose",
+         layers.Conv2DTranspose(2, 3, strides=(2, 1), activation="relu", use_bias=False), image)
+    case("conv2d_transpose_first",
+         layers.Conv2DTranspose(2, 3, strides=2, data_format="channels_first"), (3, 4, 5))
+    for axes, shape in ((1, sequence), (2, image)):
+        depthwise = getattr(layers, f"DepthwiseConv{axes}D")
+        separable = getattr(layers, f"SeparableConv{axes}D")
+        case(f"depthwise_conv{axes}d", depthwise(3, activation="relu"), shape)
+        case(f"depthwise_conv{axes}d_multiplier",
+             depthwise(3, strides=2, padding="same", depth_multiplier=2), shape)
+        case(f"depthwise_conv{axes}d_dilated", depthwise(2, dilation_rate=2, use_bias=False), shape)
+        case(f"separable_conv{axes}d", separable(5, 3, depth_multiplier=2, activation="relu"),
+             shape)
+        case(f"separable_conv{axes}d_same", separable(3, 3, strides=2, padding="same"), shape)
+    case("depthwise_conv2d_first",
+         layers.DepthwiseConv2D(3, depth_multiplier=2, data_format="channels_first"), (3, 5, 4))
+
+
 def cases():
     """(layer, shapes of its inputs, training) by name."""
     image, odd, sequence, volume, row = (6, 6, 4), (7, 5, 3), (9, 4), (4, 5, 3, 2), (6,)
@@ -63,8 +114,7 @@ def cases():
     case("dense", layers.Dense(3), row)
     case("dense_no_bias_tanh", layers.Dense(3, activation="tanh", use_bias=False), row)
     case("dense_of_sequence", layers.Dense(3, activation="relu"), sequence)
-    case("conv2d", layers.Conv2D(3, 3, activation="relu"), image)
-    case("conv2d_same_strided", layers.Conv2D(3, (3, 2), strides=2, padding="same"), odd)
+    convolution_cases(case, sequence, image, odd, volume)
     case("flatten", layers.Flatten(), image)
     case("flatten_first", layers.Flatten(data_format="channels_first"), image)
     case("reshape", layers.Reshape((-1, 8)), image)

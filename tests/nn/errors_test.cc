@@ -62,6 +62,27 @@ TEST(LayerErrors, conv2d) {
             "2147483647 entries; make the layer smaller");
 }
 
+TEST(LayerErrors, convolutions) {
+  EXPECT_EQ(layer_error("Conv2D", {8, 8, 4}, {{"filters", 6}, {"kernel_size", 3}, {"groups", 4}}),
+            "layer 'conv2d' (Conv2D): 4 groups must divide the 4 channels of the input and the 6 "
+            "filters");
+  EXPECT_EQ(
+      layer_error("Conv1D", {8, 4}, {{"filters", 6}, {"kernel_size", 3}, {"dilation_rate", 0}}),
+      "layer 'conv1d' (Conv1D): dilation_rate must be between 1 and 65535 in each direction");
+  EXPECT_EQ(
+      layer_error("Conv1D", {8, 4}, {{"filters", 6}, {"kernel_size", 4}, {"dilation_rate", 3}}),
+      "layer 'conv1d' (Conv1D): kernel_size (10) is larger than the input of shape (8, 4) with "
+      "padding 'valid'; use padding 'same', a smaller window or larger inputs");
+  EXPECT_EQ(
+      layer_error("Conv2D", {8, 8, 1}, {{"filters", 1}, {"kernel_size", 3}, {"padding", "causal"}})
+          .substr(0, 49),
+      "layer 'conv2d' (Conv2D): unknown padding 'causal'");
+  EXPECT_EQ(layer_error("Conv1DTranspose", {8, 4},
+                        {{"filters", 6}, {"kernel_size", 3}, {"output_padding", 1}}),
+            "layer 'conv1d_transpose' (Conv1DTranspose): output_padding must be at least 0 and "
+            "less than strides, not 1 where strides is 1");
+}
+
 TEST(LayerErrors, max_pooling) {
   EXPECT_EQ(layer_error("MaxPooling2D", {3, 8, 1}, {{"pool_size", 4}}),
             "layer 'max_pooling2d' (MaxPooling2D): pool_size (4, 4) is larger than the input of "

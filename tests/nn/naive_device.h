@@ -37,20 +37,23 @@ class Op : public GeneralOps {
  private:
   using GeneralOps::apply;
 
-  // Calls visit(position in x, position in the kernel, output channel 0's position in y).
+  // Calls visit(position in x, position in the kernel, position in y).
   template <class Visit>
   static void for_each_tap(const Conv2dOp& op, const Visit& visit) {
     for (int oh = 0; oh < op.out_height; ++oh) {
       for (int ow = 0; ow < op.out_width; ++ow) {
         for (int kh = 0; kh < op.kernel_height; ++kh) {
           for (int kw = 0; kw < op.kernel_width; ++kw) {
-            const int ih = oh * op.stride_height + kh - op.pad_top;
-            const int iw = ow * op.stride_width + kw - op.pad_left;
+            const int ih = oh * op.stride_height + kh * op.dilation_height - op.pad_top;
+            const int iw = ow * op.stride_width + kw * op.dilation_width - op.pad_left;
             if (ih < 0 || ih >= op.in_height || iw < 0 || iw >= op.in_width) continue;
-            for (int c = 0; c < op.in_channels; ++c) {
-              visit((ih * op.in_width + iw) * op.in_channels + c,
-                    ((kh * op.kernel_width + kw) * op.in_channels + c) * op.out_channels,
-                    (oh * op.out_width + ow) * op.out_channels);
+            const int ins = op.in_channels / op.groups, outs = op.out_channels / op.groups;
+            for (int c = 0; c < ins; ++c) {
+              for (int o = 0; o < op.out_channels; ++o) {
+                visit((ih * op.in_width + iw) * op.in_channels + o / outs * ins + c,
+                      ((kh * op.kernel_width + kw) * ins + c) * op.out_channels + o,
+                      (oh * op.out_width + ow) * op.out_channels + o);
+              }
             }
           }
         }
@@ -61,7 +64,6 @@ class Op : public GeneralOps {
   void apply(const Conv2dOp& op) {
     const int64_t x_size = int64_t{op.in_height} * op.in_width * op.in_channels;
     const int64_t y_size = int64_t{op.out_height} * op.out_width * op.out_channels;
-    const int channels = op.out_channels;
     if (op.pass == Pass::weight_gradient) return convolution_weight_gradient(op, x_size, y_size);
     const float* kernel = context_->weights + op.kernel_offset;
     for (int row = 0; row < rows(); ++row) {
@@ -69,18 +71,14 @@ class Op : public GeneralOps {
         const float* x = in(0, row, x_size);
         Doubles y(static_cast<size_t>(y_size));
         for (int64_t i = 0; i < y_size && op.bias_offset >= 0; ++i) {
-          y[i] = context_->weights[op.bias_offset + i % channels];
+          y[i] = context_->weights[op.bias_offset + i % op.out_channels];
         }
-        for_each_tap(op, [&](int xi, int ki, int yi) {
-          for (int o = 0; o < channels; ++o) y[yi + o] += double{x[xi]} * kernel[ki + o];
-        });
+        for_each_tap(op, [&](int xi, int ki, int yi) { y[yi] += double{x[xi]} * kernel[ki]; });
         store(y, row, op.activation);
       } else {
         const float* dy = in(0, row, y_size);
         Doubles dx(static_cast<size_t>(x_size));
-        for_each_tap(op, [&](int xi, int ki, int yi) {
-          for (int o = 0; o < channels; ++o) dx[xi] += double{dy[yi + o]} * kernel[ki + o];
-        });
+        for_each_tap(op, [&](int xi, int ki, int yi) { dx[xi] += double{dy[yi]} * kernel[ki]; });
         store(dx, row);
       }
     }
@@ -88,15 +86,13 @@ class Op : public GeneralOps {
 
   void convolution_weight_gradient(const Conv2dOp& op, int64_t x_size, int64_t y_size) {
     const int channels = op.out_channels;
-    const int kernel_size = op.kernel_height * op.kernel_width * op.in_channels * channels;
+    const int64_t kernel_size = op.kernel_size();
     reduce(op.kernel_offset, [&](int begin, int end) {
       Doubles dw(static_cast<size_t>(kernel_size + (op.bias_offset >= 0 ? channels : 0)));
       for (int row = begin; row < end; ++row) {
         const float* x = in(0, row, x_size);
         const float* dy = in(1, row, y_size);
-        for_each_tap(op, [&](int xi, int ki, int yi) {
-          for (int o = 0; o < channels; ++o) dw[ki + o] += double{x[xi]} * dy[yi + o];
-        });
+        for_each_tap(op, [&](int xi, int ki, int yi) { dw[ki] += double{x[xi]} * dy[yi]; });
         for (int64_t i = 0; i < y_size && op.bias_offset >= 0; ++i) {
           dw[kernel_size + i % channels] += dy[i];
         }

@@ -21,8 +21,10 @@ std::string to_text(const std::vector<int64_t>& sizes) {
 
 Status check_windows(const LayerContext& layer, const char* window_key,
                      const std::vector<int64_t>& window, const std::vector<int64_t>& strides,
-                     const Shape& input) {
-  LOCKSTEP_RETURN_IF_ERROR(layer.check_choice("padding", layer.text("padding"), {"valid", "same"}));
+                     const Shape& input, bool causal) {
+  std::vector<std::string> paddings = {"valid", "same"};
+  if (causal) paddings.push_back("causal");
+  LOCKSTEP_RETURN_IF_ERROR(layer.check_choice("padding", layer.text("padding"), paddings));
   if (!is_allowed(window)) {
     return layer.error(fmt::format("{} must be between 1 and {} in each direction, not {}",
                                    window_key, kLargestWindow, to_text(window)));
@@ -31,7 +33,7 @@ Status check_windows(const LayerContext& layer, const char* window_key,
     return layer.error(fmt::format("strides must be between 1 and {} in each direction, not {}",
                                    kLargestWindow, to_text(strides)));
   }
-  if (layer.text("padding") == "same") return {};
+  if (layer.text("padding") != "valid") return {};
   for (size_t axis = 0; axis < window.size(); ++axis) {
     if (window[axis] <= input[axis]) continue;
     return layer.error(fmt::format(

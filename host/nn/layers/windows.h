@@ -12,9 +12,10 @@ namespace lockstep::layers {
 inline constexpr int64_t kLargestWindow = 65535;
 
 // Checks the keys `window_key`, "strides" and "padding" of a layer whose windows go over
-// `input` (its spatial axes alone). Strides of null are the window's sizes.
+// `input` (its spatial axes alone). Strides of null are the window's sizes. Padding may be "causal"
+// where the layer knows it.
 Status check_windows(const LayerContext& layer, const char* window_key,
                      const std::vector<int64_t>& window, const std::vector<int64_t>& strides,
-                     const Shape& input);
+                     const Shape& input, bool causal = false);
 
 }  // namespace lockstep::layers
