@@ -123,6 +123,12 @@ Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilde
   job.validation_rows = data.validation_rows.size();
   job.data_digest = data.train.digest;
   job.validation_digest = data.validation_set.digest;
+  if (job.classes == 0) {
+    return usage_error(fmt::format(
+        "model '{}' tells classes apart, and the targets of '{}' are not whole numbers from 0 on, "
+        "one a row: say with --target what the classes are",
+        job.model, data.train.name));
+  }
   LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
   job.model_config = model->config();
   LOCKSTEP_ASSIGN(resolved.graph, model->training_graph(objective_of(job)));

@@ -109,7 +109,7 @@ class DataTest(runs.RunTest):
             ((data, "--missing", "0"), ("--missing is for CSV files",)),
             ((table, "--target", "knd"), ("did you mean 'kind'",)),
             ((table, "--target", "b"), ("reads classes", "not whole numbers")),
-            ((other,), ("reads classes", "not whole numbers")),
+            ((other,), ("tells classes apart", "not whole numbers")),
             ((data, "--class-weight", "{"), ("is not JSON",)),
             ((data, "--class-weight", '{"one": 1}'), ("'one' is no class",)),
             ((data, "--class-weight", '{"1": -1}'), ("class 1 has the weight -1",)),

@@ -3,9 +3,9 @@
     python3 tests/mutate/mutate.py [--count 100] [--seed S] [--work build/mutate]
 
 Each mutation changes one place of cluster/, reduce/ or checkpoint/: an operator, a constant, a
-dropped statement. It is built in a copy of the sources; what does not compile is drawn again. Prints
-each mutation and what noticed it, then the share that was noticed and the survivors. Exit status 1
-where the share is below --least.
+dropped statement. It is built in a copy of the sources; what does not compile is drawn again.
+Prints each mutation and what noticed it, then the share that was noticed. Exit status 1 where the
+share is below --least.
 """
 
 import argparse

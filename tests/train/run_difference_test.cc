@@ -38,6 +38,7 @@ class RunDifferenceTest : public testing::Test {
   static Job small_job() {
     Job job;
     job.model = "mlp";
+    job.loss = "sparse_categorical_crossentropy";
     job.metrics = {"accuracy"};
     job.optimizer = {{"name", "sgd"}};
     return job;
