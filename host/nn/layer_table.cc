@@ -117,6 +117,13 @@ bool is_common(const std::string& key) {
   return std::find(std::begin(kCommonKeys), std::end(kCommonKeys), key) != std::end(kCommonKeys);
 }
 
+// Keras' "float32", or its policy object of that name.
+bool is_float32(const nlohmann::json& dtype) {
+  if (dtype.is_null()) return true;
+  if (dtype.is_string()) return dtype == "float32";
+  return dtype.is_object() && dtype.value("/config/name"_json_pointer, "") == "float32";
+}
+
 std::string kind_name(const ConfigKey& key) {
   switch (key.kind) {
     case KeyKind::integer:
@@ -259,6 +266,12 @@ Result<nlohmann::json> resolve_keys(const std::string& owner, const std::vector<
     resolved[key.name] = std::move(*value);
   }
   for (const auto& [key, value] : config.items()) {
+    if (key == "dtype" && !is_float32(value)) {
+      return error(
+          fmt::format("dtype {} is not supported: layers compute in float32, --numerics "
+                      "chooses how",
+                      value.dump()));
+    }
     if (resolved.contains(key) || is_common(key)) continue;
     return error(unknown_name_message("key", key, known));
   }

@@ -110,6 +110,11 @@ TEST(LayerErrors, dropout_and_activation) {
   EXPECT_EQ(layer_error("Dropout", {8}, {{"rate", -0.5}}),
             "layer 'dropout' (Dropout): rate must be at least 0 and below 1, not -0.5");
   EXPECT_FALSE(layer_error("Dropout", {8}, {{"rate", std::nan("")}}).empty());
+  EXPECT_EQ(layer_error("Dropout", {8}, {{"rate", 0.5}, {"noise_shape", {1, 8}}}),
+            "layer 'dropout' (Dropout): noise_shape is not supported yet");
+  EXPECT_EQ(layer_error("Dropout", {8}, {{"rate", 0.5}, {"dtype", "mixed_float16"}}),
+            "layer 'dropout' (Dropout): dtype \"mixed_float16\" is not supported: layers compute "
+            "in float32, --numerics chooses how");
   EXPECT_EQ(layer_error("Activation", {8}, {{"activation", "softmaxx"}}),
             "layer 'activation' (Activation): unknown activation 'softmaxx'; did you mean "
             "'softmax'? Known: " +

@@ -13,6 +13,7 @@ Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
   if (!(asked >= 0 && asked < 1)) {
     return layer.error(fmt::format("rate must be at least 0 and below 1, not {}", asked));
   }
+  if (!layer.is_null("noise_shape")) return layer.error("noise_shape is not supported yet");
   const float rate = static_cast<float>(asked);
   if (rate == 0 || !layer.training()) return input;
   if (rate == 1) return layer.error(fmt::format("rate {} rounds to 1 in float32", asked));
