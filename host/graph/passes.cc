@@ -256,6 +256,14 @@ std::pair<int, int> joinable(const Graph& graph, size_t at) {
 
 }  // namespace
 
+void finish_training_graph(Graph* graph) {
+  fuse_activations(graph);
+  append_gradients(graph);
+  fold_relu_gradients(graph);
+  fuse_maps(graph);
+  drop_dead_ops(graph);
+}
+
 void fuse_maps(Graph* graph) {
   for (size_t at = 0; at < graph->ops.size();) {
     const auto [producer, input] = joinable(*graph, at);

@@ -35,4 +35,7 @@ void fold_relu_gradients(Graph* graph);
 // Takes out ops whose results nobody reads.
 void drop_dead_ops(Graph* graph);
 
+// All of these for a forward graph with its loss, whose gradients have their places.
+void finish_training_graph(Graph* graph);
+
 }  // namespace lockstep

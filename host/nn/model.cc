@@ -296,11 +296,7 @@ Result<Graph> Model::training_graph(const Objective& objective) const {
   if (graph.gradient_count == 0) {
     return usage_error(fmt::format("model '{}' has no weights to train", name_));
   }
-  fuse_activations(&graph);
-  append_gradients(&graph);
-  fold_relu_gradients(&graph);
-  fuse_maps(&graph);
-  drop_dead_ops(&graph);
+  finish_training_graph(&graph);
   return graph;
 }
 
