@@ -5,7 +5,6 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "cuda/expression_plan.h"
 #include "host/optim/optimizer.h"
 #include "tests/nn/test_devices.h"
 #include "tests/nn/training_step.h"
@@ -131,22 +130,6 @@ INSTANTIATE_TEST_SUITE_P(all, OptimizerGolden,
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
-
-TEST(OptimizerFormulas, fit_the_gpus_interpreter) {
-  for (const auto& [name, golden] : golden_file().at("optimizers").items()) {
-    const UpdateDesc update = Optimizer::create(golden.at("config")).value().update_at(1);
-    const auto* formula = std::get_if<ExpressionUpdate>(&update);
-    EXPECT_EQ(formula == nullptr, name == "adam" || name == "adam_schedule" || name == "sgd" ||
-                                      name == "sgd_momentum" || name == "sgd_nesterov" ||
-                                      name == "sgd_schedule")
-        << name;
-    if (formula == nullptr) continue;
-    const auto plan = plan_expression(*formula->expression);
-    ASSERT_TRUE(plan.ok()) << name << ": " << plan.error().message;
-    EXPECT_LE(plan->registers, kWideRegisters) << name;
-    EXPECT_EQ(plan->outputs.size(), golden.at("slots").size() + 1) << name;
-  }
-}
 
 TEST(ScheduleGolden, agrees_with_keras) {
   const int64_t every = golden_file().at("schedule_every");

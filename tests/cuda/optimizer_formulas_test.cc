@@ -1,0 +1,32 @@
+// The formulas of the optimizers fit the registers of the GPU's interpreter.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "cuda/expression_plan.h"
+#include "host/optim/optimizer.h"
+#include "tests/support/source_folder.h"
+
+namespace lockstep {
+namespace {
+
+TEST(OptimizerFormulas, fit_the_gpus_interpreter) {
+  std::ifstream stream(source_folder() + "/tests/golden/optimizers.json");
+  const auto file = nlohmann::json::parse(stream);
+  int formulas = 0;
+  for (const auto& [name, golden] : file.at("optimizers").items()) {
+    const UpdateDesc update = Optimizer::create(golden.at("config")).value().update_at(1);
+    const auto* formula = std::get_if<ExpressionUpdate>(&update);
+    if (formula == nullptr) continue;  // plain Adam and SGD have kernels of their own
+    ++formulas;
+    const auto plan = plan_expression(*formula->expression);
+    ASSERT_TRUE(plan.ok()) << name << ": " << plan.error().message;
+    EXPECT_LE(plan->registers, kWideRegisters) << name;
+    EXPECT_EQ(plan->outputs.size(), golden.at("slots").size() + 1) << name;
+  }
+  EXPECT_GT(formulas, 10);
+}
+
+}  // namespace
+}  // namespace lockstep
