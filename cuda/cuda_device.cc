@@ -22,26 +22,16 @@ namespace {
 
 constexpr int64_t kAllocationUnit = 512;  // bytes: what the allocator rounds up to
 
-class DeviceBuffer : public Buffer {
+// Of the device's memory, or of the host's.
+template <class OwnedMemory>
+class CudaBuffer : public Buffer {
  public:
-  DeviceBuffer(MemoryHandle memory, int64_t bytes) : memory_(std::move(memory)), bytes_(bytes) {}
+  CudaBuffer(void* memory, int64_t bytes) : memory_(memory), bytes_(bytes) {}
   float* data() override { return static_cast<float*>(memory_.get()); }
   int64_t bytes() const override { return bytes_; }
 
  private:
-  MemoryHandle memory_;
-  int64_t bytes_;
-};
-
-class PinnedBuffer : public Buffer {
- public:
-  PinnedBuffer(HostMemoryHandle memory, int64_t bytes)
-      : memory_(std::move(memory)), bytes_(bytes) {}
-  float* data() override { return static_cast<float*>(memory_.get()); }
-  int64_t bytes() const override { return bytes_; }
-
- private:
-  HostMemoryHandle memory_;
+  OwnedMemory memory_;
   int64_t bytes_;
 };
 
@@ -112,7 +102,7 @@ class CudaDevice : public Device {
                                               const PartitionGroup& group) override {
     LOCKSTEP_CHECK(group.rows.size() == 1);
     LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
-    return prepare_op({gpu_.get(), op, group.total_rows()});
+    return prepare_op({{op}, gpu_.get(), group.total_rows()});
   }
   Status play(std::unique_ptr<Recording>* recording, const RunContext& context, int parts,
               const std::function<void(int)>& run_part) override;
@@ -167,7 +157,7 @@ Result<std::unique_ptr<Buffer>> CudaDevice::allocate(int64_t bytes) {
   const int64_t size = buffer_bytes(std::max<int64_t>(bytes, 1));
   const Status status = LOCKSTEP_CUDA_STATUS(cudaMalloc(&memory, static_cast<size_t>(size)));
   if (!status.ok()) return out_of_memory(size, status.error());
-  return std::unique_ptr<Buffer>(std::make_unique<DeviceBuffer>(MemoryHandle(memory), size));
+  return std::unique_ptr<Buffer>(std::make_unique<CudaBuffer<MemoryHandle>>(memory, size));
 }
 
 Result<std::unique_ptr<Buffer>> CudaDevice::allocate_host(int64_t bytes) {
@@ -175,7 +165,7 @@ Result<std::unique_ptr<Buffer>> CudaDevice::allocate_host(int64_t bytes) {
   void* memory = nullptr;
   const int64_t size = buffer_bytes(std::max<int64_t>(bytes, 1));
   LOCKSTEP_CUDA_CHECK(cudaMallocHost(&memory, static_cast<size_t>(size)));
-  return std::unique_ptr<Buffer>(std::make_unique<PinnedBuffer>(HostMemoryHandle(memory), size));
+  return std::unique_ptr<Buffer>(std::make_unique<CudaBuffer<HostMemoryHandle>>(memory, size));
 }
 
 Status CudaDevice::copy(const float* from, int64_t count, float* to, cudaMemcpyKind kind) {
@@ -271,25 +261,6 @@ Status CudaDevice::digest(const float* weights, std::span<const float* const> sl
 
 }  // namespace
 
-const float* OpSetting::input(int i, std::span<float* const> values) const {
-  LOCKSTEP_CHECK(static_cast<size_t>(i) < op.inputs.size());
-  return values[static_cast<size_t>(op.inputs[static_cast<size_t>(i)])];
-}
-
-float* OpSetting::output(std::span<float* const> values) const {
-  LOCKSTEP_CHECK(op.outputs.size() == 1);
-  return output(0, values);
-}
-
-float* OpSetting::output(int i, std::span<float* const> values) const {
-  LOCKSTEP_CHECK(static_cast<size_t>(i) < op.outputs.size());
-  return values[static_cast<size_t>(op.outputs[static_cast<size_t>(i)])];
-}
-
-const float* OpSetting::relu_mask(std::span<float* const> values) const {
-  return op.relu_mask < 0 ? nullptr : values[static_cast<size_t>(op.relu_mask)];
-}
-
 }  // namespace cuda
 
 namespace {
@@ -326,7 +297,8 @@ Status check_cuda_device(std::string_view numerics) {
   LOCKSTEP_CHECK(numerics == "cuda-fp32" || numerics == "cuda-tf32");
   LOCKSTEP_RETURN_IF_ERROR(usable_gpu(0));
   LOCKSTEP_RETURN_IF_ERROR(load_cudnn());
-  return load_cublaslt().ok() ? Status{} : Status{load_cublaslt().error()};
+  LOCKSTEP_RETURN_IF_ERROR(load_cublaslt());
+  return {};
 }
 
 Result<std::unique_ptr<Device>> make_cuda_device(int index, std::string_view numerics) {

@@ -575,9 +575,10 @@ ConvTile conv_tile(const Conv2dOp& op, int rows) {
   return best;
 }
 
-Status launch_conv(const Conv2dOp& op, const ConvTile& tile, int rows, const float* x,
-                   const float* kernel, const float* bias, float* y, cudaStream_t stream) {
-  Correlation shape;
+// The geometry of an op as it is.
+template <class KernelShape>
+KernelShape shape_of(const Conv2dOp& op) {
+  KernelShape shape;
   shape.in_height = op.in_height;
   shape.in_width = op.in_width;
   shape.in_channels = op.in_channels;
@@ -590,6 +591,12 @@ Status launch_conv(const Conv2dOp& op, const ConvTile& tile, int rows, const flo
   shape.stride_width = op.stride_width;
   shape.pad_top = op.pad_top;
   shape.pad_left = op.pad_left;
+  return shape;
+}
+
+Status launch_conv(const Conv2dOp& op, const ConvTile& tile, int rows, const float* x,
+                   const float* kernel, const float* bias, float* y, cudaStream_t stream) {
+  Correlation shape = shape_of<Correlation>(op);
   shape.relu = op.activation == Activation::relu;
   shape.in = x;
   shape.kernel = kernel;
@@ -671,19 +678,7 @@ Status launch_conv_weight_gradient(const Conv2dOp& op, const ConvGradientPlan& p
                                    cudaStream_t stream) {
   LOCKSTEP_CHECK(vector_aligned({x, dy}));
   const int kernel_outputs = static_cast<int>(kernel_size(op));
-  GradientShape shape;
-  shape.in_height = op.in_height;
-  shape.in_width = op.in_width;
-  shape.in_channels = op.in_channels;
-  shape.out_height = op.out_height;
-  shape.out_width = op.out_width;
-  shape.out_channels = op.out_channels;
-  shape.kernel_height = op.kernel_height;
-  shape.kernel_width = op.kernel_width;
-  shape.stride_height = op.stride_height;
-  shape.stride_width = op.stride_width;
-  shape.pad_top = op.pad_top;
-  shape.pad_left = op.pad_left;
+  GradientShape shape = shape_of<GradientShape>(op);
   shape.segment_width = divided_up(op.out_width, plan.segments);
   shape.units = rows * op.out_height * plan.segments;
   shape.plan = plan;

@@ -6,19 +6,14 @@
 
 #include "cuda/gpu.h"
 #include "host/device/device.h"
+#include "host/device/op_values.h"
 
 namespace lockstep::cuda {
 
 // What every prepared op knows.
-struct OpSetting {
+struct OpSetting : OpValues {
   Gpu* gpu = nullptr;
-  OpDesc op;
   int rows = 0;
-  const float* input(int i, std::span<float* const> values) const;
-  float* output(std::span<float* const> values) const;  // the only one
-  float* output(int i, std::span<float* const> values) const;
-  // nullptr where the op has none.
-  const float* relu_mask(std::span<float* const> values) const;
 };
 
 using Prepared = Result<std::unique_ptr<PreparedOp>>;

@@ -49,7 +49,8 @@ std::string default_numerics(const std::string& kind) {
 Status check_device(const std::string& kind, const std::string& numerics) {
   LOCKSTEP_RETURN_IF_ERROR(check_kind(kind, numerics));
   if (is_cuda(numerics)) return check_cuda_device(numerics);
-  return make_cpu_device(numerics).ok() ? Status{} : Status{make_cpu_device(numerics).error()};
+  LOCKSTEP_RETURN_IF_ERROR(make_cpu_device(numerics));
+  return {};
 }
 
 int available_devices(const std::string& kind, const std::string& numerics) {

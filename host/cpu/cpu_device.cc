@@ -101,7 +101,7 @@ class CpuDevice : public Device {
 
   Result<std::unique_ptr<PreparedOp>> prepare(const OpDesc& op,
                                               const PartitionGroup& group) override {
-    return prepare_op({&kernels_, op, group});
+    return prepare_op({{op}, &kernels_, group});
   }
 
   void add(const float* a, const float* b, float* out, int64_t count) override {
@@ -187,25 +187,6 @@ class CpuDevice : public Device {
 };
 
 }  // namespace
-
-const float* OpSetting::input(int i, std::span<float* const> values) const {
-  LOCKSTEP_CHECK(static_cast<size_t>(i) < op.inputs.size());
-  return values[static_cast<size_t>(op.inputs[static_cast<size_t>(i)])];
-}
-
-float* OpSetting::output(std::span<float* const> values) const {
-  LOCKSTEP_CHECK(op.outputs.size() == 1);
-  return output(0, values);
-}
-
-float* OpSetting::output(int i, std::span<float* const> values) const {
-  LOCKSTEP_CHECK(static_cast<size_t>(i) < op.outputs.size());
-  return values[static_cast<size_t>(op.outputs[static_cast<size_t>(i)])];
-}
-
-const float* OpSetting::relu_mask(std::span<float* const> values) const {
-  return op.relu_mask < 0 ? nullptr : values[static_cast<size_t>(op.relu_mask)];
-}
 
 void OpSetting::mask_output(std::span<float* const> values, int64_t features) const {
   const float* mask = relu_mask(values);

@@ -5,22 +5,17 @@
 
 #include "host/cpu/kernels.h"
 #include "host/device/device.h"
+#include "host/device/op_values.h"
 
 namespace lockstep::cpu {
 
 // What every prepared op knows.
-struct OpSetting {
+struct OpSetting : OpValues {
   const KernelTable* kernels = nullptr;
-  OpDesc op;
   PartitionGroup group;
   int64_t rows() const { return group.total_rows(); }
   int64_t row_blocks() const { return (rows() + kernels->lanes - 1) / kernels->lanes; }
   int64_t padded_rows() const { return row_blocks() * kernels->lanes; }
-  const float* input(int i, std::span<float* const> values) const;
-  float* output(std::span<float* const> values) const;  // the only one
-  float* output(int i, std::span<float* const> values) const;
-  // nullptr where the op has none.
-  const float* relu_mask(std::span<float* const> values) const;
   // Applies the relu mask, if there is one, to the output as it lies in memory.
   void mask_output(std::span<float* const> values, int64_t features) const;
 };
