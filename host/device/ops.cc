@@ -2,6 +2,17 @@
 
 namespace lockstep {
 
+IndexLists index_lists(const std::vector<std::vector<int32_t>>& of_outputs, int64_t inputs) {
+  IndexLists lists;
+  lists.inputs = inputs;
+  lists.begin.push_back(0);
+  for (const std::vector<int32_t>& list : of_outputs) {
+    lists.index.insert(lists.index.end(), list.begin(), list.end());
+    lists.begin.push_back(static_cast<int64_t>(lists.index.size()));
+  }
+  return lists;
+}
+
 IndexLists transposed(const IndexLists& lists) {
   IndexLists result;
   result.inputs = lists.outputs();

@@ -146,6 +146,8 @@ struct IndexLists {
   int64_t inputs = 0;          // input elements
   int64_t outputs() const { return static_cast<int64_t>(begin.size()) - 1; }
 };
+// The lists of each output, without factors.
+IndexLists index_lists(const std::vector<std::vector<int32_t>>& of_outputs, int64_t inputs);
 // The lists of the elements that read each input element, by rising output.
 IndexLists transposed(const IndexLists& lists);
 

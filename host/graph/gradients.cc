@@ -224,20 +224,14 @@ class GradientAppender {
 
   // Sums a value over the elements that a broadcast joins.
   int sum_to(const OpDesc& op, int value, const Broadcast& broadcast, const Shape& shape) {
-    auto lists = std::make_shared<IndexLists>();
-    lists->inputs = features_of(value);
+    const int64_t features = features_of(value);
     std::vector<std::vector<int32_t>> readers(static_cast<size_t>(broadcast.modulus));
-    for (int64_t f = 0; f < lists->inputs; ++f) {
+    for (int64_t f = 0; f < features; ++f) {
       readers[static_cast<size_t>(broadcast.at(f))].push_back(static_cast<int32_t>(f));
     }
-    lists->begin.push_back(0);
-    for (const auto& reader : readers) {
-      lists->index.insert(lists->index.end(), reader.begin(), reader.end());
-      lists->begin.push_back(static_cast<int64_t>(lists->index.size()));
-    }
     GatherOp gather;
-    gather.input_features = {lists->inputs};
-    gather.lists = std::move(lists);
+    gather.input_features = {features};
+    gather.lists = std::make_shared<IndexLists>(index_lists(readers, features));
     return append(gradient_name(op, "sum"), gather, {value}, shape);
   }
 

@@ -14,7 +14,6 @@ namespace lockstep {
 struct SymbolicTensor {
   int value = -1;
   Shape shape;
-  int mask = -1;  // value: Keras' mask of the tensor as 1 and 0, one an entry of its first axis
   int64_t features() const { return element_count(shape); }
 };
 

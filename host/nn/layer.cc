@@ -141,6 +141,7 @@ SymbolicTensor LayerContext::gather(const std::string& what, IndexLists lists,
                                     const Tensors& inputs, Shape output_shape, Gathering gathering,
                                     float fill, bool split_ties) {
   GatherOp gather;
+  lists.inputs = 0;
   for (const SymbolicTensor& input : inputs) {
     gather.input_features.push_back(input.features());
     lists.inputs += input.features();
@@ -187,16 +188,11 @@ SymbolicTensor LayerContext::reduce(const std::string& what, const SymbolicTenso
     for (size_t axis = 0; axis < kept.size(); ++axis) o = o * kept[axis] + at[axis];
     sources[static_cast<size_t>(o)].push_back(static_cast<int32_t>(i));
   }
-  IndexLists lists;
-  lists.begin.push_back(0);
-  for (const auto& source : sources) {
-    lists.index.insert(lists.index.end(), source.begin(), source.end());
-    lists.begin.push_back(static_cast<int64_t>(lists.index.size()));
-  }
   // Keras' max divides its gradient among equal elements.
   const bool maximum = reduction == Reduction::maximum;
-  SymbolicTensor result = gather(what, std::move(lists), {input}, output_shape,
-                                 maximum ? Gathering::maximum : Gathering::sum, 0, maximum);
+  SymbolicTensor result =
+      gather(what, index_lists(sources, input.features()), {input}, output_shape,
+             maximum ? Gathering::maximum : Gathering::sum, 0, maximum);
   if (reduction != Reduction::mean) return result;
   ExpressionBuilder e;
   const double count =

@@ -110,8 +110,8 @@ constexpr Refusal kRefusals[] = {
 };
 
 // Keys that every layer of Keras has, and that change no number here.
-constexpr const char* kCommonKeys[] = {
-    "name", "trainable", "dtype", "batch_shape", "batch_input_shape", "data_format_is_default"};
+constexpr const char* kCommonKeys[] = {"name", "trainable", "dtype", "batch_shape",
+                                       "batch_input_shape"};
 
 bool is_common(const std::string& key) {
   return std::find(std::begin(kCommonKeys), std::end(kCommonKeys), key) != std::end(kCommonKeys);

@@ -95,6 +95,22 @@ inline HostBatch make_batch(int first, int rows, int64_t classes) {
   return batch;
 }
 
+// The subtree's sum with every partition run alone, added by the device; has_rows(subtree) says
+// where there is anything to add.
+template <class HasRows>
+Floats sum_of_leaves(Device& device, const std::vector<Floats>& leaves, const Subtree& tree,
+                     const HasRows& has_rows) {
+  if (tree.level == 0) return leaves[static_cast<size_t>(tree.first)];
+  const Subtree left{tree.first, tree.level - 1};
+  const Subtree right{left.end(), tree.level - 1};
+  const Floats b = sum_of_leaves(device, leaves, right, has_rows);
+  if (!has_rows(left)) return b;
+  Floats a = sum_of_leaves(device, leaves, left, has_rows);
+  if (!has_rows(right)) return a;
+  device.add(a.data(), b.data(), a.data(), static_cast<int64_t>(a.size()));
+  return a;
+}
+
 // Runs ops on one device; keeps their memory until the next run.
 class OpRunner {
  public:

@@ -36,19 +36,6 @@ std::vector<Floats> run_range(OpRunner& runner, const OpCase& c, const std::vect
   return runner.run(c, group, rows, {}, rows_before(range.begin)).roots;
 }
 
-// The subtree's sum with every partition run alone, added by the device.
-Floats sum_of_leaves(Device& device, const std::vector<Floats>& leaves, const Subtree& tree) {
-  if (tree.level == 0) return leaves[static_cast<size_t>(tree.first)];
-  const Subtree left{tree.first, tree.level - 1};
-  const Subtree right{left.end(), tree.level - 1};
-  const Floats b = sum_of_leaves(device, leaves, right);
-  if (!has_rows(left)) return b;
-  Floats a = sum_of_leaves(device, leaves, left);
-  if (!has_rows(right)) return a;
-  device.add(a.data(), b.data(), a.data(), static_cast<int64_t>(a.size()));
-  return a;
-}
-
 void expect_written(const OpCase& c, const Floats& expected, const Floats& actual) {
   // What the op does not write stays as it was, NaN: the test's parameters begin at an offset.
   ASSERT_EQ(first_difference(expected, actual), "none") << c.name;
@@ -76,7 +63,7 @@ TEST_P(WeightGradientTree, EveryCutGivesTheSameRoots) {
         const std::vector<Floats> sums = run_range(runner, c, inputs, {begin, end}, roots);
         for (size_t i = 0; i < roots.size(); ++i) {
           if (has_rows(roots[i])) {
-            expect_written(c, sum_of_leaves(*device, leaves, roots[i]), sums[i]);
+            expect_written(c, sum_of_leaves(*device, leaves, roots[i], has_rows), sums[i]);
           } else {
             for (const float x : sums[i]) ASSERT_NE(x, x) << c.name << ": empty root touched";
           }

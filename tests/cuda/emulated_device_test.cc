@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "host/cpu/cpu_device.h"
-#include "host/reduce/tree_sum.h"
 #include "tests/emulated_cuda/runtime.h"
 #include "tests/emulated_cuda/toy.h"
 
@@ -79,20 +78,6 @@ TEST(EmulatedDevice, NothingIsLeft) {
   EXPECT_EQ(machine.leaks(), "");
 }
 
-// The tree's root from groups run one after the other.
-std::vector<float> combine(Device& device, const std::vector<GroupResult>& results,
-                           int64_t flat_size) {
-  std::vector<TreePiece> pieces;
-  for (const GroupResult& result : results) {
-    for (size_t i = 0; i < result.roots.size(); ++i) {
-      pieces.push_back({result.group.roots[i], result.roots[i].data()});
-    }
-  }
-  std::vector<float> sum(static_cast<size_t>(flat_size));
-  tree_sum_range(device, pieces, {0, 3}, flat_size, sum.data());
-  return sum;
-}
-
 TEST(EmulatedDevice, GroupingChangesNoBit) {
   LOCKSTEP_CUDNN_OR_SKIP();
   Machine machine;
@@ -112,7 +97,7 @@ TEST(EmulatedDevice, GroupingChangesNoBit) {
           results.push_back(step.run(batch, 8, range));
         }
       }
-      EXPECT_EQ(combine(*device, results, graph.flat_size), whole) << rows << " rows";
+      EXPECT_EQ(combine(*device, results, 8, graph.flat_size), whole) << rows << " rows";
     }
   }
 }

@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "host/nn/model.h"
-#include "host/reduce/tree_sum.h"
 #include "models/models.h"
 #include "tests/nn/test_devices.h"
 #include "tests/nn/training_step.h"
@@ -119,20 +118,6 @@ class ProgramTest : public testing::TestWithParam<std::string> {
   std::unique_ptr<Device> device_;
 };
 
-// The tree's root from groups run one after the other.
-std::vector<float> combine(Device& device, const std::vector<GroupResult>& results, int level,
-                           int64_t flat_size) {
-  std::vector<TreePiece> pieces;
-  for (const GroupResult& result : results) {
-    for (size_t i = 0; i < result.roots.size(); ++i) {
-      pieces.push_back({result.group.roots[i], result.roots[i].data()});
-    }
-  }
-  std::vector<float> sum(static_cast<size_t>(flat_size));
-  tree_sum_range(device, pieces, {0, level}, flat_size, sum.data());
-  return sum;
-}
-
 TEST_P(ProgramTest, grouping_changes_no_bit) {
   const Graph graph = small_graph();
   TrainingStep step(*device_, graph);
@@ -150,7 +135,7 @@ TEST_P(ProgramTest, grouping_changes_no_bit) {
           results.push_back(step.run(batch, 8, range));
         }
       }
-      const std::vector<float> sum = combine(*device_, results, 3, graph.flat_size);
+      const std::vector<float> sum = combine(*device_, results, 8, graph.flat_size);
       EXPECT_EQ(0, std::memcmp(sum.data(), whole.data(), sum.size() * sizeof(float)))
           << rows << " rows, first cut at " << cuts[1];
     }

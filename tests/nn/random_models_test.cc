@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "host/nn/model.h"
-#include "host/reduce/tree_sum.h"
 #include "tests/nn/test_devices.h"
 #include "tests/nn/training_step.h"
 
@@ -107,17 +106,10 @@ TEST_P(RandomModels, give_the_same_bits_however_partitions_are_grouped) {
     const std::vector<float> whole = step.flat(batch, kPartitions);
     for (const std::vector<int>& cuts : {std::vector<int>{0, 3, 8}, std::vector<int>{0, 1, 6, 8}}) {
       std::vector<GroupResult> results;
-      std::vector<TreePiece> pieces;
       for (size_t i = 0; i + 1 < cuts.size(); ++i) {
         results.push_back(step.run(batch, kPartitions, {cuts[i], cuts[i + 1]}));
       }
-      for (const GroupResult& result : results) {
-        for (size_t i = 0; i < result.roots.size(); ++i) {
-          pieces.push_back({result.group.roots[i], result.roots[i].data()});
-        }
-      }
-      std::vector<float> sum(whole.size());
-      tree_sum_range(*device, pieces, root_subtree(kPartitions), graph->flat_size, sum.data());
+      const auto sum = combine(*device, results, kPartitions, graph->flat_size);
       ASSERT_EQ(0, std::memcmp(sum.data(), whole.data(), sum.size() * sizeof(float)));
     }
   }

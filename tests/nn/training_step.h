@@ -13,6 +13,7 @@
 #include "host/device/device.h"
 #include "host/graph/program.h"
 #include "host/optim/optimizer.h"
+#include "host/reduce/tree_sum.h"
 
 namespace lockstep {
 
@@ -91,6 +92,20 @@ struct GroupResult {
   PartitionGroup group;
   std::vector<std::vector<float>> roots;
 };
+
+// The tree's root from groups of `partitions` that ran one after the other.
+inline std::vector<float> combine(Device& device, const std::vector<GroupResult>& results,
+                                  int partitions, int64_t flat_size) {
+  std::vector<TreePiece> pieces;
+  for (const GroupResult& result : results) {
+    for (size_t i = 0; i < result.roots.size(); ++i) {
+      pieces.push_back({result.group.roots[i], result.roots[i].data()});
+    }
+  }
+  std::vector<float> sum(static_cast<size_t>(flat_size));
+  tree_sum_range(device, pieces, root_subtree(partitions), flat_size, sum.data());
+  return sum;
+}
 
 class TrainingStep {
  public:
