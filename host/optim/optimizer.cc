@@ -7,7 +7,7 @@
 
 #include "host/core/check.h"
 #include "host/core/suggest.h"
-#include "host/optim/config_keys.h"
+#include "host/optim/hyperparameters.h"
 #include "host/optim/optimizer_table.h"
 
 namespace lockstep {
@@ -94,8 +94,8 @@ Result<Optimizer> Optimizer::create(const Json& config) {
   Optimizer optimizer;
   LOCKSTEP_ASSIGN(optimizer.row_, row_of(name));
   LOCKSTEP_RETURN_IF_ERROR(take_later_keys(what, &flat));
-  std::vector<ConfigKey> keys = optimizer.row_->keys;
-  keys.push_back({"clipvalue", KeyKind::positive_or_none, nullptr, false, true});
+  std::vector<Hyperparameter> keys = optimizer.row_->keys;
+  keys.push_back({"clipvalue", HyperparameterKind::positive_or_none, nullptr, false, true});
   Json rate = flat.value("learning_rate", keys[0].default_value);
   LOCKSTEP_CHECK(keys[0].name == "learning_rate");
   LOCKSTEP_ASSIGN(optimizer.learning_rate_, LearningRate::create(what, rate));

@@ -201,32 +201,34 @@ std::vector<Term> lion_formula(const Terms& t) {
           t.weight - t.learning_rate * direction};
 }
 
-ConfigKey rate_key(double default_value) {
-  return {"learning_rate", KeyKind::positive, default_value};
+Hyperparameter rate_key(double default_value) {
+  return {"learning_rate", HyperparameterKind::positive, default_value};
 }
 
 // Not in the recipes of before there was weight decay.
-ConfigKey decay_key() {
-  return {"weight_decay", KeyKind::not_negative_or_none, nullptr, false, true};
+Hyperparameter decay_key() {
+  return {"weight_decay", HyperparameterKind::not_negative_or_none, nullptr, false, true};
 }
 
-std::vector<ConfigKey> moment_keys(double beta_2) {
-  return {
-      rate_key(0.001), {"beta_1", KeyKind::below_one, 0.9}, {"beta_2", KeyKind::below_one, beta_2}};
+std::vector<Hyperparameter> moment_keys(double beta_2) {
+  return {rate_key(0.001),
+          {"beta_1", HyperparameterKind::below_one, 0.9},
+          {"beta_2", HyperparameterKind::below_one, beta_2}};
 }
 
-std::vector<ConfigKey> with(std::vector<ConfigKey> keys, std::vector<ConfigKey> more) {
+std::vector<Hyperparameter> with(std::vector<Hyperparameter> keys,
+                                 std::vector<Hyperparameter> more) {
   keys.insert(keys.end(), more.begin(), more.end());
   return keys;
 }
 
 std::vector<OptimizerRow> make_table() {
-  using enum KeyKind;
-  const ConfigKey epsilon = {"epsilon", positive, 1e-7};
-  const ConfigKey amsgrad = {"amsgrad", boolean, false, false, true};
-  const ConfigKey momentum = {"momentum", up_to_one, 0.0};
-  const ConfigKey accumulator = {"initial_accumulator_value", not_negative, 0.1};
-  const std::vector<ConfigKey> adam = with(moment_keys(0.999), {epsilon, decay_key()});
+  using enum HyperparameterKind;
+  const Hyperparameter epsilon = {"epsilon", positive, 1e-7};
+  const Hyperparameter amsgrad = {"amsgrad", boolean, false, false, true};
+  const Hyperparameter momentum = {"momentum", up_to_one, 0.0};
+  const Hyperparameter accumulator = {"initial_accumulator_value", not_negative, 0.1};
+  const std::vector<Hyperparameter> adam = with(moment_keys(0.999), {epsilon, decay_key()});
   return {
       {"Adam", with(adam, {amsgrad}), adam_slots, adam_formula, adam_scalars, adam_fused},
       {"SGD",

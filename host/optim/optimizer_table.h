@@ -8,7 +8,7 @@
 
 #include "host/device/expression.h"
 #include "host/device/ops.h"
-#include "host/optim/config_keys.h"
+#include "host/optim/hyperparameters.h"
 #include "host/optim/optimizer.h"
 
 namespace lockstep {
@@ -26,8 +26,8 @@ struct FormulaTerms {
 };
 
 struct OptimizerRow {
-  const char* keras_class;      // its name here is that in lower case
-  std::vector<ConfigKey> keys;  // but those that all have
+  const char* keras_class;           // its name here is that in lower case
+  std::vector<Hyperparameter> keys;  // but those that all have
   std::vector<OptimizerSlot> (*slots)(const nlohmann::json& config);
   // The new slots in order, then the new weight.
   std::vector<Term> (*formula)(const FormulaTerms& terms);

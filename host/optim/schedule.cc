@@ -7,7 +7,7 @@
 
 #include "host/core/math_double.h"
 #include "host/core/suggest.h"
-#include "host/optim/config_keys.h"
+#include "host/optim/hyperparameters.h"
 
 namespace lockstep {
 namespace {
@@ -85,20 +85,20 @@ double cosine_decay_restarts(const Json& config, double step) {
 
 struct ScheduleRow {
   const char* name;  // of Keras' class
-  std::vector<ConfigKey> keys;
+  std::vector<Hyperparameter> keys;
   double (*function)(const Json& config, double step);
 };
 
 const std::vector<ScheduleRow>& schedule_table() {
-  using enum KeyKind;
-  const auto needed = [](const char* name, KeyKind kind) {
-    return ConfigKey{name, kind, nullptr, true};
+  using enum HyperparameterKind;
+  const auto needed = [](const char* name, HyperparameterKind kind) {
+    return Hyperparameter{name, kind, nullptr, true};
   };
-  const ConfigKey initial = needed("initial_learning_rate", not_negative);
-  const ConfigKey steps = needed("decay_steps", positive);
-  const ConfigKey rate = needed("decay_rate", not_negative);
-  const ConfigKey staircase = {"staircase", boolean, false};
-  const ConfigKey alpha = {"alpha", not_negative, 0.0};
+  const Hyperparameter initial = needed("initial_learning_rate", not_negative);
+  const Hyperparameter steps = needed("decay_steps", positive);
+  const Hyperparameter rate = needed("decay_rate", not_negative);
+  const Hyperparameter staircase = {"staircase", boolean, false};
+  const Hyperparameter alpha = {"alpha", not_negative, 0.0};
   static const auto* table = new std::vector<ScheduleRow>{
       {"ExponentialDecay", {initial, steps, rate, staircase}, exponential_decay},
       {"PiecewiseConstantDecay",

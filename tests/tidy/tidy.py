@@ -261,6 +261,36 @@ def check_functions(path, text):
                           f"{last - first + 1} lines of at most {MAX_FUNCTION_LINES}")
 
 
+NAMED_TYPE = re.compile(r"^(?:template <.*> )?(?:struct|class|enum class|union) (\w+)(?: final)?"
+                        r"(?: : [^;{]*)? \{")
+
+
+def public_types(path, text):
+    """(namespace::name, line) of each type that other files could see or clash with."""
+    namespace, hidden = "", False
+    for number, line in enumerate(blank(text, keep_macros=False).split("\n"), 1):
+        if opened := re.match(r"namespace(?: ([\w:]+))? \{", line):
+            namespace, hidden = opened.group(1) or namespace, not opened.group(1)
+        elif hidden and line.startswith("}") and "namespace" in text.split("\n")[number - 1]:
+            hidden = False
+        elif not hidden and (named := NAMED_TYPE.match(line)):
+            yield f"{namespace}::{named.group(1)}", number
+
+
+class OneDefinition:
+    """Two types of one name in one namespace: linked together, one runs the other's code."""
+
+    def __init__(self):
+        self.places = {}
+
+    def check(self, path, text):
+        for name, number in public_types(path, text):
+            first = self.places.setdefault(name, path)
+            # A type of each instruction set is in a namespace that a macro names.
+            if first != path and "LOCKSTEP_ISA" not in name:
+                yield Finding(path, number, "one-definition", f"{name} is also in {first}")
+
+
 # --- all of it ---
 
 def check_file(path, text, used=None):
@@ -279,11 +309,14 @@ def main():
     arguments = [a for a in sys.argv[1:] if not a.startswith("--")]
     root = pathlib.Path(arguments[0] if arguments else pathlib.Path(__file__).parents[2])
     used = set()
+    types = OneDefinition()
     findings = list(check_table())
     count = 0
     for path, text in source_files(root):
         count += 1
         findings += check_file(path, text, used)
+        if is_cpp(path):
+            findings += types.check(path, text)
     for finding in findings:
         print("{}:{}: {}: {}".format(*finding))
     if "--unused" in sys.argv:

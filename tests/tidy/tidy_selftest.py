@@ -103,6 +103,14 @@ class Planted(unittest.TestCase):
             with self.subTest(path=path, contents=contents[:60]):
                 self.assertEqual(list(tidy.check_file(path, contents)), [])
 
+    def test_two_types_of_one_name_are_reported(self):
+        types = tidy.OneDefinition()
+        text = "namespace a {\nnamespace {\nstruct S {\n};\n}  // namespace\nstruct K {\n};\n}\n"
+        self.assertEqual(list(types.check("host/nn/a.h", text)), [])
+        found = list(types.check("host/optim/b.h", text.replace("struct K", "class K final : S")))
+        self.assertEqual([(f.line, f.rule) for f in found], [(6, "one-definition")])
+        self.assertEqual(list(types.check("host/optim/c.h", text.replace("e a", "e b"))), [])
+
     def test_line_numbers(self):
         text = "// a\n/* b\n c */ int d;\n\nvoid f() {\n  abort();\n}\n"
         self.assertEqual([f.line for f in tidy.check_file("host/core/a.cc", text)], [6])

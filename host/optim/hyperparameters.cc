@@ -1,4 +1,4 @@
-#include "host/optim/config_keys.h"
+#include "host/optim/hyperparameters.h"
 
 #include <fmt/format.h>
 
@@ -17,21 +17,21 @@ struct NumberRule {
   bool (*holds)(double value);
 };
 
-NumberRule rule_of(KeyKind kind) {
+NumberRule rule_of(HyperparameterKind kind) {
   switch (kind) {
-    case KeyKind::not_negative:
+    case HyperparameterKind::not_negative:
       return {"at least 0", [](double value) { return value >= 0; }};
-    case KeyKind::not_positive:
+    case HyperparameterKind::not_positive:
       return {"at most 0", [](double value) { return value <= 0; }};
-    case KeyKind::below_one:
+    case HyperparameterKind::below_one:
       return {"at least 0 and below 1", [](double value) { return value >= 0 && value < 1; }};
-    case KeyKind::up_to_one:
+    case HyperparameterKind::up_to_one:
       return {"between 0 and 1", [](double value) { return value >= 0 && value <= 1; }};
-    case KeyKind::one_or_more:
+    case HyperparameterKind::one_or_more:
       return {"at least 1", [](double value) { return value >= 1; }};
-    case KeyKind::positive_or_none:
+    case HyperparameterKind::positive_or_none:
       return {"a positive number or null", [](double value) { return value > 0; }};
-    case KeyKind::not_negative_or_none:
+    case HyperparameterKind::not_negative_or_none:
       return {"at least 0 or null", [](double value) { return value >= 0; }};
     default:
       return {"a positive number", [](double value) { return value > 0; }};
@@ -42,44 +42,44 @@ bool is_finite_number(const Json& value) {
   return value.is_number() && std::isfinite(value.get<double>());
 }
 
-Error wrong_value(const std::string& what, const ConfigKey& key, const char* rule,
+Error wrong_value(const std::string& what, const Hyperparameter& key, const char* rule,
                   const Json& value) {
   return usage_error(fmt::format("{}: {} must be {}, not {}", what, key.name, rule, value.dump()));
 }
 
 }  // namespace
 
-Result<Json> checked_value(const std::string& what, const ConfigKey& key, const Json& value) {
-  if (key.kind == KeyKind::boolean) {
+Result<Json> checked_value(const std::string& what, const Hyperparameter& key, const Json& value) {
+  if (key.kind == HyperparameterKind::boolean) {
     if (value.is_boolean()) return value;
     return wrong_value(what, key, "true or false", value);
   }
-  if (key.kind == KeyKind::numbers) {
+  if (key.kind == HyperparameterKind::numbers) {
     if (!value.is_array() || value.empty() ||
         !std::all_of(value.begin(), value.end(), is_finite_number)) {
       return wrong_value(what, key, "a list of numbers", value);
     }
     return Json(value.get<std::vector<double>>());
   }
-  const bool may_be_none =
-      key.kind == KeyKind::positive_or_none || key.kind == KeyKind::not_negative_or_none;
+  const bool may_be_none = key.kind == HyperparameterKind::positive_or_none ||
+                           key.kind == HyperparameterKind::not_negative_or_none;
   if (may_be_none && value.is_null()) return value;
   const NumberRule rule = rule_of(key.kind);
   if (is_finite_number(value) && rule.holds(value.get<double>())) return Json(value.get<double>());
   return wrong_value(what, key, rule.text, value);
 }
 
-Result<Json> checked_config(const std::string& what, const std::vector<ConfigKey>& keys,
+Result<Json> checked_config(const std::string& what, const std::vector<Hyperparameter>& keys,
                             const Json& config) {
   std::vector<std::string> names;
-  for (const ConfigKey& key : keys) names.push_back(key.name);
+  for (const Hyperparameter& key : keys) names.push_back(key.name);
   std::sort(names.begin(), names.end());
   for (const auto& [name, unused] : config.items()) {
     if (std::binary_search(names.begin(), names.end(), name)) continue;
     return usage_error(fmt::format("{}: {}", what, unknown_name_message("key", name, names)));
   }
   Json checked = Json::object();
-  for (const ConfigKey& key : keys) {
+  for (const Hyperparameter& key : keys) {
     const auto found = config.find(key.name);
     if (found == config.end()) {
       if (key.required) return usage_error(fmt::format("{}: {} is missing", what, key.name));

@@ -9,7 +9,7 @@
 
 namespace lockstep {
 
-enum class KeyKind {
+enum class HyperparameterKind {
   positive,
   not_negative,
   not_positive,
@@ -22,9 +22,9 @@ enum class KeyKind {
   numbers                // a list
 };
 
-struct ConfigKey {
+struct Hyperparameter {
   std::string name;
-  KeyKind kind = KeyKind::positive;
+  HyperparameterKind kind = HyperparameterKind::positive;
   nlohmann::json default_value;  // null with `required`: there is none
   bool required = false;
   // Left out of the configuration at its default: keys that came after the first jobs were written,
@@ -34,12 +34,13 @@ struct ConfigKey {
 
 // `what`: "optimizer 'adam'", for messages. `value` as it stands in a recipe: numbers are doubles,
 // so that 1 and 1.0 are the same.
-Result<nlohmann::json> checked_value(const std::string& what, const ConfigKey& key,
+Result<nlohmann::json> checked_value(const std::string& what, const Hyperparameter& key,
                                      const nlohmann::json& value);
 
 // The configuration with every default filled in; an unknown key is an error that names the nearest
 // known one.
-Result<nlohmann::json> checked_config(const std::string& what, const std::vector<ConfigKey>& keys,
+Result<nlohmann::json> checked_config(const std::string& what,
+                                      const std::vector<Hyperparameter>& keys,
                                       const nlohmann::json& config);
 
 // Null stands for "none" and reads as 0.
