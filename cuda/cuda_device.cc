@@ -7,6 +7,7 @@
 
 #include "cuda/gpu.h"
 #include "cuda/kernels_general.h"
+#include "cuda/nccl_link.h"
 #include "cuda/prepared_ops.h"
 #include "host/core/check.h"
 
@@ -93,6 +94,10 @@ class CudaDevice : public Device {
   }
   Status copy_to_device(const float* from, int64_t count, float* to) override {
     return copy(from, count, to, cudaMemcpyHostToDevice);
+  }
+  Result<std::string> link_id() override { return nccl_link_id(); }
+  Result<std::unique_ptr<DeviceLink>> link(const LinkOptions& options) override {
+    return make_nccl_link(*gpu_, options);
   }
   Status download(const float* value, int rows, int64_t features, float* row_major) override {
     return copy_to_host(value, rows * features, row_major);

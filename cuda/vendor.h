@@ -61,15 +61,11 @@ namespace lockstep {
   X(ncclCommInitRankConfig, comm_init_rank_config) \
   X(ncclCommGetAsyncError, comm_get_async_error)   \
   X(ncclCommAbort, comm_abort)                     \
-  X(ncclCommDestroy, comm_destroy)                 \
-  X(ncclCommFinalize, comm_finalize)               \
   X(ncclGroupStart, group_start)                   \
   X(ncclGroupEnd, group_end)                       \
   X(ncclSend, send)                                \
   X(ncclRecv, recv)                                \
-  X(ncclAllGather, all_gather)                     \
-  X(ncclAllReduce, all_reduce)                     \
-  X(ncclReduceScatter, reduce_scatter)
+  X(ncclAllGather, all_gather)
 
 #define LOCKSTEP_VENDOR_POINTER(symbol, member) decltype(&::symbol) member = nullptr;
 

@@ -10,6 +10,7 @@
 
 #include "host/core/result.h"
 #include "host/device/batch.h"
+#include "host/device/device_link.h"
 #include "host/device/ops.h"
 #include "host/device/state_digest.h"
 #include "host/device/sum_terms.h"
@@ -76,6 +77,12 @@ class Device {
   }
   virtual Status copy_to_device(const float* from, int64_t count, float* to) {
     return copy_to_host(from, count, to);
+  }
+  // Direct ways to the other devices of a node, which need not exist: one device makes an id, then
+  // each calls `link` from its own thread, and returns when all have.
+  virtual Result<std::string> link_id() { return Error{"this device has no links"}; }
+  virtual Result<std::unique_ptr<DeviceLink>> link(const LinkOptions&) {
+    return Error{"this device has no links"};
   }
   // What a buffer of this size will take.
   virtual int64_t buffer_bytes(int64_t bytes) const = 0;

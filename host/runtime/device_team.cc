@@ -24,7 +24,9 @@ Result<std::unique_ptr<DeviceTeam>> DeviceTeam::create(int devices, const Device
     LOCKSTEP_ASSIGN(auto device, factory(index));
     made.push_back(std::move(device));
   }
-  return std::unique_ptr<DeviceTeam>(new DeviceTeam(std::move(made)));
+  std::unique_ptr<DeviceTeam> team(new DeviceTeam(std::move(made)));
+  if (devices > 1 && !team->device(0).shares_host_memory()) team->make_links();
+  return team;
 }
 
 DeviceTeam::DeviceTeam(std::vector<std::unique_ptr<Device>> devices)
@@ -35,7 +37,38 @@ DeviceTeam::DeviceTeam(std::vector<std::unique_ptr<Device>> devices)
   }
 }
 
+void DeviceTeam::make_links() {
+  links_.resize(devices_.size());
+  const Status connected = connect();
+  if (connected.ok()) {
+    way_ = links_[0]->description();
+    return;
+  }
+  run([this](int index) { links_[static_cast<size_t>(index)].reset(); });
+  links_.clear();
+  way_ = "the host's memory: " + connected.error().message;
+}
+
+Status DeviceTeam::connect() {
+  LOCKSTEP_ASSIGN(const std::string id, devices_[0]->link_id());
+  std::vector<Status> statuses(devices_.size());
+  run([&](int index) {
+    auto link = devices_[static_cast<size_t>(index)]->link({id, index, size()});
+    if (link.ok()) {
+      links_[static_cast<size_t>(index)] = std::move(link).value();
+    } else {
+      statuses[static_cast<size_t>(index)] = link.error();
+    }
+  });
+  return first_error(statuses);
+}
+
 DeviceTeam::~DeviceTeam() {
+  if (!links_.empty()) {
+    // A device that still moves something needs the others.
+    run([this](int index) { static_cast<void>(links_[static_cast<size_t>(index)]->finish()); });
+    run([this](int index) { links_[static_cast<size_t>(index)].reset(); });
+  }
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -26,14 +27,25 @@ class DeviceTeam {
 
   int size() const { return static_cast<int>(devices_.size()); }
   Device& device(int index) { return *devices_[index]; }
+  // Of devices that do not share the host's memory: direct ways between them, where there are any;
+  // else nullptr, and what they exchange goes through the host.
+  DeviceLink* link(int index) const {
+    return links_.empty() ? nullptr : links_[static_cast<size_t>(index)].get();
+  }
+  // How they exchange: "NCCL 2.28.9", or why through the host; "" where they need not.
+  const std::string& way() const { return way_; }
   // Runs task(0) … task(size - 1), each on its device's thread, and waits for all.
   void run(const std::function<void(int)>& task);
 
  private:
   explicit DeviceTeam(std::vector<std::unique_ptr<Device>> devices);
   void work(int index);
+  void make_links();
+  Status connect();
 
   std::vector<std::unique_ptr<Device>> devices_;
+  std::vector<std::unique_ptr<DeviceLink>> links_;  // one a device, or none
+  std::string way_;
   std::mutex mutex_;
   std::condition_variable changed_;
   const std::function<void(int)>* task_ = nullptr;

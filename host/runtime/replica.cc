@@ -54,7 +54,10 @@ Status Replica::allocate_state() {
   }
   LOCKSTEP_CHECK(training_.metric_count == metrics_.measured());
   LOCKSTEP_CHECK(evaluation_.flat_size == metrics_.measured());
-  free_roots_.resize(static_cast<size_t>(team_->size()));
+  free_roots_.resize(static_cast<size_t>(team_->size()) + 1);
+  link_memory_.resize(static_cast<size_t>(team_->size()));
+  const int64_t gradient_size =
+      linked() ? share_size() * team_->size() : int64_t{training_.flat_size};
   for (int index = 0; index < team_->size() && !shares_memory(); ++index) {
     Device& device = team_->device(index);
     device_states_.emplace_back();
@@ -62,12 +65,18 @@ Status Replica::allocate_state() {
       LOCKSTEP_ASSIGN(auto buffer, device.allocate(training_.parameter_count * 4));
       device_states_.back().push_back(std::move(buffer));
     }
-    LOCKSTEP_ASSIGN(auto gradient, device.allocate(training_.flat_size * 4));
+    LOCKSTEP_ASSIGN(auto gradient, device.allocate(gradient_size * 4));
     device_gradients_.push_back(std::move(gradient));
     LOCKSTEP_ASSIGN(auto metrics, device.allocate(job_.partitions * evaluation_.flat_size * 4));
     device_metrics_.push_back(std::move(metrics));
   }
   return set_initial_state();
+}
+
+std::string Replica::device_description() const {
+  const std::string first = team_->device(0).description();
+  if (team_->way().empty()) return first;
+  return fmt::format("{} and {} more, gradients by {}", first, devices() - 1, team_->way());
 }
 
 const float* Replica::weights_of(int device) const {
@@ -224,7 +233,9 @@ void Replica::release_roots(int parity) {
 
 Result<Replica::RootMemory> Replica::take_root(int index, bool on_host) {
   std::vector<RootMemory>& free = free_roots_[static_cast<size_t>(index)];
-  Device& device = team_->device(index);
+  const bool of_node = index == team_->size();
+  Device& device = team_->device(of_node ? 0 : index);
+  if (free.empty() && of_node) free.emplace_back();
   if (free.empty()) {
     LOCKSTEP_ASSIGN(auto buffer, device.allocate(training_.flat_size * 4));
     float* memory = buffer->data();
@@ -248,32 +259,48 @@ Result<std::vector<LocalRoot>> Replica::take_roots(int64_t step,
   if (roots_step_[parity] != step) release_roots(parity);
   if (alone) release_roots(1 - parity);
   roots_step_[parity] = step;
-  round_roots_.assign(ranges.size(), {});
-  // The gradients of one device that is alone never leave it.
-  round_on_host_ = shares_memory() || !alone || team_->size() > 1;
+  // The gradients of one device that is alone, or of linked ones, never leave them.
+  round_on_host_ = shares_memory() || !alone || (team_->size() > 1 && !linked());
+  round_roots_.assign(ranges.size() + 1, {});
   std::vector<LocalRoot> result;
   const int64_t rows = job_.rows_of_step(step);
   for (size_t device = 0; device < ranges.size(); ++device) {
     for (const Subtree& subtree : contributed_subtrees(rows, job_.partitions, ranges[device])) {
-      LOCKSTEP_ASSIGN(const RootMemory root, take_root(static_cast<int>(device), round_on_host_));
-      used_roots_[parity].emplace_back(static_cast<int>(device), root);
-      round_roots_[device].push_back(root);
-      result.push_back({subtree, round_on_host_ ? root.host : root.device});
+      LOCKSTEP_ASSIGN(const RoundRoot root, take_round_root(step, static_cast<int>(device), subtree,
+                                                            round_on_host_ && !linked()));
+      const RootMemory& memory = root.memory;
+      result.push_back({subtree, round_on_host_ ? memory.host : memory.device});
     }
+  }
+  if (!linked() || !round_on_host_) return result;
+  result.clear();
+  const PartitionRange whole{ranges.front().begin, ranges.back().end};
+  for (const Subtree& subtree : contributed_subtrees(rows, job_.partitions, whole)) {
+    LOCKSTEP_ASSIGN(const RoundRoot root, take_round_root(step, team_->size(), subtree, true));
+    result.push_back({subtree, root.memory.host});
   }
   return result;
 }
 
+Result<Replica::RoundRoot> Replica::take_round_root(int64_t step, int device,
+                                                    const Subtree& subtree, bool on_host) {
+  LOCKSTEP_ASSIGN(const RootMemory memory, take_root(device, on_host));
+  used_roots_[step % 2].emplace_back(device, memory);
+  round_roots_[static_cast<size_t>(device)].push_back({subtree, memory});
+  return RoundRoot{subtree, memory};
+}
+
 Status Replica::fetch_roots(int index) {
-  for (const RootMemory& root : round_roots_[static_cast<size_t>(index)]) {
-    LOCKSTEP_RETURN_IF_ERROR(
-        team_->device(index).copy_to_host(root.device, training_.flat_size, root.host));
+  for (const RoundRoot& root : round_roots_[static_cast<size_t>(index)]) {
+    LOCKSTEP_RETURN_IF_ERROR(team_->device(index).copy_to_host(
+        root.memory.device, training_.flat_size, root.memory.host));
   }
   return {};
 }
 
 int Replica::active_devices(int64_t step, const std::vector<PartitionRange>& ranges) const {
   const int64_t rows = job_.rows_of_step(step);
+  if (linked()) return round_roots_.back().empty() ? 0 : 1;
   return static_cast<int>(std::count_if(ranges.begin(), ranges.end(), [&](PartitionRange range) {
     return !contributed_subtrees(rows, job_.partitions, range).empty();
   }));
@@ -294,8 +321,8 @@ Status Replica::compute(int64_t step, const std::vector<PartitionRange>& ranges,
       return;
     }
     std::vector<float*> roots;
-    for (const RootMemory& root : round_roots_[static_cast<size_t>(index)]) {
-      roots.push_back(root.device);
+    for (const RoundRoot& root : round_roots_[static_cast<size_t>(index)]) {
+      roots.push_back(root.memory.device);
     }
     RunContext context;
     context.weights = weights_of(index);
@@ -309,11 +336,12 @@ Status Replica::compute(int64_t step, const std::vector<PartitionRange>& ranges,
       return;
     }
     statuses[index] = (*program)->run(context, {});
-    if (!statuses[index].ok() || !round_on_host_) return;
+    if (!statuses[index].ok() || !round_on_host_ || linked()) return;
     statuses[index] = fetch_roots(index);
     if (statuses[index].ok()) ready(0, training_.flat_size);
   });
-  return first_error(statuses);
+  LOCKSTEP_RETURN_IF_ERROR(first_error(statuses));
+  return linked() ? reduce_over_links(ready) : Status{};
 }
 
 void Replica::begin_epoch() { std::fill(state_.sums.begin(), state_.sums.end(), 0.0); }

@@ -64,7 +64,8 @@ class Replica {
   // For a state that comes in pieces, straight into the spans of state(): ends it.
   Status set_accumulators(int64_t step, const MetricSums& sums);
   int devices() const { return team_->size(); }
-  std::string device_description() const { return team_->device(0).description(); }
+  // Of the first device, and where there are several apart, how they exchange gradients.
+  std::string device_description() const;
   Device& adder() { return team_->device(0); }
 
   // The partitions of each device when the node holds `range`.
@@ -110,6 +111,10 @@ class Replica {
     float* device = nullptr;
     float* host = nullptr;  // nullptr until it is needed
   };
+  struct RoundRoot {
+    Subtree subtree;
+    RootMemory memory;
+  };
 
   Replica(const Job& job, Graph training, Graph evaluation, Optimizer optimizer,
           std::unique_ptr<DeviceTeam> team);
@@ -134,8 +139,18 @@ class Replica {
   void make_segments();
   UpdateDesc update_of(const Segment& segment, const UpdateDesc& desc) const;
   PartitionGroup group_of(int64_t rows, PartitionRange range) const;
+  // Device team_->size() stands for the node: memory of the host alone.
   Result<RootMemory> take_root(int device, bool on_host);
+  Result<RoundRoot> take_round_root(int64_t step, int device, const Subtree& subtree, bool on_host);
   Status fetch_roots(int device);
+  // In replica_links.cc: devices that are linked add their gradients up among themselves, each a
+  // share of the flat vector.
+  bool linked() const { return team_->link(0) != nullptr; }
+  int64_t share_size() const;
+  Status reduce_over_links(const Program::ReadyCallback& ready);
+  Status gather_pieces(int index, std::vector<TreePiece>* pieces);
+  Status reduce_share(int index, const Program::ReadyCallback& ready);
+  Status spread_gradient(int index, const float* reduced);
   void release_roots(int parity);
 
   const Job job_;
@@ -155,12 +170,13 @@ class Replica {
   bool devices_ahead_ = false;                             // the vectors of state() are old
   std::vector<std::unique_ptr<ProgramSet>> training_programs_;
   std::vector<std::unique_ptr<ProgramSet>> evaluation_programs_;
-  // Memory for roots, by device: free, and in use by the steps of each parity.
+  std::vector<std::unique_ptr<Buffer>> link_memory_;  // what the other devices send, one a device
+  // Memory for roots, by device and then the node's: free, and in use by the steps of each parity.
   std::vector<std::vector<RootMemory>> free_roots_;
   std::vector<std::pair<int, RootMemory>> used_roots_[2];
   int64_t roots_step_[2] = {-1, -1};
-  std::vector<std::vector<RootMemory>> round_roots_;  // [device][root]
-  bool round_on_host_ = false;                        // its roots are wanted in the host's memory
+  std::vector<std::vector<RoundRoot>> round_roots_;  // [device][root]; the node's last if linked
+  bool round_on_host_ = false;                       // its roots are wanted in the host's memory
   std::vector<std::unique_ptr<Buffer>> root_buffers_;
 };
 

@@ -195,7 +195,9 @@ Status Replica::update_device(int index, const UpdateDesc& desc, const float* re
   const auto& vectors = device_states_[static_cast<size_t>(index)];
   float* gradient = device_gradients_[static_cast<size_t>(index)]->data();
   const Subtree root = root_subtree(job_.partitions);
-  if (reduced != nullptr) {
+  if (linked()) {
+    LOCKSTEP_RETURN_IF_ERROR(spread_gradient(index, reduced));
+  } else if (reduced != nullptr) {
     LOCKSTEP_RETURN_IF_ERROR(device.copy_to_device(reduced, training_.flat_size, gradient));
   } else {
     LOCKSTEP_RETURN_IF_ERROR(device.sum(sum_terms(pieces, root), training_.flat_size, gradient));

@@ -85,11 +85,13 @@ class EmulatedReplica : public testing::TestWithParam<std::string> {
     return trace;
   }
 
-  Trace run_on_gpus(int devices, bool alone, uint64_t seed) {
-    Machine machine({.devices = devices, .seed = seed});
+  // `linked`: there is NCCL.
+  Trace run_on_gpus(int devices, bool alone, uint64_t seed, bool linked = true) {
+    Machine machine({.devices = devices, .seed = seed, .has_nccl = linked});
     const Trace trace =
         run(devices, alone, [](int index) { return make_cuda_device(index, "cuda-fp32"); });
     EXPECT_EQ(machine.leaks(), "");
+    EXPECT_EQ(machine.calls("ncclAllGather"), linked && devices > 1 ? devices * kSteps : 0);
     return trace;
   }
 
@@ -110,6 +112,7 @@ TEST_P(EmulatedReplica, IsTheSameOnAnyNumberOfGpus) {
       ASSERT_FALSE(HasFatalFailure()) << devices << " GPUs, " << (alone ? "alone" : "not alone");
     }
   }
+  EXPECT_TRUE(run_on_gpus(2, true, 3, false) == one) << "through the host";
 }
 
 TEST_P(EmulatedReplica, LosesWhatTheCpuLoses) {

@@ -194,7 +194,9 @@ Call::Call(const char* name) : lock_(state().mutex) {
   ++s.call_counts[name];
   const auto device = static_cast<size_t>(current_device());
   broken_ = device < s.broken.size() && s.broken[device];
-  if (s.call_count != s.failing_call) return;
+  const bool counts = s.failing_name.empty() || s.failing_name == name;
+  const int64_t count = s.failing_name.empty() ? s.call_count : s.call_counts[name];
+  if (!counts || count != s.failing_call) return;
   s.failed_call = name;
   fails_ = true;
 }
@@ -237,8 +239,15 @@ void Machine::fail_call(int64_t n) {
   state_->call_count = 0;
   state_->call_counts.clear();
   state_->failing_call = n;
+  state_->failing_name.clear();
   state_->failed_call.clear();
   std::fill(state_->broken.begin(), state_->broken.end(), false);
+}
+
+void Machine::fail_call(const std::string& name, int64_t n) {
+  fail_call(n);
+  const std::lock_guard lock(state_->mutex);
+  state_->failing_name = name;
 }
 
 void Machine::fail_work(int64_t n) {

@@ -2,8 +2,8 @@
 //
 // Emulated, against NVIDIA's own headers: the functions of the runtime API that cuda/ uses
 // (runtime_*.cc), kernels compiled from the same .cu files as C++ (launch.h, grid.h), cublasLt
-// (cublaslt.cc) and, beside the real libcudnn that makes the plans, the execution of convolutions
-// (cudnn.cc).
+// (cublaslt.cc), NCCL (nccl.cc) and, beside the real libcudnn that makes the plans, the execution
+// of convolutions (cudnn.cc).
 //  - Device memory lies in an arena of its own per device that the host can't touch, and kernels
 //    only where they run on that device. Guards around each allocation are looked at after each
 //    piece of work. It is filled with NaN; addresses are never given out twice, so that freed
@@ -12,6 +12,9 @@
 //    random priority a stream. Seeds differ in kind too: on some a wait runs no more than it needs,
 //    so that what it should have needed is missing; on some the streams that were created last run
 //    ahead; on some work also runs as it is enqueued.
+//  - NCCL moves between GPUs when both ends have come to it (nccl.cc): order and sizes are
+//  compared,
+//    and it never ends where one end doesn't come.
 //  - Stream capture (relaxed), graphs, events; the n-th call, or the n-th piece of work, can be
 //    made to fail; calls are counted by name.
 //  - What CUDA's manual calls undefined ends the process with a message that names it.
@@ -44,7 +47,8 @@ struct Options {
   int devices = 1;
   uint64_t seed = 1;
   int64_t memory_bytes = 85017493504;  // a device
-  bool free_waits = true;              // else what still reads the memory finds it gone
+  bool has_nccl = true;
+  bool free_waits = true;  // else what still reads the memory finds it gone
 };
 
 // Defects that a test switches on to see that they are found.
@@ -56,6 +60,8 @@ enum class Bug {
   skip_barrier,       // no thread stops at the n-th call site of __syncthreads of a launch
   wrong_leading,      // cublasLt's n-th layout says one row more
   wrong_padding,      // convolutions pad behind what should be padded before
+  stalled_transfer,   // NCCL's n-th transfer or gather never happens
+  lost_peer,          // the n-th question for NCCL's errors says that a peer is gone
   skip_fill,          // device memory isn't filled with NaN: zeros, as a fresh GPU's often is
 };
 
@@ -74,6 +80,8 @@ class Machine {
   // The n-th call (from 1) from here on fails; 0: none. Calls that release something do so all the
   // same. After a wait that failed, everything of the device fails, until this is called again.
   void fail_call(int64_t n);
+  // The n-th call of this name.
+  void fail_call(const std::string& name, int64_t n);
   // The n-th piece of work fails when it is executed, and everything of its device after it.
   void fail_work(int64_t n);
   void plant(Bug bug, int64_t n = 1);

@@ -203,7 +203,7 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
   if (const cudaError_t error = refuse_captured(stream)) return call.result(error);
   if (call.fails()) return call.failure(cudaErrorUnknown);
   State& s = state();
-  if (stream.tail != nullptr && !stream.tail->done) {
+  if (stream.tail != nullptr && !stream.tail->done && !s.ready.empty()) {
     s.run_one();
     s.close_arenas();
   }
@@ -300,7 +300,7 @@ cudaError_t cudaEventQuery(cudaEvent_t handle) {
     return call.result(cudaErrorCapturedEvent);
   }
   State& s = state();
-  if (event.node != nullptr && !event.node->done) {
+  if (event.node != nullptr && !event.node->done && !s.ready.empty()) {
     s.run_one();
     s.close_arenas();
   }

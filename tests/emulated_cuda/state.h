@@ -18,7 +18,7 @@ namespace lockstep::emulated {
 // What CUDA calls undefined, or an error that no code here may make: says so and ends the process.
 [[noreturn]] void violation(const std::string& what);
 
-// A piece of work of one or two devices. Run with their arenas open, perhaps many times (graphs).
+// A piece of work of one device or more. Run with their arenas open, perhaps many times (graphs).
 struct Work {
   std::string name;
   std::vector<int> devices;
@@ -116,6 +116,7 @@ struct State {
   // Failures and counts.
   int64_t call_count = 0, failing_call = 0;
   int64_t work_count = 0, failing_work = 0;
+  std::string failing_name;  // of the call that counts; "": any
   std::string failed_call;
   std::map<std::string, int64_t> call_counts;
   Planted planted;

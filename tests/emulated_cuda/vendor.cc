@@ -2,6 +2,8 @@
 // with others (CMakeLists.txt).
 #include "tests/emulated_cuda/vendor.h"
 
+#include "tests/emulated_cuda/state.h"
+
 namespace lockstep {
 
 Result<std::shared_ptr<const CudnnApi>> load_cudnn(const char*) { return emulated::cudnn_api(); }
@@ -11,7 +13,8 @@ Result<std::shared_ptr<const CublasLtApi>> load_cublaslt(const char*) {
 }
 
 Result<std::shared_ptr<const NcclApi>> load_nccl(const char*) {
-  return Error{"NCCL is not emulated"};
+  if (!emulated::state().options.has_nccl) return Error{"there is no NCCL"};
+  return emulated::nccl_api();
 }
 
 }  // namespace lockstep

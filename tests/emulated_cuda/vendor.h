@@ -13,6 +13,9 @@ namespace lockstep::emulated {
 // workspace between them.
 std::shared_ptr<const CublasLtApi> cublaslt_api();
 
+// One that moves; it has no collective that adds.
+std::shared_ptr<const NcclApi> nccl_api();
+
 // The real libcudnn for descriptors, heuristics and plans, for a described H100; convolutions run
 // on the CPU from the plan's JSON. Where there is no libcudnn or no description: a table in which
 // only handles work.

@@ -1,0 +1,109 @@
+// How the gradients of a node's devices become one where the devices are linked: each gets its
+// share of all their roots, adds it in the order of the tree, and, for the update, all get all
+// shares.
+#include <algorithm>
+
+#include "host/runtime/replica.h"
+
+namespace lockstep {
+namespace {
+
+constexpr int64_t kShareUnit = 64;  // floats: what kernels read at once, with room
+
+struct FlatRange {
+  int64_t begin = 0;
+  int64_t count = 0;
+};
+
+// Of share `index`; the last ones may be short or empty.
+FlatRange range_of_share(int64_t flat_size, int64_t share, int index) {
+  const int64_t begin = std::min(flat_size, share * index);
+  return {begin, std::min(share, flat_size - begin)};
+}
+
+}  // namespace
+
+int64_t Replica::share_size() const {
+  const int64_t even = (training_.flat_size + team_->size() - 1) / team_->size();
+  return (even + kShareUnit - 1) / kShareUnit * kShareUnit;
+}
+
+Status Replica::reduce_over_links(const Program::ReadyCallback& ready) {
+  if (round_on_host_ && round_roots_.back().empty()) return {};  // no rows here
+  std::vector<Status> statuses(static_cast<size_t>(team_->size()));
+  team_->run([&](int index) { statuses[index] = reduce_share(index, ready); });
+  return first_error(statuses);
+}
+
+// This device's share of all roots of the round.
+Status Replica::gather_pieces(int index, std::vector<TreePiece>* pieces) {
+  const int64_t share = share_size();
+  const FlatRange mine = range_of_share(training_.flat_size, share, index);
+  std::vector<DeviceLink::Transfer> sends;
+  std::vector<DeviceLink::Transfer> receives;
+  size_t foreign = 0;
+  for (int peer = 0; peer < team_->size(); ++peer) {
+    if (peer != index) foreign += round_roots_[static_cast<size_t>(peer)].size();
+  }
+  auto& memory = link_memory_[static_cast<size_t>(index)];
+  const int64_t bytes = static_cast<int64_t>(foreign) * share * 4;
+  if (bytes > 0 && (memory == nullptr || memory->bytes() < bytes)) {
+    LOCKSTEP_ASSIGN(memory, team_->device(index).allocate(bytes));
+  }
+  for (int peer = 0; peer < team_->size(); ++peer) {
+    if (peer == index) {
+      for (const RoundRoot& root : round_roots_[static_cast<size_t>(peer)]) {
+        pieces->push_back({root.subtree, root.memory.device + mine.begin});
+      }
+      continue;
+    }
+    const FlatRange theirs = range_of_share(training_.flat_size, share, peer);
+    for (const RoundRoot& root : round_roots_[static_cast<size_t>(index)]) {
+      if (theirs.count > 0) {
+        sends.push_back({peer, root.memory.device + theirs.begin, theirs.count});
+      }
+    }
+    for (const RoundRoot& root : round_roots_[static_cast<size_t>(peer)]) {
+      if (mine.count == 0) continue;
+      float* place = memory->data() + static_cast<int64_t>(receives.size()) * share;
+      receives.push_back({peer, place, mine.count});
+      pieces->push_back({root.subtree, place});
+    }
+  }
+  return team_->link(index)->exchange(sends, receives);
+}
+
+Status Replica::reduce_share(int index, const Program::ReadyCallback& ready) {
+  Device& device = team_->device(index);
+  std::vector<TreePiece> pieces;
+  LOCKSTEP_RETURN_IF_ERROR(gather_pieces(index, &pieces));
+  const FlatRange mine = range_of_share(training_.flat_size, share_size(), index);
+  if (mine.count == 0) return team_->link(index)->finish();
+  float* sum = device_gradients_[static_cast<size_t>(index)]->data() + mine.begin;
+  if (!round_on_host_) {
+    return device.sum(sum_terms(pieces, root_subtree(job_.partitions)), mine.count, sum);
+  }
+  LOCKSTEP_RETURN_IF_ERROR(team_->link(index)->finish());
+  for (const RoundRoot& root : round_roots_.back()) {
+    LOCKSTEP_RETURN_IF_ERROR(device.sum(sum_terms(pieces, root.subtree), mine.count, sum));
+    LOCKSTEP_RETURN_IF_ERROR(device.copy_to_host(sum, mine.count, root.memory.host + mine.begin));
+  }
+  ready(mine.begin, mine.begin + mine.count);
+  return {};
+}
+
+// The whole gradient on every device: of the shares that reduce_share() left there, or of `reduced`
+// in the host's memory, of which each device reads its share only.
+Status Replica::spread_gradient(int index, const float* reduced) {
+  const int64_t share = share_size();
+  float* gradient = device_gradients_[static_cast<size_t>(index)]->data();
+  const FlatRange mine = range_of_share(training_.flat_size, share, index);
+  if (reduced != nullptr && mine.count > 0) {
+    LOCKSTEP_RETURN_IF_ERROR(team_->device(index).copy_to_device(reduced + mine.begin, mine.count,
+                                                                 gradient + mine.begin));
+  }
+  LOCKSTEP_RETURN_IF_ERROR(team_->link(index)->all_gather(gradient, share));
+  return team_->link(index)->finish();
+}
+
+}  // namespace lockstep

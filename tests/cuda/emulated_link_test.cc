@@ -1,0 +1,245 @@
+// Links between emulated GPUs: what is moved, in the order of each GPU's work, and what happens
+// where a GPU stops.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cuda/cuda_device.h"
+#include "tests/emulated_cuda/memory.h"
+#include "tests/emulated_cuda/planted.h"
+#include "tests/emulated_cuda/runtime.h"
+#include "tests/emulated_cuda/toy.h"
+
+namespace lockstep {
+namespace {
+
+using emulated::Bug;
+using emulated::Machine;
+
+constexpr int64_t kShare = 100;
+constexpr int kShortMs = 200;
+
+// What one GPU does with its link; runs in a thread of its own.
+using Task = std::function<Status(int index, Device& device, DeviceLink& link)>;
+
+// The GPUs, linked, each with `task`.
+std::vector<Status> run_linked(int devices, int timeout_ms, const Task& task) {
+  std::vector<std::unique_ptr<Device>> made;
+  for (int index = 0; index < devices; ++index) made.push_back(emulated::make_gpu(index));
+  const auto id = made[0]->link_id();
+  if (!id.ok()) return {id.error()};
+  std::vector<Status> statuses(made.size());
+  std::vector<std::thread> threads;
+  for (int index = 0; index < devices; ++index) {
+    threads.emplace_back([&, index] {
+      const auto at = static_cast<size_t>(index);
+      made[at]->attach_thread();
+      const auto link = made[at]->link({*id, index, devices, timeout_ms});
+      statuses[at] = link.ok() ? task(index, *made[at], **link) : Status{link.error()};
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return statuses;
+}
+
+// GPU g adds its share of everybody's vector, then all get all shares. `between` runs before the
+// last copy to the host.
+Status sum_of_all(int devices, int index, Device& device, DeviceLink& link,
+                  const std::function<Status()>& between, std::vector<float>* result) {
+  const int64_t size = devices * kShare;
+  std::vector<float> values(static_cast<size_t>(size));
+  std::iota(values.begin(), values.end(), 1000.0f * static_cast<float>(index));
+  LOCKSTEP_ASSIGN(const auto own, device.allocate(size * 4));
+  LOCKSTEP_ASSIGN(const auto whole, device.allocate(size * 4));
+  LOCKSTEP_ASSIGN(const auto received, device.allocate(size * 4));
+  LOCKSTEP_RETURN_IF_ERROR(device.copy_to_device(values.data(), size, own->data()));
+  std::vector<DeviceLink::Transfer> sends;
+  std::vector<DeviceLink::Transfer> receives;
+  std::vector<SumTerm> terms;
+  for (int peer = 0; peer < devices; ++peer) {
+    float* piece = own->data() + kShare * index;
+    if (peer != index) {
+      piece = received->data() + kShare * peer;
+      sends.push_back({peer, own->data() + kShare * peer, kShare});
+      receives.push_back({peer, piece, kShare});
+    }
+    terms.push_back({piece, peer > 0 ? 1 : 0});
+  }
+  LOCKSTEP_RETURN_IF_ERROR(link.exchange(sends, receives));
+  LOCKSTEP_RETURN_IF_ERROR(device.sum(terms, kShare, whole->data() + kShare * index));
+  LOCKSTEP_RETURN_IF_ERROR(link.all_gather(whole->data(), kShare));
+  LOCKSTEP_RETURN_IF_ERROR(between());
+  result->resize(static_cast<size_t>(size));
+  return device.copy_to_host(whole->data(), size, result->data());
+}
+
+std::vector<Status> sum_on(int devices, std::vector<std::vector<float>>* results,
+                           int timeout_ms = 30'000) {
+  results->resize(static_cast<size_t>(devices));
+  return run_linked(devices, timeout_ms, [&](int index, Device& device, DeviceLink& link) {
+    return sum_of_all(
+        devices, index, device, link, [&] { return link.finish(); },
+        &(*results)[static_cast<size_t>(index)]);
+  });
+}
+
+std::vector<float> expected_sum(int devices) {
+  std::vector<float> sum(static_cast<size_t>(devices * kShare));
+  for (size_t i = 0; i < sum.size(); ++i) {
+    for (int g = 0; g < devices; ++g)
+      sum[i] += static_cast<float>(i) + 1000.0f * static_cast<float>(g);
+  }
+  return sum;
+}
+
+TEST(EmulatedLink, MovesInTheOrderOfEachGpusWork) {
+  for (const int devices : {2, 3, 4}) {
+    for (uint64_t seed = 1; seed <= 32; ++seed) {
+      Machine machine({.devices = devices, .seed = seed});
+      std::vector<std::vector<float>> results;
+      for (const Status& status : sum_on(devices, &results)) {
+        ASSERT_TRUE(status.ok()) << status.error().message;
+      }
+      for (const auto& result : results) ASSERT_EQ(result, expected_sum(devices)) << seed;
+      ASSERT_EQ(machine.leaks(), "");
+    }
+  }
+}
+
+TEST(EmulatedLink, ATransferThatStallsIsAnErrorAfterTheDeadline) {
+  for (int64_t n = 1; n <= 3; ++n) {  // a send, the other, the gather
+    Machine machine({.devices = 2});
+    machine.plant(Bug::stalled_transfer, n);
+    std::vector<std::vector<float>> results;
+    for (const Status& status : sum_on(2, &results, kShortMs)) {
+      ASSERT_FALSE(status.ok()) << n;
+      EXPECT_NE(status.error().message.find("has stopped"), std::string::npos)
+          << status.error().message;
+    }
+    EXPECT_EQ(machine.leaks(), "");
+  }
+}
+
+TEST(EmulatedLink, AGpuThatDoesNotCallIsAnErrorForTheOthers) {
+  Machine machine({.devices = 2});
+  std::vector<float> result;
+  const auto statuses =
+      run_linked(2, kShortMs, [&](int index, Device& device, DeviceLink& link) -> Status {
+        if (index == 1) return Error{"given up"};
+        return sum_of_all(
+            2, index, device, link, [&] { return link.finish(); }, &result);
+      });
+  ASSERT_FALSE(statuses[0].ok());
+  EXPECT_NE(statuses[0].error().message.find("GPU 0: waited 200 ms"), std::string::npos)
+      << statuses[0].error().message;
+  EXPECT_EQ(machine.leaks(), "");
+}
+
+TEST(EmulatedLink, APeerThatIsLostIsTold) {
+  Machine machine({.devices = 2});
+  machine.plant(Bug::lost_peer, 6);
+  std::vector<std::vector<float>> results;
+  const auto statuses = sum_on(2, &results, kShortMs);
+  std::string all;
+  for (const Status& status : statuses) all += status.ok() ? "" : status.error().message;
+  EXPECT_NE(all.find("remote process exited"), std::string::npos) << all;
+  EXPECT_EQ(machine.leaks(), "");
+}
+
+TEST(EmulatedLink, EachCallThatFailsIsNamed) {
+  for (const std::string call :
+       {"ncclGetUniqueId", "ncclCommInitRankConfig", "ncclCommGetAsyncError", "ncclGroupStart",
+        "ncclGroupEnd", "ncclSend", "ncclRecv", "ncclAllGather", "cudaStreamQuery"}) {
+    Machine machine({.devices = 2});
+    machine.fail_call(call, 1);
+    std::vector<std::vector<float>> results;
+    std::string all;
+    for (const Status& status : sum_on(2, &results, kShortMs)) {
+      if (!status.ok()) all += status.error().message + "\n";
+    }
+    EXPECT_EQ(machine.failed_call(), call);
+    EXPECT_NE(all.find(call), std::string::npos) << call << ": " << all;
+    EXPECT_EQ(machine.leaks(), "") << call;
+  }
+}
+
+// Mistakes in the use of links, each found.
+class EmulatedLinkPlanted : public testing::Test {
+ protected:
+  void expect_found(const char* defect, int devices, const Task& task) {
+    const emulated::Tally tally = emulated::watch_seeds([&](uint64_t seed) {
+      Machine machine({.devices = devices, .seed = seed});
+      bool right = true;
+      for (const Status& status : run_linked(devices, kShortMs, task)) right &= status.ok();
+      return right;
+    });
+    std::printf("%-52s %d of %d seeds: %s\n", defect, tally.found, tally.tried, tally.how.c_str());
+    EXPECT_GT(tally.found, 0) << defect;
+  }
+};
+
+TEST_F(EmulatedLinkPlanted, CallsInAnotherOrder) {
+  expect_found("NCCL calls in different order", 2,
+               [](int index, Device& device, DeviceLink& link) -> Status {
+                 LOCKSTEP_ASSIGN(const auto memory, device.allocate(4 * kShare * 4));
+                 const DeviceLink::Transfer send{1 - index, memory->data(), kShare};
+                 const DeviceLink::Transfer receive{1 - index, memory->data() + kShare, kShare};
+                 float* all = memory->data() + 2 * kShare;
+                 if (index == 0) LOCKSTEP_RETURN_IF_ERROR(link.all_gather(all, kShare));
+                 LOCKSTEP_RETURN_IF_ERROR(link.exchange({&send, 1}, {&receive, 1}));
+                 if (index == 1) LOCKSTEP_RETURN_IF_ERROR(link.all_gather(all, kShare));
+                 return link.finish();
+               });
+}
+
+TEST_F(EmulatedLinkPlanted, SizesThatDiffer) {
+  expect_found("NCCL sizes that differ", 2,
+               [](int index, Device& device, DeviceLink& link) -> Status {
+                 LOCKSTEP_ASSIGN(const auto memory, device.allocate(2 * kShare * 4));
+                 const int64_t count = kShare - index;
+                 const DeviceLink::Transfer send{1 - index, memory->data(), kShare};
+                 const DeviceLink::Transfer receive{1 - index, memory->data() + kShare, count};
+                 LOCKSTEP_RETURN_IF_ERROR(link.exchange({&send, 1}, {&receive, 1}));
+                 return link.finish();
+               });
+}
+
+TEST_F(EmulatedLinkPlanted, AWaitWithoutADeadline) {
+  expect_found("a wait for NCCL without a deadline", 2,
+               [](int index, Device& device, DeviceLink& link) {
+                 std::vector<float> result;
+                 if (index == 1) return Status{};  // never calls
+                 return sum_of_all(
+                     2, index, device, link, [] { return Status{}; }, &result);
+               });
+}
+
+TEST_F(EmulatedLinkPlanted, AMoveBesideTheWork) {
+  // What is sent is still being written, on another stream than the link's.
+  expect_found(
+      "NCCL sends before the work on another stream", 2,
+      [](int index, Device& device, DeviceLink& link) -> Status {
+        LOCKSTEP_ASSIGN(const auto memory, device.allocate(2 * kShare * 4));
+        emulated::TestGpu other;
+        const std::vector<float> ones(kShare, 1.0f);
+        LOCKSTEP_CHECK(cudaMemcpyAsync(memory->data(), ones.data(), kShare * 4,
+                                       cudaMemcpyHostToDevice, other.stream()) == cudaSuccess);
+        const DeviceLink::Transfer send{1 - index, memory->data(), kShare};
+        const DeviceLink::Transfer receive{1 - index, memory->data() + kShare, kShare};
+        LOCKSTEP_RETURN_IF_ERROR(link.exchange({&send, 1}, {&receive, 1}));
+        LOCKSTEP_RETURN_IF_ERROR(link.finish());
+        std::vector<float> came(kShare);
+        LOCKSTEP_RETURN_IF_ERROR(device.copy_to_host(memory->data() + kShare, kShare, came.data()));
+        LOCKSTEP_CHECK(cudaStreamSynchronize(other.stream()) == cudaSuccess);
+        return came == ones ? Status{} : Status{Error{"other values"}};
+      });
+}
+
+}  // namespace
+}  // namespace lockstep
