@@ -66,7 +66,7 @@ class NcclLink final : public DeviceLink {
     return poll("the other GPUs", [&]() -> Result<bool> {
       const cudaError_t state = cudaStreamQuery(gpu_.stream());
       if (state == cudaErrorNotReady) return false;
-      LOCKSTEP_CUDA_CHECK(state);
+      LOCKSTEP_RETURN_IF_ERROR(cuda_status(state, "cudaStreamQuery(stream)"));
       return true;
     });
   }

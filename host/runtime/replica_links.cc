@@ -10,13 +10,13 @@ namespace {
 
 constexpr int64_t kShareUnit = 64;  // floats: what kernels read at once, with room
 
-struct FlatRange {
-  int64_t begin = 0;
+struct Share {
+  int64_t begin = 0;  // in the flat vector
   int64_t count = 0;
 };
 
-// Of share `index`; the last ones may be short or empty.
-FlatRange range_of_share(int64_t flat_size, int64_t share, int index) {
+// Share `index`; the last ones may be short or empty.
+Share range_of_share(int64_t flat_size, int64_t share, int index) {
   const int64_t begin = std::min(flat_size, share * index);
   return {begin, std::min(share, flat_size - begin)};
 }
@@ -38,7 +38,7 @@ Status Replica::reduce_over_links(const Program::ReadyCallback& ready) {
 // This device's share of all roots of the round.
 Status Replica::gather_pieces(int index, std::vector<TreePiece>* pieces) {
   const int64_t share = share_size();
-  const FlatRange mine = range_of_share(training_.flat_size, share, index);
+  const Share mine = range_of_share(training_.flat_size, share, index);
   std::vector<DeviceLink::Transfer> sends;
   std::vector<DeviceLink::Transfer> receives;
   size_t foreign = 0;
@@ -57,7 +57,7 @@ Status Replica::gather_pieces(int index, std::vector<TreePiece>* pieces) {
       }
       continue;
     }
-    const FlatRange theirs = range_of_share(training_.flat_size, share, peer);
+    const Share theirs = range_of_share(training_.flat_size, share, peer);
     for (const RoundRoot& root : round_roots_[static_cast<size_t>(index)]) {
       if (theirs.count > 0) {
         sends.push_back({peer, root.memory.device + theirs.begin, theirs.count});
@@ -77,7 +77,7 @@ Status Replica::reduce_share(int index, const Program::ReadyCallback& ready) {
   Device& device = team_->device(index);
   std::vector<TreePiece> pieces;
   LOCKSTEP_RETURN_IF_ERROR(gather_pieces(index, &pieces));
-  const FlatRange mine = range_of_share(training_.flat_size, share_size(), index);
+  const Share mine = range_of_share(training_.flat_size, share_size(), index);
   if (mine.count == 0) return team_->link(index)->finish();
   float* sum = device_gradients_[static_cast<size_t>(index)]->data() + mine.begin;
   if (!round_on_host_) {
@@ -97,7 +97,7 @@ Status Replica::reduce_share(int index, const Program::ReadyCallback& ready) {
 Status Replica::spread_gradient(int index, const float* reduced) {
   const int64_t share = share_size();
   float* gradient = device_gradients_[static_cast<size_t>(index)]->data();
-  const FlatRange mine = range_of_share(training_.flat_size, share, index);
+  const Share mine = range_of_share(training_.flat_size, share, index);
   if (reduced != nullptr && mine.count > 0) {
     LOCKSTEP_RETURN_IF_ERROR(team_->device(index).copy_to_device(reduced + mine.begin, mine.count,
                                                                  gradient + mine.begin));

@@ -35,13 +35,15 @@ std::vector<Status> run_linked(int devices, int timeout_ms, const Task& task) {
   const auto id = made[0]->link_id();
   if (!id.ok()) return {id.error()};
   std::vector<Status> statuses(made.size());
+  std::vector<std::unique_ptr<DeviceLink>> links(made.size());  // kept until all have ended
   std::vector<std::thread> threads;
   for (int index = 0; index < devices; ++index) {
     threads.emplace_back([&, index] {
       const auto at = static_cast<size_t>(index);
       made[at]->attach_thread();
-      const auto link = made[at]->link({*id, index, devices, timeout_ms});
-      statuses[at] = link.ok() ? task(index, *made[at], **link) : Status{link.error()};
+      auto link = made[at]->link({*id, index, devices, timeout_ms});
+      if (link.ok()) links[at] = std::move(link).value();
+      statuses[at] = links[at] ? task(index, *made[at], *links[at]) : Status{link.error()};
     });
   }
   for (std::thread& thread : threads) thread.join();

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <deque>
+#include <limits>
 #include <map>
 #include <string>
 #include <utility>
@@ -26,13 +27,21 @@ struct End {
 
 using Pair = std::pair<int, int>;  // from, to
 
+// A transfer or a gather whose ends have all been called.
+struct Move {
+  NodePtr node;
+  std::vector<End> ends;
+};
+
 // The ranks of one id.
 struct Clique {
   int ranks = 0;
-  int joined = 0;
+  int members = 0;                                  // that have come and not gone
+  bool is_whole = false;                            // all have come
   std::map<Pair, std::deque<End>> sends, receives;  // that have no other end yet
   std::vector<std::vector<End>> gathers;            // by number, then rank
-  std::vector<End> stalled;                         // for ever
+  std::vector<Move> moves;
+  std::vector<End> stalled;  // for ever
   // How many transfers of a pair each end had called when it called its n-th gather.
   std::map<std::pair<size_t, Pair>, int64_t> sent_before, received_before;
   std::map<Pair, int64_t> sent, received;
@@ -94,6 +103,22 @@ void connect(Clique& clique, const std::vector<End>& ends, const std::vector<int
   for (const End& end : ends) {
     moved->after.push_back(end.over);
     end.over->before.push_back(moved);
+  }
+  std::erase_if(clique.moves, [](const Move& each) { return each.node->done; });
+  clique.moves.push_back({moved, ends});
+}
+
+// The rank is gone: what it has not moved never moves, and the others wait for it.
+void cancel_moves(Clique& clique, int rank) {
+  for (Move& move : clique.moves) {
+    const bool has_part = std::any_of(move.ends.begin(), move.ends.end(),
+                                      [&](const End& end) { return end.rank == rank; });
+    if (move.node->done || !has_part) continue;
+    std::erase(state().ready, move.node);
+    move.node->missing = std::numeric_limits<int>::max();
+    move.node->after.clear();
+    clique.stalled.insert(clique.stalled.end(), move.ends.begin(), move.ends.end());
+    move.ends.clear();
   }
 }
 
@@ -225,11 +250,12 @@ ncclResult_t init(ncclComm_t* comm, int ranks, ncclUniqueId id, int rank, ncclCo
   if (config == nullptr || config->blocking != 0) violation("NCCL: a communicator that blocks");
   const std::string name(id.internal, sizeof(id.internal));
   Clique& clique = cliques[name];
-  if (rank < 0 || rank >= ranks || (clique.joined > 0 && clique.ranks != ranks)) {
+  if (rank < 0 || rank >= ranks || (clique.members > 0 && clique.ranks != ranks)) {
     return ncclInvalidArgument;
   }
   clique.ranks = ranks;
-  ++clique.joined;
+  ++clique.members;
+  clique.is_whole |= clique.members == ranks;
   ++state().vendor_objects["communicators of NCCL"];
   *comm = reinterpret_cast<ncclComm_t>(new Communicator{name, rank, current_device(), 0});
   return ncclInProgress;
@@ -246,6 +272,7 @@ ncclResult_t abort_communicator(ncclComm_t handle) {
       return end.rank == comm.rank;
     });
   };
+  cancel_moves(clique, comm.rank);
   for (auto& [pair, ends] : clique.sends) drop(ends);
   for (auto& [pair, ends] : clique.receives) drop(ends);
   for (std::vector<End>& ends : clique.gathers) {
@@ -255,7 +282,7 @@ ncclResult_t abort_communicator(ncclComm_t handle) {
   const std::string id = comm.id;
   delete &comm;
   --state().vendor_objects["communicators of NCCL"];
-  if (--clique.joined == 0) cliques.erase(id);
+  if (--clique.members == 0) cliques.erase(id);
   return call.chosen() ? ncclInternalError : ncclSuccess;
 }
 
@@ -263,7 +290,7 @@ ncclResult_t async_error(ncclComm_t handle, ncclResult_t* result) {
   const Call call("ncclCommGetAsyncError");
   if (call.fails()) return ncclInternalError;
   const Clique& clique = cliques.at(communicator(handle).id);
-  *result = clique.joined < clique.ranks ? ncclInProgress : ncclSuccess;
+  *result = clique.is_whole ? ncclSuccess : ncclInProgress;
   if (state().shows(Bug::lost_peer)) *result = ncclRemoteError;
   return ncclSuccess;
 }
