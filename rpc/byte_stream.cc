@@ -44,7 +44,8 @@ class SocketStream final : public SocketByteStream {
     auto* next = static_cast<char*>(data);
     while (bytes > 0) {
       if (closed_) return closed_here();
-      const ssize_t received = recv(descriptor_, next, bytes, MSG_DONTWAIT);
+      const ssize_t received =
+          recv(descriptor_, next, bytes, timeout_ms == 0 ? MSG_WAITALL : MSG_DONTWAIT);
       if (received > 0) {
         next += received;
         bytes -= static_cast<size_t>(received);
