@@ -27,10 +27,13 @@ Status at_most(const char* what, size_t count, int limit) {
 class ThriftControlClient final : public ControlClient {
  public:
   ThriftControlClient(const Address& coordinator, ControlClientOptions options)
-      : address_(coordinator), who_("coordinator " + coordinator.text()), options_(options) {}
+      : address_(coordinator),
+        who_("coordinator " + coordinator.text()),
+        options_(std::move(options)) {}
 
   Status connect(int timeout_ms) {
-    LOCKSTEP_ASSIGN(auto socket, connect_socket(address_, timeout_ms, who_));
+    LOCKSTEP_ASSIGN(auto socket, connect_socket(address_, timeout_ms, who_,
+                                                {options_.tls, {Role::coordinator}}));
     socket->setSendTimeout(options_.call_timeout_ms);
     transport_ = std::make_shared<MessageTransport>(std::move(socket), options_.call_timeout_ms,
                                                     options_.call_timeout_ms);
@@ -123,6 +126,9 @@ class ThriftControlClient final : public ControlClient {
         return {};
       } catch (const wire::Refusal& refusal) {
         return from_wire(refusal);
+      } catch (const CertificateRefused& refusal) {
+        client_.reset();
+        return refused_error(fmt::format("{}: {}", who_, refusal.what()));
       } catch (const TTransportException& failure) {
         client_.reset();
         if (failure.getType() == TTransportException::TIMED_OUT) {

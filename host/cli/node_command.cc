@@ -3,6 +3,7 @@
 #include "host/cli/arguments.h"
 #include "host/cli/commands.h"
 #include "host/cli/factories.h"
+#include "host/cli/network_options.h"
 #include "host/runtime/node_runtime.h"
 #include "models/models.h"
 
@@ -68,7 +69,7 @@ Result<NodeOptions> options_from(const nlohmann::json& values) {
 }  // namespace
 
 int run_node(const Arguments& arguments, Context& context) {
-  const auto known = node_options() + device_options();
+  const auto known = node_options() + device_options() + network_options(true);
   if (arguments == Arguments{"--help"}) {
     fmt::print(
         "lockstep node: trains partitions of a job for its coordinator\n\n{}\n"
@@ -83,7 +84,9 @@ int run_node(const Arguments& arguments, Context& context) {
   auto options = options_from(*values);
   if (!options.ok()) return report_error(options.error());
   const std::string name = options->name;
-  NodeRuntime node(std::move(options).value(), context.network);
+  const Status network = use_network(*values, context, options->log);
+  if (!network.ok()) return report_error(network.error());
+  NodeRuntime node(std::move(options).value(), *context.network);
   context.signals.on_signal([&node](int) { node.stop("stopped by a signal"); });
   const Status status = node.run();
   context.signals.forget_callback();

@@ -3,6 +3,7 @@
 #include "host/cli/arguments.h"
 #include "host/cli/commands.h"
 #include "host/cli/factories.h"
+#include "host/cli/network_options.h"
 #include "host/cli/training.h"
 #include "host/train/output_folder.h"
 
@@ -40,7 +41,8 @@ std::vector<OptionSpec> coordinator_options() {
   return job_options() + run_options() + shared_options() +
          std::vector<OptionSpec>{
              {"state", text, "", "DIR", "where the log of the run is kept [OUTPUT/checkpoints]"},
-             {"listen", text, "127.0.0.1:7070", "HOST:PORT", "where nodes find the coordinator"}};
+             {"listen", text, "127.0.0.1:7070", "HOST:PORT", "where nodes find the coordinator"}} +
+         network_options(true);
 }
 
 // With --resume the job is the one in the folder, as far as nothing else is said.
@@ -125,6 +127,9 @@ int run_coordinator(const Arguments& arguments, Context& context) {
   }
   const auto values = parse_arguments(coordinator_options(), arguments);
   if (!values.ok()) return report_error(values.error());
+  const Status network = use_network(
+      *values, context, [](const std::string& line) { fmt::print(stderr, "{}\n", line); });
+  if (!network.ok()) return report_error(network.error());
   return train(coordinator_request(*values), context);
 }
 

@@ -154,7 +154,7 @@ Status Training::start_nodes() {
         return ChildProcess::spawn_self(
             {"node", "--coordinator", fmt::format("127.0.0.1:{}", coordinator_.port()), "--listen",
              "127.0.0.1:0", "--name", name, "--devices", std::to_string(devices), "--first-device",
-             std::to_string(index * devices), "--device", request_.device, "--data",
+             std::to_string(index * devices), "--device", request_.device, "--tls", "", "--data",
              request_.options.at("data").get<std::string>()});
       },
       [this](const std::string& line) { say(line); });
@@ -177,7 +177,7 @@ Status Training::start_coordinator() {
 }
 
 Result<TrainingOutcome> Training::run() {
-  LOCKSTEP_RETURN_IF_ERROR(coordinator_.listen(context_.network, request_.listen));
+  LOCKSTEP_RETURN_IF_ERROR(coordinator_.listen(*context_.network, request_.listen));
   // The nodes read their data while this process reads its own.
   LOCKSTEP_RETURN_IF_ERROR(start_nodes());
   LOCKSTEP_RETURN_IF_ERROR(prepare());

@@ -72,6 +72,8 @@ Status NodeSession::connect() {
       if (welcome.error().kind == ErrorKind::refused) return welcome.error();
       // It is there, and still prepares the job: that may take as long as its data is large.
       deadline = monotonic_ms() + options_.connect_timeout_ms;
+    } else if (client.error().kind == ErrorKind::refused) {
+      return client.error();
     }
     {
       std::unique_lock lock(mutex_);

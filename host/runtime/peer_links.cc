@@ -167,6 +167,7 @@ void PeerLinks::accepted(std::shared_ptr<ByteStream> stream) {
   if (greeting.to != self || greeting.from <= self) return;
   const PeerPtr peer = wait_for_peer(greeting.from, greeting.era);
   if (peer == nullptr) return;
+  stream->admit();
   Greeting reply;
   reply.recipe = options_.recipe;
   reply.era = greeting.era;

@@ -106,6 +106,10 @@ class FakeService final : public ControlService {
     const std::lock_guard lock(mutex_);
     return lost_;
   }
+  void forget_lost() {
+    const std::lock_guard lock(mutex_);
+    lost_.clear();
+  }
   int calls() {
     const std::lock_guard lock(mutex_);
     return calls_;
