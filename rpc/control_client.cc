@@ -82,15 +82,8 @@ class ThriftControlClient final : public ControlClient {
     return call(timeout_ms, [&](Wire& wire) { wire.upload(wired); });
   }
   Result<std::string> fetch(SessionId session, const std::string& object, int64_t offset) override {
-    std::string answer;
-    LOCKSTEP_RETURN_IF_ERROR(call(options_.disk_timeout_ms, [&](Wire& wire) {
-      wire.fetch(answer, session, object, offset);
-    }));
-    if (answer.size() > static_cast<size_t>(kFetchBytes)) {
-      return Error{fmt::format("{}: bad message: fetch has {} bytes, must have at most {}", who_,
-                               answer.size(), kFetchBytes)};
-    }
-    return answer;
+    return part_of_state(
+        [&](Wire& wire, std::string& answer) { wire.fetch(answer, session, object, offset); });
   }
   Status ask_to_leave(SessionId session) override {
     return call([&](Wire& wire) { wire.ask_to_leave(session); });
@@ -103,10 +96,30 @@ class ThriftControlClient final : public ControlClient {
     LOCKSTEP_RETURN_IF_ERROR(call([&](Wire& wire) { wire.status(answer); }));
     return answer;
   }
+  Result<NewestState> newest_state() override {
+    wire::NewestState answer;
+    LOCKSTEP_RETURN_IF_ERROR(call([&](Wire& wire) { wire.newest_state(answer); }));
+    return understood(from_wire(answer));
+  }
+  Result<std::string> read_state(const std::string& object, int64_t offset) override {
+    return part_of_state(
+        [&](Wire& wire, std::string& answer) { wire.read_state(answer, object, offset); });
+  }
 
  private:
   using Wire = wire::CoordinatorClient;
 
+  template <class Function>
+  Result<std::string> part_of_state(const Function& function) {
+    std::string answer;
+    LOCKSTEP_RETURN_IF_ERROR(
+        call(options_.disk_timeout_ms, [&](Wire& wire) { function(wire, answer); }));
+    if (answer.size() > static_cast<size_t>(kFetchBytes)) {
+      return Error{fmt::format("{}: bad message: fetch has {} bytes, must have at most {}", who_,
+                               answer.size(), kFetchBytes)};
+    }
+    return answer;
+  }
   template <class Function>
   Status call(const Function& function) {
     return call(options_.call_timeout_ms, function);

@@ -93,6 +93,13 @@ class Calls final : public wire::CoordinatorIf {
     });
   }
   void status(std::string& answer) override { answer = service_.status(); }
+  void newest_state(wire::NewestState& answer) override {
+    answer = to_wire(value_or_refuse(service_.newest_state()));
+  }
+  void read_state(std::string& answer, const std::string& object, const int64_t offset) override {
+    ok_or_refuse(check_fetch(0, offset));
+    answer = value_or_refuse(service_.read_state(object, offset));
+  }
 
  private:
   template <class Call>

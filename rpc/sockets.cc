@@ -21,6 +21,8 @@ using apache::thrift::transport::TTransportException;
 
 namespace {
 
+constexpr int kEndMs = 50;  // what a handler takes whose socket was shut down
+
 bool says(const TTransportException& failure, int error_number) {
   return std::strstr(failure.what(), TOutput::strerror_s(error_number).c_str()) != nullptr;
 }
@@ -225,9 +227,16 @@ void SocketServer::accept_loop() {
 }
 
 void SocketServer::add(std::shared_ptr<Socket> socket) {
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   make_room();
-  if (connections_.size() >= static_cast<size_t>(options_.max_connections)) return;
+  // Strangers that were ended are about to go.
+  const auto has_room = [this] {
+    const auto running =
+        std::count_if(connections_.begin(), connections_.end(),
+                      [](const Connection& each) { return each.socket != nullptr; });
+    return stopping_ || running < options_.max_connections;
+  };
+  if (!finished_.wait_for(lock, std::chrono::milliseconds(kEndMs), has_room)) return;
   connections_.push_back({std::move(socket), {}});
   const auto added = std::prev(connections_.end());
   try {
@@ -261,6 +270,7 @@ void SocketServer::run(Place connection) {
   // From here on the destructor does not touch the descriptor, which may close any time.
   const std::lock_guard lock(mutex_);
   connection->socket.reset();
+  finished_.notify_all();
 }
 
 void SocketServer::serve(Place connection, const std::shared_ptr<Socket>& socket) {

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <functional>
 #include <list>
 #include <memory>
@@ -114,6 +115,7 @@ class SocketServer {
   int port_ = 0;
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;
+  std::condition_variable finished_;
   std::list<Connection> connections_;  // by age; guarded by mutex_; the accepting thread erases
   Deadline next_log_;                  // guarded by mutex_
   int not_logged_ = 0;                 // guarded by mutex_

@@ -25,6 +25,8 @@ int run_evaluate(const Arguments& arguments, Context& context);
 int run_inspect(const Arguments& arguments, Context& context);
 int run_diff(const Arguments& arguments, Context& context);
 int run_certs(const Arguments& arguments, Context& context);
+int run_fetch(const Arguments& arguments, Context& context);
+int run_probe(const Arguments& arguments, Context& context);
 int run_status(const Arguments& arguments, Context& context);
 int run_demo(const Arguments& arguments, Context& context);
 int run_bench(const Arguments& arguments, Context& context);

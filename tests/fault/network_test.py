@@ -41,7 +41,7 @@ class NetworkTest(faults.FaultTest):
         self.wait_for_step(10)
 
     def status(self):
-        text = self.network.lockstep("head", "status", self.head)
+        text = self.network.lockstep("head", "status", self.head, "--json")
         return json.loads(text) if text.startswith("{") else {}
 
     def wait_for_step(self, step, timeout=30):
