@@ -298,6 +298,15 @@ int cuda_device_count() {
   return gpus.ok() ? static_cast<int>(gpus->size()) : 0;
 }
 
+GpuMemory cuda_memory(int index) {
+  size_t free_bytes = 0;
+  size_t total_bytes = 0;
+  const bool asked = LOCKSTEP_CUDA_STATUS(cudaSetDevice(index)).ok() &&
+                     LOCKSTEP_CUDA_STATUS(cudaMemGetInfo(&free_bytes, &total_bytes)).ok();
+  if (!asked) return {};
+  return {static_cast<int64_t>(total_bytes - free_bytes), static_cast<int64_t>(total_bytes)};
+}
+
 Status check_cuda_device(std::string_view numerics) {
   LOCKSTEP_CHECK(numerics == "cuda-fp32" || numerics == "cuda-tf32");
   LOCKSTEP_RETURN_IF_ERROR(usable_gpu(0));

@@ -1,6 +1,7 @@
 // The CUDA device. A build without CUDA links a stub that says so.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string_view>
 
@@ -11,6 +12,13 @@ namespace lockstep {
 
 // The GPUs that this build can use on this machine; 0 without CUDA, driver or GPU.
 int cuda_device_count();
+
+// Of a GPU, in bytes: in use, by whomever, and in all. Zeros where it cannot be asked.
+struct GpuMemory {
+  int64_t used = 0;
+  int64_t total = 0;
+};
+GpuMemory cuda_memory(int index);
 
 // Refuses what make_cuda_device would for GPU 0, but takes nothing of it.
 Status check_cuda_device(std::string_view numerics);

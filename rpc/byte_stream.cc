@@ -28,10 +28,14 @@ void set_option(int descriptor, int level, int option, int value) {
   static_cast<void>(setsockopt(descriptor, level, option, &value, sizeof(value)));
 }
 
-class SocketStream final : public SocketByteStream {
+// What plain streams and those under TLS have in common.
+class SocketStream : public SocketByteStream {
  public:
-  SocketStream(std::shared_ptr<Socket> socket, std::string peer)
-      : socket_(std::move(socket)), descriptor_(socket_->getSocketFD()), peer_(std::move(peer)) {
+  SocketStream(std::shared_ptr<Socket> socket, std::string peer, std::function<void()> admit)
+      : socket_(std::move(socket)),
+        descriptor_(socket_->getSocketFD()),
+        peer_(std::move(peer)),
+        admit_(std::move(admit)) {
     set_option(descriptor_, IPPROTO_TCP, TCP_NODELAY, 1);
     set_option(descriptor_, SOL_SOCKET, SO_KEEPALIVE, 1);
     set_option(descriptor_, IPPROTO_TCP, TCP_KEEPIDLE, 1);
@@ -40,51 +44,8 @@ class SocketStream final : public SocketByteStream {
     set_option(descriptor_, IPPROTO_TCP, TCP_USER_TIMEOUT, kDeadPeerSeconds * 1000);
   }
 
-  Status read(void* data, size_t bytes, int timeout_ms) override {
-    auto* next = static_cast<char*>(data);
-    while (bytes > 0) {
-      if (closed_) return closed_here();
-      const ssize_t received =
-          recv(descriptor_, next, bytes, timeout_ms == 0 ? MSG_WAITALL : MSG_DONTWAIT);
-      if (received > 0) {
-        next += received;
-        bytes -= static_cast<size_t>(received);
-      } else if (received == 0) {
-        return closed_ ? closed_here() : closed_by_peer();
-      } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-        LOCKSTEP_RETURN_IF_ERROR(wait_for_bytes(timeout_ms));
-      } else if (errno != EINTR) {
-        return failure();
-      }
-    }
-    return {};
-  }
-
-  Status write(const void* header, size_t header_bytes, const void* body,
-               size_t body_bytes) override {
-    iovec parts[2] = {{const_cast<void*>(header), header_bytes},
-                      {const_cast<void*>(body), body_bytes}};
-    msghdr message{};
-    message.msg_iov = parts;
-    message.msg_iovlen = 2;
-    size_t left = header_bytes + body_bytes;
-    while (left > 0) {
-      if (closed_) return closed_here();
-      const ssize_t sent = sendmsg(descriptor_, &message, MSG_NOSIGNAL);
-      if (sent < 0) {
-        if (errno == EINTR) continue;
-        return failure();
-      }
-      left -= static_cast<size_t>(sent);
-      auto done = static_cast<size_t>(sent);
-      for (iovec& part : parts) {
-        const size_t of_part = done < part.iov_len ? done : part.iov_len;
-        part.iov_base = static_cast<char*>(part.iov_base) + of_part;
-        part.iov_len -= of_part;
-        done -= of_part;
-      }
-    }
-    return {};
+  void admit() override {
+    if (admit_) admit_();
   }
 
   void close() override {
@@ -116,37 +77,151 @@ class SocketStream final : public SocketByteStream {
            text(here, here_size) == text(there, there_size);
   }
 
+ protected:
+  Socket& socket() const { return *socket_; }
+  int descriptor() const { return descriptor_; }
+  bool closed() const { return closed_; }
+
+  Error failure(const std::string& what) const {
+    return {fmt::format("peer {}: {}", peer_, closed_ ? "stream closed here" : what)};
+  }
+  Error closed_by_peer() const { return failure("connection closed by the peer"); }
+  Error too_slow(int timeout_ms) const {
+    return failure(fmt::format("silent for {} ms", timeout_ms));
+  }
+
  private:
-  // Returns when there is something to read, the end of the stream included.
-  Status wait_for_bytes(int timeout_ms) {
-    const Deadline deadline = deadline_in(timeout_ms);
-    pollfd waiting{descriptor_, POLLIN, 0};
-    while (true) {
-      const int ready = ::poll(&waiting, 1, timeout_ms == 0 ? -1 : ms_until(deadline));
-      if (ready > 0) return {};
-      if (ready < 0 && errno != EINTR) return failure();
-      if (ready == 0) return Error{fmt::format("peer {}: silent for {} ms", peer_, timeout_ms)};
-    }
-  }
-
-  Error closed_here() const { return {fmt::format("peer {}: stream closed here", peer_)}; }
-  Error closed_by_peer() const {
-    return {fmt::format("peer {}: connection closed by the peer", peer_)};
-  }
-  // For the calling thread's errno.
-  Error failure() const {
-    const int number = errno;
-    if (closed_) return closed_here();
-    if (number == EPIPE || number == ECONNRESET) return closed_by_peer();
-    errno = number;
-    return {fmt::format("peer {}: {}", peer_, errno_text())};
-  }
-
   const std::shared_ptr<Socket> socket_;
   const int descriptor_;
   const std::string peer_;
+  const std::function<void()> admit_;
   std::atomic<bool> closed_{false};
 };
+
+class PlainStream final : public SocketStream {
+ public:
+  using SocketStream::SocketStream;
+
+  Status read(void* data, size_t bytes, int timeout_ms) override {
+    const Deadline deadline = deadline_in(timeout_ms);
+    auto* next = static_cast<char*>(data);
+    while (bytes > 0) {
+      if (closed()) return closed_by_peer();
+      const ssize_t received =
+          recv(descriptor(), next, bytes, timeout_ms == 0 ? MSG_WAITALL : MSG_DONTWAIT);
+      if (received > 0) {
+        next += received;
+        bytes -= static_cast<size_t>(received);
+      } else if (received == 0) {
+        return closed_by_peer();
+      } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+        LOCKSTEP_RETURN_IF_ERROR(wait_for_bytes(deadline, timeout_ms));
+      } else if (errno != EINTR) {
+        return failure_of_call();
+      }
+    }
+    return {};
+  }
+
+  Status write(const void* header, size_t header_bytes, const void* body,
+               size_t body_bytes) override {
+    iovec parts[2] = {{const_cast<void*>(header), header_bytes},
+                      {const_cast<void*>(body), body_bytes}};
+    msghdr message{};
+    message.msg_iov = parts;
+    message.msg_iovlen = 2;
+    size_t left = header_bytes + body_bytes;
+    while (left > 0) {
+      if (closed()) return closed_by_peer();
+      const ssize_t sent = sendmsg(descriptor(), &message, MSG_NOSIGNAL);
+      if (sent < 0) {
+        if (errno == EINTR) continue;
+        return failure_of_call();
+      }
+      left -= static_cast<size_t>(sent);
+      auto done = static_cast<size_t>(sent);
+      for (iovec& part : parts) {
+        const size_t of_part = done < part.iov_len ? done : part.iov_len;
+        part.iov_base = static_cast<char*>(part.iov_base) + of_part;
+        part.iov_len -= of_part;
+        done -= of_part;
+      }
+    }
+    return {};
+  }
+
+ private:
+  // Returns when there is something to read, the end of the stream included.
+  Status wait_for_bytes(Deadline deadline, int timeout_ms) {
+    pollfd waiting{descriptor(), POLLIN, 0};
+    while (true) {
+      const int ready = ::poll(&waiting, 1, timeout_ms == 0 ? -1 : ms_until(deadline));
+      if (ready > 0) return {};
+      if (ready < 0 && errno != EINTR) return failure_of_call();
+      if (ready == 0) return too_slow(timeout_ms);
+    }
+  }
+
+  // For the calling thread's errno.
+  Error failure_of_call() const {
+    if (errno == EPIPE || errno == ECONNRESET) return closed_by_peer();
+    return failure(errno_text());
+  }
+};
+
+class TlsStream final : public SocketStream {
+ public:
+  using SocketStream::SocketStream;
+
+  Status read(void* data, size_t bytes, int timeout_ms) override {
+    const Deadline deadline = deadline_in(timeout_ms);
+    auto* next = static_cast<char*>(data);
+    while (bytes > 0) {
+      const int left_ms = ms_until(deadline);
+      if (timeout_ms > 0 && left_ms == 0) return too_slow(timeout_ms);
+      const TlsProgress progress = session().read_some(next, bytes, timeout_ms > 0 ? left_ms : 0);
+      if (progress.end != TlsProgress::End::none) return failure_of(progress, timeout_ms);
+      next += progress.bytes;
+      bytes -= progress.bytes;
+    }
+    return {};
+  }
+
+  Status write(const void* header, size_t header_bytes, const void* body,
+               size_t body_bytes) override {
+    LOCKSTEP_RETURN_IF_ERROR(write_part(header, header_bytes));
+    return write_part(body, body_bytes);
+  }
+
+ private:
+  TlsSession& session() const { return *static_cast<TlsSocket&>(socket()).session(); }
+
+  Status write_part(const void* data, size_t bytes) {
+    const TlsProgress progress = session().write_all(data, bytes, 0);
+    if (progress.end != TlsProgress::End::none) return failure_of(progress, 0);
+    return {};
+  }
+
+  Error failure_of(const TlsProgress& progress, int timeout_ms) const {
+    switch (progress.end) {
+      case TlsProgress::End::closed:
+        return closed_by_peer();
+      case TlsProgress::End::timed_out:
+        return too_slow(timeout_ms);
+      default:
+        return failure(progress.why);
+    }
+  }
+};
+
+// Under TLS where the socket speaks it.
+std::shared_ptr<SocketByteStream> stream_over(std::shared_ptr<Socket> socket, std::string peer,
+                                              std::function<void()> admit = {}) {
+  if (static_cast<TlsSocket&>(*socket).session() != nullptr) {
+    return std::make_shared<TlsStream>(std::move(socket), std::move(peer), std::move(admit));
+  }
+  return std::make_shared<PlainStream>(std::move(socket), std::move(peer), std::move(admit));
+}
 
 class SocketStreamListener final : public StreamListener {
  public:
@@ -165,18 +240,22 @@ Result<std::unique_ptr<StreamListener>> make_stream_listener(
     StreamListenerOptions options) {
   SocketServer::Options sockets;
   sockets.max_connections = options.max_callbacks;
-  const auto handler = [accepted = std::move(accepted)](const std::shared_ptr<Socket>& socket) {
-    const Address peer{peer_host(*socket), socket->getPeerPort()};
-    accepted(std::make_shared<SocketStream>(socket, peer.text()));
+  sockets.max_strangers = options.max_strangers;
+  sockets.admission = {options.tls, {Role::node}};
+  sockets.log = options.log;
+  const auto handler = [accepted = std::move(accepted)](const Visitor& visitor) {
+    const Address peer{peer_host(*visitor.socket), visitor.socket->getPeerPort()};
+    accepted(stream_over(visitor.socket, peer.text(), visitor.admit));
   };
   LOCKSTEP_ASSIGN(auto server, SocketServer::start(listen, sockets, handler));
   return std::unique_ptr<StreamListener>(std::make_unique<SocketStreamListener>(std::move(server)));
 }
 
-Result<std::shared_ptr<SocketByteStream>> make_stream(const Address& peer, int timeout_ms) {
-  LOCKSTEP_ASSIGN(auto socket, connect_socket(peer, timeout_ms, "peer " + peer.text()));
-  return std::shared_ptr<SocketByteStream>(
-      std::make_shared<SocketStream>(std::move(socket), peer.text()));
+Result<std::shared_ptr<SocketByteStream>> make_stream(
+    const Address& peer, int timeout_ms, const std::shared_ptr<const TlsContext>& tls) {
+  LOCKSTEP_ASSIGN(auto socket,
+                  connect_socket(peer, timeout_ms, "peer " + peer.text(), {tls, {Role::node}}));
+  return stream_over(std::move(socket), peer.text());
 }
 
 }  // namespace lockstep

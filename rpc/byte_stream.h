@@ -1,11 +1,13 @@
-// Tensor streams: plain bytes over the sockets that Thrift connects and accepts, read and written
-// without a copy in between.
+// Tensor streams: bytes over the sockets that Thrift connects and accepts, read and written without
+// a copy in between, in plain or under TLS.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "host/runtime/stream.h"
+#include "rpc/tls.h"
 
 namespace lockstep {
 
@@ -20,6 +22,9 @@ class SocketByteStream : public ByteStream {
 
 struct StreamListenerOptions {
   int max_callbacks = 512;  // that run at once; connections beyond are closed
+  int max_strangers = 64;   // of these, whose stream nobody has admitted: one more ends the oldest
+  std::shared_ptr<const TlsContext> tls = nullptr;   // null: in plain; only nodes connect
+  std::function<void(const std::string&)> log = {};  // who was refused; any thread
 };
 
 // The listener's destructor stops accepting, closes the streams whose callbacks still run, and
@@ -31,6 +36,7 @@ Result<std::unique_ptr<StreamListener>> make_stream_listener(
 
 // One attempt. The socket closes when the last holder lets go of the stream. Writing waits for as
 // long as the peer's machine answers: close() ends it.
-Result<std::shared_ptr<SocketByteStream>> make_stream(const Address& peer, int timeout_ms);
+Result<std::shared_ptr<SocketByteStream>> make_stream(
+    const Address& peer, int timeout_ms, const std::shared_ptr<const TlsContext>& tls = nullptr);
 
 }  // namespace lockstep

@@ -27,10 +27,13 @@ Status at_most(const char* what, size_t count, int limit) {
 class ThriftControlClient final : public ControlClient {
  public:
   ThriftControlClient(const Address& coordinator, ControlClientOptions options)
-      : address_(coordinator), who_("coordinator " + coordinator.text()), options_(options) {}
+      : address_(coordinator),
+        who_("coordinator " + coordinator.text()),
+        options_(std::move(options)) {}
 
   Status connect(int timeout_ms) {
-    LOCKSTEP_ASSIGN(auto socket, connect_socket(address_, timeout_ms, who_));
+    LOCKSTEP_ASSIGN(auto socket, connect_socket(address_, timeout_ms, who_,
+                                                {options_.tls, {Role::coordinator}}));
     socket->setSendTimeout(options_.call_timeout_ms);
     transport_ = std::make_shared<MessageTransport>(std::move(socket), options_.call_timeout_ms,
                                                     options_.call_timeout_ms);
@@ -79,15 +82,8 @@ class ThriftControlClient final : public ControlClient {
     return call(timeout_ms, [&](Wire& wire) { wire.upload(wired); });
   }
   Result<std::string> fetch(SessionId session, const std::string& object, int64_t offset) override {
-    std::string answer;
-    LOCKSTEP_RETURN_IF_ERROR(call(options_.disk_timeout_ms, [&](Wire& wire) {
-      wire.fetch(answer, session, object, offset);
-    }));
-    if (answer.size() > static_cast<size_t>(kFetchBytes)) {
-      return Error{fmt::format("{}: bad message: fetch has {} bytes, must have at most {}", who_,
-                               answer.size(), kFetchBytes)};
-    }
-    return answer;
+    return part_of_state(
+        [&](Wire& wire, std::string& answer) { wire.fetch(answer, session, object, offset); });
   }
   Status ask_to_leave(SessionId session) override {
     return call([&](Wire& wire) { wire.ask_to_leave(session); });
@@ -100,10 +96,30 @@ class ThriftControlClient final : public ControlClient {
     LOCKSTEP_RETURN_IF_ERROR(call([&](Wire& wire) { wire.status(answer); }));
     return answer;
   }
+  Result<NewestState> newest_state() override {
+    wire::NewestState answer;
+    LOCKSTEP_RETURN_IF_ERROR(call([&](Wire& wire) { wire.newest_state(answer); }));
+    return understood(from_wire(answer));
+  }
+  Result<std::string> read_state(const std::string& object, int64_t offset) override {
+    return part_of_state(
+        [&](Wire& wire, std::string& answer) { wire.read_state(answer, object, offset); });
+  }
 
  private:
   using Wire = wire::CoordinatorClient;
 
+  template <class Function>
+  Result<std::string> part_of_state(const Function& function) {
+    std::string answer;
+    LOCKSTEP_RETURN_IF_ERROR(
+        call(options_.disk_timeout_ms, [&](Wire& wire) { function(wire, answer); }));
+    if (answer.size() > static_cast<size_t>(kFetchBytes)) {
+      return Error{fmt::format("{}: bad message: fetch has {} bytes, must have at most {}", who_,
+                               answer.size(), kFetchBytes)};
+    }
+    return answer;
+  }
   template <class Function>
   Status call(const Function& function) {
     return call(options_.call_timeout_ms, function);
@@ -123,6 +139,9 @@ class ThriftControlClient final : public ControlClient {
         return {};
       } catch (const wire::Refusal& refusal) {
         return from_wire(refusal);
+      } catch (const CertificateRefused& refusal) {
+        client_.reset();
+        return refused_error(fmt::format("{}: {}", who_, refusal.what()));
       } catch (const TTransportException& failure) {
         client_.reset();
         if (failure.getType() == TTransportException::TIMED_OUT) {

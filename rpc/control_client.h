@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "host/runtime/control.h"
+#include "rpc/tls.h"
 
 namespace lockstep {
 
@@ -12,6 +13,7 @@ struct ControlClientOptions {
   int call_timeout_ms = 10'000;  // for a call as a whole, reconnecting included
   // The same for those that wait for a disk: the last part of an upload, and fetch.
   int disk_timeout_ms = 60'000;
+  std::shared_ptr<const TlsContext> tls = nullptr;  // null: in plain
 };
 
 // Connects, once. Each call connects again where its connection was closed, and is then made a

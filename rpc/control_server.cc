@@ -1,5 +1,7 @@
 #include "rpc/control_server.h"
 
+#include <fmt/format.h>
+
 #include <atomic>
 #include <exception>
 #include <optional>
@@ -24,63 +26,95 @@ void ok_or_refuse(const Status& status) {
   if (!status.ok()) throw to_wire(status.error());
 }
 
-// The calls of one connection.
+// The calls of one connection. A node's first one that succeeds admits it; in plain everybody
+// counts as a node.
 class Calls final : public wire::CoordinatorIf {
  public:
-  Calls(ControlService& service, std::string peer)
-      : service_(service), peer_host_(std::move(peer)) {}
+  Calls(ControlService& service, const Visitor& visitor)
+      : service_(service), visitor_(visitor), peer_host_(peer_host(*visitor.socket)) {}
 
   // The session that polls on this connection.
   std::optional<SessionId> polling() const { return polling_; }
 
   void hello(wire::Welcome& answer, const wire::Hello& hello) override {
-    answer = to_wire(value_or_refuse(service_.hello(value_or_refuse(from_wire(hello)))));
+    for_node([&] {
+      answer = to_wire(value_or_refuse(service_.hello(value_or_refuse(from_wire(hello)))));
+    });
   }
   void join(const wire::JoinRequest& request) override {
-    ok_or_refuse(service_.join(value_or_refuse(from_wire(request)), peer_host_));
+    for_node([&] { ok_or_refuse(service_.join(value_or_refuse(from_wire(request)), peer_host_)); });
   }
   void poll(wire::PollReply& answer, const wire::PollRequest& request) override {
-    const PollRequest asked = value_or_refuse(from_wire(request));
-    const PollReply reply = value_or_refuse(service_.poll(asked));
-    polling_ = asked.session;
-    answer = to_wire(reply);
+    for_node([&] {
+      const PollRequest asked = value_or_refuse(from_wire(request));
+      const PollReply reply = value_or_refuse(service_.poll(asked));
+      polling_ = asked.session;
+      answer = to_wire(reply);
+    });
   }
   void attach(const int64_t session, const wire::Standing& standing) override {
-    ok_or_refuse(check_session(session));
-    ok_or_refuse(service_.attach(session, value_or_refuse(from_wire(standing))));
+    for_node([&] {
+      ok_or_refuse(check_session(session));
+      ok_or_refuse(service_.attach(session, value_or_refuse(from_wire(standing))));
+    });
   }
   void report_held(const wire::HeldReport& report) override {
-    ok_or_refuse(service_.report_held(value_or_refuse(from_wire(report))));
+    for_node([&] { ok_or_refuse(service_.report_held(value_or_refuse(from_wire(report)))); });
   }
   void report_step(const wire::StepReport& report) override {
-    ok_or_refuse(service_.report_step(value_or_refuse(from_wire(report))));
+    for_node([&] { ok_or_refuse(service_.report_step(value_or_refuse(from_wire(report)))); });
   }
   void report_epoch(const wire::EpochReport& report) override {
-    ok_or_refuse(service_.report_epoch(value_or_refuse(from_wire(report))));
+    for_node([&] { ok_or_refuse(service_.report_epoch(value_or_refuse(from_wire(report)))); });
   }
   void report_fault(const wire::FaultReport& report) override {
-    ok_or_refuse(service_.report_fault(value_or_refuse(from_wire(report))));
+    for_node([&] { ok_or_refuse(service_.report_fault(value_or_refuse(from_wire(report)))); });
   }
   void upload(const wire::StatePart& part) override {
-    ok_or_refuse(service_.upload(value_or_refuse(from_wire(part))));
+    for_node([&] { ok_or_refuse(service_.upload(value_or_refuse(from_wire(part)))); });
   }
   void fetch(std::string& answer, const int64_t session, const std::string& object,
              const int64_t offset) override {
-    ok_or_refuse(check_fetch(session, offset));
-    answer = value_or_refuse(service_.fetch(session, object, offset));
+    for_node([&] {
+      ok_or_refuse(check_fetch(session, offset));
+      answer = value_or_refuse(service_.fetch(session, object, offset));
+    });
   }
   void ask_to_leave(const int64_t session) override {
-    ok_or_refuse(check_session(session));
-    ok_or_refuse(service_.ask_to_leave(session));
+    for_node([&] {
+      ok_or_refuse(check_session(session));
+      ok_or_refuse(service_.ask_to_leave(session));
+    });
   }
   void leave(const int64_t session) override {
-    ok_or_refuse(check_session(session));
-    ok_or_refuse(service_.leave(session));
+    for_node([&] {
+      ok_or_refuse(check_session(session));
+      ok_or_refuse(service_.leave(session));
+    });
   }
   void status(std::string& answer) override { answer = service_.status(); }
+  void newest_state(wire::NewestState& answer) override {
+    answer = to_wire(value_or_refuse(service_.newest_state()));
+  }
+  void read_state(std::string& answer, const std::string& object, const int64_t offset) override {
+    ok_or_refuse(check_fetch(0, offset));
+    answer = value_or_refuse(service_.read_state(object, offset));
+  }
 
  private:
+  template <class Call>
+  void for_node(const Call& call) const {
+    if (visitor_.role && *visitor_.role != Role::node) {
+      throw to_wire(refused_error(fmt::format(
+          "this call is for nodes, and the certificate is of a {}: --tls must name a node's folder",
+          role_name(*visitor_.role))));
+    }
+    call();
+    visitor_.admit();
+  }
+
   ControlService& service_;
+  const Visitor& visitor_;
   const std::string peer_host_;
   std::optional<SessionId> polling_;
 };
@@ -98,23 +132,29 @@ class ThriftControlServer final : public ControlServer {
   Status start(const Address& listen) {
     SocketServer::Options sockets;
     sockets.max_connections = options_.max_clients;
+    sockets.max_strangers = options_.max_strangers;
     sockets.receive_timeout_ms = options_.idle_timeout_ms;
     sockets.send_timeout_ms = options_.send_timeout_ms;
-    LOCKSTEP_ASSIGN(server_, SocketServer::start(
-                                 listen, sockets,
-                                 [this](const std::shared_ptr<Socket>& socket) { serve(socket); }));
+    sockets.handshake_timeout_ms = options_.first_call_timeout_ms;
+    sockets.admission = {options_.tls, {Role::node, Role::observer}};
+    sockets.log = options_.log;
+    LOCKSTEP_ASSIGN(server_, SocketServer::start(listen, sockets, [this](const Visitor& visitor) {
+                      serve(visitor);
+                    }));
     return {};
   }
 
   int port() const override { return server_->port(); }
 
  private:
-  void serve(const std::shared_ptr<Socket>& socket) {
-    auto calls = std::make_shared<Calls>(service_, peer_host(*socket));
+  void serve(const Visitor& visitor) {
+    auto calls = std::make_shared<Calls>(service_, visitor);
     try {
       wire::CoordinatorProcessor processor(calls);
-      const auto protocol = make_protocol(std::make_shared<MessageTransport>(
-          socket, options_.idle_timeout_ms, options_.message_timeout_ms));
+      const auto transport = std::make_shared<MessageTransport>(
+          visitor.socket, options_.idle_timeout_ms, options_.message_timeout_ms);
+      transport->expect_message_by(deadline_in(options_.first_call_timeout_ms));
+      const auto protocol = make_protocol(transport);
       while (!stopping_ && processor.process(protocol, protocol, nullptr)) continue;
     } catch (const std::exception&) {
       // The end of a connection: the client closed it, was silent, or sent what is no message.

@@ -140,6 +140,19 @@ wire::StatePart to_wire(const StatePart& part) {
   return wired;
 }
 
+wire::NewestState to_wire(const NewestState& state) {
+  wire::NewestState wired;
+  wired.__set_step(state.step);
+  wired.__set_object(state.object);
+  wired.__set_job(state.job);
+  return wired;
+}
+
+Result<NewestState> from_wire(const wire::NewestState& state) {
+  LOCKSTEP_RETURN_IF_ERROR(not_negative("newest_state.step", state.step));
+  return NewestState{state.step, state.object, state.job};
+}
+
 wire::Refusal to_wire(const Error& error) {
   wire::Refusal refusal;
   refusal.__set_kind(static_cast<int32_t>(error.kind));

@@ -22,6 +22,7 @@ wire::FaultReport to_wire(const FaultReport& report);
 wire::View to_wire(const View& view);
 wire::PollReply to_wire(const PollReply& reply);
 wire::StatePart to_wire(const StatePart& part);
+wire::NewestState to_wire(const NewestState& state);
 wire::Refusal to_wire(const Error& error);
 
 Result<Hello> from_wire(const wire::Hello& hello);
@@ -36,6 +37,7 @@ Result<FaultReport> from_wire(const wire::FaultReport& report);
 Result<View> from_wire(const wire::View& view);
 Result<PollReply> from_wire(const wire::PollReply& reply);
 Result<StatePart> from_wire(const wire::StatePart& part);
+Result<NewestState> from_wire(const wire::NewestState& state);
 // A kind that is unknown here becomes `failed`.
 Error from_wire(const wire::Refusal& refusal);
 

@@ -174,6 +174,13 @@ struct StatePart {
   5: binary bytes
 }
 
+// The newest durable state of the job.
+struct NewestState {
+  1: i64 step
+  2: string object
+  3: string job
+}
+
 service Coordinator {
   Welcome hello(1: Hello hello) throws (1: Refusal refusal)
   void join(1: JoinRequest request) throws (1: Refusal refusal)
@@ -188,4 +195,6 @@ service Coordinator {
   void ask_to_leave(1: i64 session) throws (1: Refusal refusal)
   void leave(1: i64 session) throws (1: Refusal refusal)
   string status() throws (1: Refusal refusal)
+  NewestState newest_state() throws (1: Refusal refusal)
+  binary read_state(1: string object, 2: i64 offset) throws (1: Refusal refusal)
 }

@@ -14,6 +14,8 @@
 #include <cstring>
 #include <string>
 
+#include "rpc/sockets.h"
+
 namespace lockstep {
 namespace {
 
@@ -95,9 +97,10 @@ class SharedStream final : public ByteStream {
   Status read(void* data, size_t bytes, int timeout_ms) override {
     auto* next = static_cast<char*>(data);
     uint64_t position = in_.read.load();
+    const Deadline deadline = deadline_in(timeout_ms);
     while (bytes > 0) {
       const size_t part = std::min({bytes, kPartBytes, kRingBytes - position % kRingBytes});
-      LOCKSTEP_RETURN_IF_ERROR(wait_for_data(position, part, timeout_ms));
+      LOCKSTEP_RETURN_IF_ERROR(wait_for_data(position, part, timeout_ms, deadline));
       std::memcpy(next, in_.bytes + position % kRingBytes, part);
       position += part;
       in_.read.store(position);
@@ -115,6 +118,8 @@ class SharedStream final : public ByteStream {
     LOCKSTEP_RETURN_IF_ERROR(write_part(header, header_bytes, body_bytes == 0));
     return write_part(body, body_bytes, true);
   }
+
+  void admit() override { socket_->admit(); }
 
   bool in_memory() const override { return true; }
 
@@ -147,32 +152,31 @@ class SharedStream final : public ByteStream {
     wake_waiting(out_.reader_waits, written_ - out_.read.load(), out_.data_events);
   }
 
-  Status wait_for_data(uint64_t position, size_t bytes, int timeout_ms) {
+  Status wait_for_data(uint64_t position, size_t bytes, int timeout_ms, Deadline deadline) {
     const auto there = [&] { return in_.written.load() - position; };
     LOCKSTEP_RETURN_IF_ERROR(
-        wait_until(there, bytes, in_.data_events, in_.reader_waits, timeout_ms));
+        wait_until(there, bytes, in_.data_events, in_.reader_waits, timeout_ms, deadline));
     if (there() > kRingBytes) return Error{"the peer wrote nonsense into the shared memory"};
     return {};
   }
 
   Status wait_for_space(size_t bytes) {
     const auto space = [&] { return kRingBytes - (written_ - out_.read.load()); };
-    LOCKSTEP_RETURN_IF_ERROR(wait_until(space, bytes, out_.space_events, out_.writer_waits, 0));
+    LOCKSTEP_RETURN_IF_ERROR(wait_until(space, bytes, out_.space_events, out_.writer_waits, 0, {}));
     if (space() > kRingBytes) return Error{"the peer wrote nonsense into the shared memory"};
     return {};
   }
 
-  // Until there() is `bytes` or more; only `timeout_ms` without any more are too long. What is in
-  // the ring is still read after the peer has gone.
+  // Until there() is `bytes` or more, at most until the deadline, which `timeout_ms` has made if it
+  // is not 0. What is in the ring is still read after the peer has gone.
   template <class There>
   Status wait_until(const There& there, size_t bytes, std::atomic<uint32_t>& events,
-                    std::atomic<uint32_t>& waits, int timeout_ms) {
+                    std::atomic<uint32_t>& waits, int timeout_ms, Deadline deadline) {
     for (int i = 0; i < kSpins; ++i) {
       if (there() >= bytes) return {};
       __builtin_ia32_pause();
     }
-    uint64_t last = there();
-    for (int waited_ms = 0; true; waited_ms += kLookAtSocketMs) {
+    while (true) {
       if (closed_) return Error{"stream closed here"};
       const uint32_t seen = events.load();
       waits.store(static_cast<uint32_t>(bytes));
@@ -180,9 +184,7 @@ class SharedStream final : public ByteStream {
       const bool alive = socket_->alive();
       if (there() >= bytes) return {};
       if (!alive) return Error{"connection closed by the peer"};
-      if (there() != last) waited_ms = 0;
-      last = there();
-      if (timeout_ms > 0 && waited_ms >= timeout_ms) {
+      if (timeout_ms > 0 && ms_until(deadline) == 0) {
         return Error{fmt::format("silent for {} ms", timeout_ms)};
       }
       futex_wait(events, seen, kLookAtSocketMs);

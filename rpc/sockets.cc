@@ -21,6 +21,8 @@ using apache::thrift::transport::TTransportException;
 
 namespace {
 
+constexpr int kEndMs = 50;  // what a handler takes whose socket was shut down
+
 bool says(const TTransportException& failure, int error_number) {
   return std::strstr(failure.what(), TOutput::strerror_s(error_number).c_str()) != nullptr;
 }
@@ -38,6 +40,17 @@ bool is_connected_to_itself(int descriptor) {
          getpeername(descriptor, reinterpret_cast<sockaddr*>(&there), &there_bytes) == 0 &&
          here_bytes == there_bytes && std::memcmp(&here, &there, here_bytes) == 0;
 }
+
+// Accepts what may speak TLS later on.
+class Listener final : public TServerSocket {
+ public:
+  using TServerSocket::TServerSocket;
+
+ protected:
+  std::shared_ptr<Socket> createSocket(THRIFT_SOCKET descriptor) override {
+    return std::make_shared<TlsSocket>(descriptor);
+  }
+};
 
 std::string connect_failure(const TTransportException& failure, int timeout_ms) {
   if (says(failure, ECONNREFUSED)) return "connection refused; does it run there?";
@@ -108,14 +121,14 @@ Result<std::vector<std::string>> resolve(const std::string& host) {
 }
 
 Result<std::shared_ptr<Socket>> connect_socket(const Address& address, int timeout_ms,
-                                               const std::string& who) {
+                                               const std::string& who, const Admission& admission) {
   quiet_thrift();
   const auto addresses = resolve(address.host);
   if (!addresses) return Error{fmt::format("{}: {}", who, addresses.error().message)};
   const Deadline deadline = deadline_in(timeout_ms);
   std::string reason;
   for (const std::string& host : *addresses) {
-    auto socket = std::make_shared<Socket>(host, address.port);
+    auto socket = std::make_shared<TlsSocket>(host, address.port);
     socket->setConnTimeout(std::max(1, ms_until(deadline)));
     // Thrift's default throws away what the peer has not yet received.
     socket->setLinger(false, 0);
@@ -126,10 +139,25 @@ Result<std::shared_ptr<Socket>> connect_socket(const Address& address, int timeo
       continue;
     }
     close_on_exec(socket->getSocketFD());
-    if (!is_connected_to_itself(socket->getSocketFD())) return socket;
-    reason = "connection refused; does it run there?";
+    if (is_connected_to_itself(socket->getSocketFD())) {
+      reason = "connection refused; does it run there?";
+      continue;
+    }
+    if (admission.tls == nullptr) return std::shared_ptr<Socket>(socket);
+    auto session = admission.tls->connect(socket->getSocketFD(), admission.roles, deadline);
+    if (!session.ok()) {
+      return Error{fmt::format("{}: {}", who, session.error().message), session.error().kind};
+    }
+    socket->start(std::move(session).value());
+    return std::shared_ptr<Socket>(socket);
   }
   return Error{fmt::format("{}: {}", who, reason)};
+}
+
+bool is_loopback(const std::string& address) {
+  in_addr v4{};
+  if (inet_pton(AF_INET, address.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == 127;
+  return address == "::1";
 }
 
 std::string peer_host(Socket& socket) {
@@ -145,11 +173,11 @@ Result<std::unique_ptr<SocketServer>> SocketServer::start(const Address& listen,
   if (!addresses) {
     return Error{fmt::format("cannot listen on {}: {}", listen.text(), addresses.error().message)};
   }
-  std::unique_ptr<SocketServer> server(new SocketServer(options, std::move(handler)));
-  server->listener_ = std::make_unique<TServerSocket>(addresses->front(), listen.port);
+  std::unique_ptr<SocketServer> server(new SocketServer(std::move(options), std::move(handler)));
+  server->listener_ = std::make_unique<Listener>(addresses->front(), listen.port);
   TServerSocket& listener = *server->listener_;
-  listener.setSendTimeout(options.send_timeout_ms);
-  listener.setRecvTimeout(options.receive_timeout_ms);
+  listener.setSendTimeout(server->options_.send_timeout_ms);
+  listener.setRecvTimeout(server->options_.receive_timeout_ms);
   listener.setKeepAlive(true);
   // The destructor shuts sockets down: a second descriptor in every wait would be for nothing.
   listener.setInterruptableChildren(false);
@@ -199,8 +227,16 @@ void SocketServer::accept_loop() {
 }
 
 void SocketServer::add(std::shared_ptr<Socket> socket) {
-  const std::lock_guard lock(mutex_);
-  if (connections_.size() >= static_cast<size_t>(options_.max_connections)) return;
+  std::unique_lock lock(mutex_);
+  make_room();
+  // Strangers that were ended are about to go.
+  const auto has_room = [this] {
+    const auto running =
+        std::count_if(connections_.begin(), connections_.end(),
+                      [](const Connection& each) { return each.socket != nullptr; });
+    return stopping_ || running < options_.max_connections;
+  };
+  if (!finished_.wait_for(lock, std::chrono::milliseconds(kEndMs), has_room)) return;
   connections_.push_back({std::move(socket), {}});
   const auto added = std::prev(connections_.end());
   try {
@@ -210,16 +246,70 @@ void SocketServer::add(std::shared_ptr<Socket> socket) {
   }
 }
 
-void SocketServer::run(std::list<Connection>::iterator connection) {
+// For one more stranger.
+void SocketServer::make_room() {
+  Connection* oldest = nullptr;
+  int strangers = 0;
+  for (Connection& each : connections_) {
+    if (!each.stranger || each.ended || !each.socket) continue;
+    if (oldest == nullptr) oldest = &each;
+    ++strangers;
+  }
+  if (strangers < options_.max_strangers) return;
+  oldest->ended = true;
+  shutdown(oldest->socket->getSocketFD(), SHUT_RDWR);
+}
+
+void SocketServer::run(Place connection) {
   std::shared_ptr<Socket> socket;
   {
     const std::lock_guard lock(mutex_);
     socket = connection->socket;
   }
-  handler_(socket);
+  serve(connection, socket);
   // From here on the destructor does not touch the descriptor, which may close any time.
   const std::lock_guard lock(mutex_);
   connection->socket.reset();
+  finished_.notify_all();
+}
+
+void SocketServer::serve(Place connection, const std::shared_ptr<Socket>& socket) {
+  Visitor visitor;
+  visitor.socket = socket;
+  visitor.admit = [this, connection] {
+    const std::lock_guard lock(mutex_);
+    connection->stranger = false;
+  };
+  if (const Admission& admission = options_.admission; admission.tls != nullptr) {
+    auto session = admission.tls->accept(socket->getSocketFD(), admission.roles,
+                                         deadline_in(options_.handshake_timeout_ms));
+    if (!session.ok()) {
+      log_refused(*socket, session.error().message);
+      return;
+    }
+    visitor.role = (*session)->peer().role;
+    static_cast<TlsSocket&>(*socket).start(std::move(session).value());
+    visitor.admit();
+  }
+  handler_(visitor);
+}
+
+// One line a second: a flood must not fill the disk.
+void SocketServer::log_refused(Socket& socket, const std::string& why) {
+  if (!options_.log || stopping_) return;
+  std::string more;
+  {
+    const std::lock_guard lock(mutex_);
+    const Deadline now = std::chrono::steady_clock::now();
+    if (now < next_log_) {
+      ++not_logged_;
+      return;
+    }
+    next_log_ = now + std::chrono::seconds(1);
+    if (not_logged_ > 0) more = fmt::format(" ({} more since the last line)", not_logged_);
+    not_logged_ = 0;
+  }
+  options_.log(fmt::format("refused {}: {}{}", peer_host(socket), why, more));
 }
 
 void SocketServer::join_finished() {

@@ -1,5 +1,5 @@
-// TCP sockets, Thrift's, for control and tensor streams: listen, accept, connect, and the errors
-// that people see.
+// TCP sockets, Thrift's, for control and tensor streams: listen, accept, connect, all in plain or
+// under TLS, and the errors that people see.
 #pragma once
 
 #include <thrift/transport/TServerSocket.h>
@@ -7,15 +7,18 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "host/runtime/control.h"
+#include "rpc/tls_socket.h"
 
 namespace lockstep {
 
@@ -34,26 +37,51 @@ void quiet_thrift();
 // The numeric addresses of a host name, IPv4 first; an empty name is the loopback's.
 Result<std::vector<std::string>> resolve(const std::string& host);
 
+// Whether a numeric address is reached from this machine alone.
+bool is_loopback(const std::string& address);
+
+// Who may be at the other end of a connection.
+struct Admission {
+  std::shared_ptr<const TlsContext> tls;  // null: anybody, in plain
+  std::vector<Role> roles = {};
+};
+
 // Connects within `timeout_ms`, over all addresses of the host (a look-up of a name may take
-// longer). The socket blocks, sends without delay, and is not inherited by programs that the
-// process starts. Errors begin with `who`: "coordinator 127.0.0.1:5000: connection refused".
+// longer), the handshake of TLS included. The socket sends without delay and is not inherited by
+// programs that the process starts. Errors begin with `who`: "coordinator 127.0.0.1:5000:
+// connection refused"; those about certificates are of kind `refused`.
 Result<std::shared_ptr<Socket>> connect_socket(const Address& address, int timeout_ms,
-                                               const std::string& who);
+                                               const std::string& who,
+                                               const Admission& admission = {});
 
 // The peer's numeric address, of an IPv4 peer always in IPv4's form.
 std::string peer_host(Socket& socket);
 
+// A connection that was accepted.
+struct Visitor {
+  std::shared_ptr<Socket> socket;
+  std::optional<Role> role;     // what its certificate says; none in plain
+  std::function<void()> admit;  // it is none of the strangers any more
+};
+
 // Accepts connections and runs the handler for each on a thread of its own. A connection ends when
 // the handler has returned and nobody else holds its socket; nobody may close() a socket, only
 // shut it down. Connections beyond the limit are closed at once.
+//
+// A connection is a stranger's until the handler admits it, or its handshake of TLS is done: one
+// stranger too many ends the oldest of them, so that a flood never keeps out who comes to work.
 class SocketServer {
  public:
   struct Options {
-    int max_connections = 256;
+    int max_connections = 512;
+    int max_strangers = 64;
     int receive_timeout_ms = 0;  // 0: for ever
     int send_timeout_ms = 0;
+    int handshake_timeout_ms = 5'000;
+    Admission admission = {};
+    std::function<void(const std::string&)> log = {};  // who was refused; any thread
   };
-  using Handler = std::function<void(const std::shared_ptr<Socket>&)>;
+  using Handler = std::function<void(const Visitor&)>;
 
   // Fails when the address cannot be had, and says why.
   static Result<std::unique_ptr<SocketServer>> start(const Address& listen, Options options,
@@ -66,13 +94,19 @@ class SocketServer {
   struct Connection {
     std::shared_ptr<Socket> socket;  // null when the handler has returned
     std::thread thread;
+    bool stranger = true;
+    bool ended = false;  // to make room
   };
+  using Place = std::list<Connection>::iterator;
 
   SocketServer(Options options, Handler handler)
-      : options_(options), handler_(std::move(handler)) {}
+      : options_(std::move(options)), handler_(std::move(handler)) {}
   void accept_loop();
   void add(std::shared_ptr<Socket> socket);
-  void run(std::list<Connection>::iterator connection);
+  void make_room();
+  void run(Place connection);
+  void serve(Place connection, const std::shared_ptr<Socket>& socket);
+  void log_refused(Socket& socket, const std::string& why);
   void join_finished();
 
   const Options options_;
@@ -81,7 +115,10 @@ class SocketServer {
   int port_ = 0;
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;
-  std::list<Connection> connections_;  // guarded by mutex_; only the accepting thread erases
+  std::condition_variable finished_;
+  std::list<Connection> connections_;  // by age; guarded by mutex_; the accepting thread erases
+  Deadline next_log_;                  // guarded by mutex_
+  int not_logged_ = 0;                 // guarded by mutex_
   std::thread accepting_;
 };
 

@@ -5,6 +5,8 @@ namespace lockstep {
 
 int cuda_device_count() { return 0; }
 
+GpuMemory cuda_memory(int) { return {}; }
+
 Status check_cuda_device(std::string_view) {
   return refused_error(
       "this build has no CUDA: build on a machine with the CUDA toolkit, or use --device cpu");

@@ -85,7 +85,7 @@ Result<nlohmann::json> bench_average_process(const nlohmann::json& values, Conte
   const int nodes = values.at("nodes");
   const int64_t count = values.at("megabytes").get<int64_t>() * 1'000'000 / 4;
   LOCKSTEP_ASSIGN(const auto device, make_device("cpu", values.at("numerics"), 0));
-  const auto network = make_thrift_network(values.at("transport") != "tcp");
+  const auto network = make_thrift_network({.shared_memory = values.at("transport") != "tcp"});
   PeerLinks links(*network, {1, nullptr, kTimeoutMs});
   links.set_session(index + 1);
   LOCKSTEP_ASSIGN(const int port, links.listen({"127.0.0.1", 0}));

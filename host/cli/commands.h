@@ -1,6 +1,7 @@
 // The commands of the program. Each takes its arguments and returns the exit code.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,7 +12,7 @@ namespace lockstep {
 
 // What main owns and every command may use.
 struct Context {
-  Network& network;
+  std::unique_ptr<Network> network;  // this machine's loopback, until a command takes another
   SignalWatcher& signals;
 };
 
@@ -23,6 +24,9 @@ int run_node(const Arguments& arguments, Context& context);
 int run_evaluate(const Arguments& arguments, Context& context);
 int run_inspect(const Arguments& arguments, Context& context);
 int run_diff(const Arguments& arguments, Context& context);
+int run_certs(const Arguments& arguments, Context& context);
+int run_fetch(const Arguments& arguments, Context& context);
+int run_probe(const Arguments& arguments, Context& context);
 int run_status(const Arguments& arguments, Context& context);
 int run_demo(const Arguments& arguments, Context& context);
 int run_bench(const Arguments& arguments, Context& context);

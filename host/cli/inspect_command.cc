@@ -116,19 +116,4 @@ int run_inspect(const Arguments& arguments, Context&) {
   return status.ok() ? 0 : report_error(status.error());
 }
 
-int run_status(const Arguments& arguments, Context& context) {
-  if (arguments.size() != 1 || arguments[0] == "--help") {
-    fmt::print("lockstep status HOST:PORT: what a running coordinator is doing, as JSON\n");
-    return arguments.size() == 1 ? 0 : 2;
-  }
-  const auto address = parse_address(arguments[0], "status");
-  if (!address.ok()) return report_error(address.error());
-  auto client = context.network.connect_control(*address, 2000);
-  if (!client.ok()) return report_error(client.error());
-  const auto status = (*client)->status();
-  if (!status.ok()) return report_error(status.error());
-  fmt::print("{}\n", *status);
-  return 0;
-}
-
 }  // namespace lockstep

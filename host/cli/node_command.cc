@@ -1,8 +1,16 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <chrono>
+
+#include "cuda/cuda_device.h"
 #include "host/cli/arguments.h"
 #include "host/cli/commands.h"
 #include "host/cli/factories.h"
+#include "host/cli/monitoring.h"
+#include "host/cli/network_options.h"
+#include "host/observe/log_format.h"
+#include "host/observe/prometheus.h"
 #include "host/runtime/node_runtime.h"
 #include "models/models.h"
 
@@ -59,16 +67,76 @@ Result<NodeOptions> options_from(const nlohmann::json& values) {
     return make_device(kind, numerics, (first + index) % available_devices(kind, numerics));
   };
   options.build_model = build_model;
-  options.log = [name = options.name](const std::string& line) {
-    fmt::print(stderr, "{}: {}\n", name, line);
+  LOCKSTEP_ASSIGN(const Monitoring monitoring, monitoring_from(values));
+  options.log = [name = options.name, gauges = options.gauges,
+                 json = monitoring.json_logs](const std::string& line) {
+    if (!json) {
+      fmt::print(stderr, "{}: {}\n", name, line);
+      return;
+    }
+    const uint64_t job = gauges->job;
+    const LogFields fields{job == 0 ? "" : fmt::format("{:012x}", job), name, gauges->term,
+                           gauges->view, gauges->step};
+    fmt::print(stderr, "{}", json_log_line(fields, line, std::chrono::system_clock::now()));
   };
   return options;
+}
+
+// The GPUs that this node computes on.
+nlohmann::json gpus_json(const NodeOptions& options, int first_device) {
+  nlohmann::json gpus = nlohmann::json::array();
+  const int count =
+      std::min(options.devices > 0 ? options.devices : cuda_device_count(), cuda_device_count());
+  for (int i = 0; i < count; ++i) {
+    const int index = (first_device + i) % cuda_device_count();
+    const GpuMemory memory = cuda_memory(index);
+    if (memory.total > 0) {
+      gpus.push_back({{"index", index}, {"used", memory.used}, {"total", memory.total}});
+    }
+  }
+  return gpus;
+}
+
+// What node_metrics() takes.
+nlohmann::json gauges_json(const NodeOptions& options) {
+  const NodeGauges& gauges = *options.gauges;
+  nlohmann::json bytes = nlohmann::json::array();
+  const auto add = [&](const char* path, const char* direction, int64_t count) {
+    bytes.push_back({{"path", path}, {"direction", direction}, {"bytes", count}});
+  };
+  add("memory", "sent", gauges.memory.sent_bytes);
+  add("memory", "received", gauges.memory.received_bytes);
+  add("network", "sent", gauges.network.sent_bytes);
+  add("network", "received", gauges.network.received_bytes);
+  return {{"node", options.name},
+          {"term", gauges.term.load()},
+          {"view", gauges.view.load()},
+          {"step", gauges.step.load()},
+          {"frames_waiting", gauges.frames_waiting.load()},
+          {"resident_bytes", resident_bytes()},
+          {"tensor_bytes", bytes}};
+}
+
+Result<std::unique_ptr<HttpServer>> serve_metrics(const nlohmann::json& values,
+                                                  const NodeOptions& options) {
+  LOCKSTEP_ASSIGN(const Monitoring monitoring, monitoring_from(values));
+  const bool on_gpus = values.at("device") == "cuda";
+  const int first_device = values.at("first_device");
+  return serve_monitoring(
+      monitoring,
+      [options, on_gpus, first_device] {
+        nlohmann::json json = gauges_json(options);
+        if (on_gpus) json["gpus"] = gpus_json(options, first_device);
+        return node_metrics(json);
+      },
+      [options] { return options.gauges->view > 0; });
 }
 
 }  // namespace
 
 int run_node(const Arguments& arguments, Context& context) {
-  const auto known = node_options() + device_options();
+  const auto known =
+      node_options() + device_options() + network_options(true) + monitoring_options();
   if (arguments == Arguments{"--help"}) {
     fmt::print(
         "lockstep node: trains partitions of a job for its coordinator\n\n{}\n"
@@ -82,15 +150,19 @@ int run_node(const Arguments& arguments, Context& context) {
   if (!values.ok()) return report_error(values.error());
   auto options = options_from(*values);
   if (!options.ok()) return report_error(options.error());
-  const std::string name = options->name;
-  NodeRuntime node(std::move(options).value(), context.network);
+  const Status network = use_network(*values, context, options->log);
+  if (!network.ok()) return report_error(network.error());
+  const auto metrics = serve_metrics(*values, *options);
+  if (!metrics.ok()) return report_error(metrics.error());
+  const auto log = options->log;
+  NodeRuntime node(std::move(options).value(), *context.network);
   context.signals.on_signal([&node](int) { node.stop("stopped by a signal"); });
   const Status status = node.run();
   context.signals.forget_callback();
   if (context.signals.received() != 0) return 128 + context.signals.received();
   if (status.ok()) return 0;
-  fmt::print(stderr, "{}: ", name);
-  return report_error(status.error());
+  log(fmt::format("error: {}", status.error().message));
+  return static_cast<int>(status.error().kind);
 }
 
 }  // namespace lockstep

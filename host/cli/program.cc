@@ -19,7 +19,10 @@ constexpr Command kCommands[] = {
     {"evaluate", "loss and metrics of trained weights", run_evaluate},
     {"inspect", "what is in the folder of a run, every hash verified", run_inspect},
     {"diff", "where the bits of two runs part", run_diff},
+    {"certs", "make and replace the certificates of a job", run_certs},
     {"status", "what a running coordinator is doing", run_status},
+    {"fetch", "the newest model of a running coordinator", run_fetch},
+    {"probe", "whether a process on this machine is well, for health checks", run_probe},
     {"demo", "one, two and three nodes train to the same bits, one is killed", run_demo},
     {"bench", "measure this build; prints one line of JSON", run_bench},
 };

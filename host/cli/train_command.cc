@@ -3,11 +3,15 @@
 #include "host/cli/arguments.h"
 #include "host/cli/commands.h"
 #include "host/cli/factories.h"
+#include "host/cli/network_options.h"
 #include "host/cli/training.h"
+#include "host/observe/log_format.h"
 #include "host/train/output_folder.h"
 
 namespace lockstep {
 namespace {
+
+const auto now = std::chrono::system_clock::now;
 
 constexpr const char* kTrainHelp =
     "lockstep train: trains a model on this machine\n\n{}\n"
@@ -29,7 +33,7 @@ std::vector<OptionSpec> shared_options() {
 }
 
 std::vector<OptionSpec> train_options() {
-  return job_options() + run_options() + shared_options() +
+  return job_options() + run_options() + shared_options() + monitoring_options() +
          std::vector<OptionSpec>{{"resume", OptionType::boolean, false, "",
                                   "go on from the newest checkpoint of the run in --output"}} +
          device_options();
@@ -37,10 +41,11 @@ std::vector<OptionSpec> train_options() {
 
 std::vector<OptionSpec> coordinator_options() {
   using enum OptionType;
-  return job_options() + run_options() + shared_options() +
+  return job_options() + run_options() + shared_options() + monitoring_options() +
          std::vector<OptionSpec>{
              {"state", text, "", "DIR", "where the log of the run is kept [OUTPUT/checkpoints]"},
-             {"listen", text, "127.0.0.1:7070", "HOST:PORT", "where nodes find the coordinator"}};
+             {"listen", text, "127.0.0.1:7070", "HOST:PORT", "where nodes find the coordinator"}} +
+         network_options(true);
 }
 
 // With --resume the job is the one in the folder, as far as nothing else is said.
@@ -67,6 +72,7 @@ Result<TrainingRequest> request_from(const nlohmann::json& values) {
   request.output = values.at("output");
   request.checkpoints = values.at("checkpoints");
   request.ledger = values.at("ledger");
+  LOCKSTEP_ASSIGN(request.monitoring, monitoring_from(values));
   request.run.keep_ledger = !request.ledger.empty();
   return request;
 }
@@ -125,6 +131,12 @@ int run_coordinator(const Arguments& arguments, Context& context) {
   }
   const auto values = parse_arguments(coordinator_options(), arguments);
   if (!values.ok()) return report_error(values.error());
+  const Status network = use_network(
+      *values, context, [json = values->at("log_format") == "json"](const std::string& line) {
+        fmt::print(stderr, "{}",
+                   json ? json_log_line({"", "coordinator"}, line, now()) : line + "\n");
+      });
+  if (!network.ok()) return report_error(network.error());
   return train(coordinator_request(*values), context);
 }
 

@@ -14,7 +14,9 @@
 #include "host/cli/run_store.h"
 #include "host/core/digest.h"
 #include "host/core/files.h"
+#include "host/observe/job_monitor.h"
 #include "host/observe/progress.h"
+#include "host/observe/prometheus.h"
 #include "host/optim/optimizer.h"
 #include "host/runtime/coordinator_runtime.h"
 #include "host/runtime/device_team.h"
@@ -40,12 +42,15 @@ class Training {
   Training(const TrainingRequest& request, Context& context)
       : request_(request),
         context_(context),
-        coordinator_([this](const CoordinatorAction& action) { observe(action); }) {}
+        coordinator_([this](const CoordinatorAction& action) { observe(action); },
+                     [this] { return describe(); }) {}
 
   Result<TrainingOutcome> run();
 
  private:
   void observe(const CoordinatorAction& action);
+  nlohmann::json describe();
+  Status serve_metrics();
   void say(const std::string& line);
   Status prepare();
   void say_plan();
@@ -70,13 +75,15 @@ class Training {
   std::mutex mutex_;  // of what follows; taken inside the coordinator's lock, never around it
   std::optional<JobReport> report_;
   std::optional<Progress> progress_;
+  std::optional<JobMonitor> monitor_;
   std::map<SessionId, std::string> present_;  // names of nodes that have joined and not left
   std::set<std::string> worked_;  // nodes that did some work since the main thread looked
   bool begun_ = false;            // a view was made
   double first_step_ = 0;
   double last_step_ = 0;
 
-  CoordinatorRuntime coordinator_;  // the last: its threads call observe()
+  CoordinatorRuntime coordinator_;       // its threads call observe() and describe()
+  std::unique_ptr<HttpServer> metrics_;  // the last: its threads ask the coordinator
 };
 
 void Training::observe(const CoordinatorAction& action) {
@@ -96,6 +103,21 @@ void Training::observe(const CoordinatorAction& action) {
   report_->observe(action);
   store_.files().observe(action);
   progress_->observe(action);
+  monitor_->observe(action, now);
+}
+
+nlohmann::json Training::describe() {
+  const std::lock_guard lock(mutex_);
+  return monitor_ ? monitor_->json(seconds_since(begin_)) : nlohmann::json::object();
+}
+
+Status Training::serve_metrics() {
+  const auto status = [this] { return nlohmann::json::parse(coordinator_.status()); };
+  LOCKSTEP_ASSIGN(metrics_,
+                  serve_monitoring(
+                      request_.monitoring, [status] { return coordinator_metrics(status()); },
+                      [status] { return status().at("phase") != "preparing"; }));
+  return {};
 }
 
 void Training::say(const std::string& line) {
@@ -110,7 +132,12 @@ Status Training::prepare() {
   report_.emplace(job, request_.run.keep_ledger);
   report_->resume(store_.journal().recovered());
   LOCKSTEP_RETURN_IF_ERROR(store_.open_files(request_, *report_));
-  progress_.emplace(job, stderr, begin_);
+  {
+    const std::lock_guard lock(mutex_);
+    monitor_.emplace(job);
+  }
+  progress_.emplace(job, stderr, begin_, request_.monitoring.json_logs);
+  progress_->set_term(store_.journal().term());
   if (store_.resumes()) {
     progress_->resumed(store_.journal().term(), store_.journal().recovered().view);
   }
@@ -151,11 +178,27 @@ Status Training::start_nodes() {
       request_.run.nodes,
       [this](const std::string& name, int index) {
         const int devices = devices_of_node();
-        return ChildProcess::spawn_self(
-            {"node", "--coordinator", fmt::format("127.0.0.1:{}", coordinator_.port()), "--listen",
-             "127.0.0.1:0", "--name", name, "--devices", std::to_string(devices), "--first-device",
-             std::to_string(index * devices), "--device", request_.device, "--data",
-             request_.options.at("data").get<std::string>()});
+        return ChildProcess::spawn_self({"node",
+                                         "--coordinator",
+                                         fmt::format("127.0.0.1:{}", coordinator_.port()),
+                                         "--listen",
+                                         "127.0.0.1:0",
+                                         "--name",
+                                         name,
+                                         "--devices",
+                                         std::to_string(devices),
+                                         "--first-device",
+                                         std::to_string(index * devices),
+                                         "--device",
+                                         request_.device,
+                                         "--tls",
+                                         "",
+                                         "--metrics-listen",
+                                         "",
+                                         "--log-format",
+                                         request_.monitoring.json_logs ? "json" : "text",
+                                         "--data",
+                                         request_.options.at("data").get<std::string>()});
       },
       [this](const std::string& line) { say(line); });
   return nodes_->start();
@@ -177,7 +220,8 @@ Status Training::start_coordinator() {
 }
 
 Result<TrainingOutcome> Training::run() {
-  LOCKSTEP_RETURN_IF_ERROR(coordinator_.listen(context_.network, request_.listen));
+  LOCKSTEP_RETURN_IF_ERROR(coordinator_.listen(*context_.network, request_.listen));
+  LOCKSTEP_RETURN_IF_ERROR(serve_metrics());
   // The nodes read their data while this process reads its own.
   LOCKSTEP_RETURN_IF_ERROR(start_nodes());
   LOCKSTEP_RETURN_IF_ERROR(prepare());

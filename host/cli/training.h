@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "host/cli/commands.h"
+#include "host/cli/monitoring.h"
 #include "host/core/result.h"
 #include "host/job/run_options.h"
 #include "host/train/report.h"
@@ -26,7 +27,8 @@ struct TrainingRequest {
   std::string checkpoints;  // folder of the states; "": the log's
   std::string ledger;       // file; "": none
   bool resume = false;      // goes on with what the folders hold
-  bool keep_files = true;   // false: all in a temporary folder, removed at the end
+  Monitoring monitoring;
+  bool keep_files = true;  // false: all in a temporary folder, removed at the end
   std::optional<int64_t>
       kill_node_at_step;  // a spawned node is killed, to show that no bit changes
 };

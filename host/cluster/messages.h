@@ -15,7 +15,7 @@
 namespace lockstep {
 
 // Of control and tensor messages; both ends must have the same.
-inline constexpr int kWireVersion = 3;
+inline constexpr int kWireVersion = 4;
 
 // A node's first words.
 struct Hello {

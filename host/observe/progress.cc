@@ -21,12 +21,14 @@ const char* plural(size_t count) { return count == 1 ? "" : "s"; }
 
 }  // namespace
 
-Progress::Progress(const Job& job, std::FILE* stream, Clock::time_point begin)
+Progress::Progress(const Job& job, std::FILE* stream, Clock::time_point begin, bool json)
     : job_(job),
       metrics_(job),
+      json_(json),
+      fields_{short_job(recipe_sha256(job)), "coordinator"},
       stream_(stream),
       begin_(begin),
-      terminal_(::isatty(::fileno(stream)) == 1),
+      terminal_(!json && ::isatty(::fileno(stream)) == 1),
       colour_(terminal_ && std::getenv("NO_COLOR") == nullptr),
       sums_(static_cast<size_t>(metrics_.size())) {}
 
@@ -37,6 +39,9 @@ void Progress::resumed(int64_t term, const std::optional<View>& former) {
 }
 
 void Progress::observe(const CoordinatorAction& action) {
+  if (const auto* step = std::get_if<StepDone>(&action)) fields_.step = step->step + 1;
+  if (const auto* made = std::get_if<ViewMade>(&action)) fields_.view = made->view.number;
+  if (const auto* back = std::get_if<Restored>(&action)) fields_.step = back->step;
   if (const auto* joined = std::get_if<NodeJoined>(&action)) {
     node_joined(*joined);
   } else if (const auto* made = std::get_if<ViewMade>(&action)) {
@@ -185,7 +190,11 @@ void Progress::clear() {
 
 void Progress::line(const std::string& text) {
   clear();
-  fmt::print(stream_, "{}\n", text);
+  if (json_) {
+    fmt::print(stream_, "{}", json_log_line(fields_, text, std::chrono::system_clock::now()));
+  } else {
+    fmt::print(stream_, "{}\n", text);
+  }
   std::fflush(stream_);
 }
 

@@ -11,6 +11,7 @@
 #include "host/cluster/coordinator.h"
 #include "host/job/job.h"
 #include "host/job/metric_table.h"
+#include "host/observe/log_format.h"
 
 namespace lockstep {
 
@@ -19,7 +20,11 @@ class Progress {
  public:
   // Colour and the moving bar only where `stream` is a terminal and NO_COLOR is not set.
   // `begin` is when the command began.
-  Progress(const Job& job, std::FILE* stream, std::chrono::steady_clock::time_point begin);
+  // With `json` each line is an object for machines, and there is no bar.
+  Progress(const Job& job, std::FILE* stream, std::chrono::steady_clock::time_point begin,
+           bool json = false);
+  // The coordinator's term, for lines of JSON.
+  void set_term(int64_t term) { fields_.term = term; }
   // The job was begun by a coordinator of before: the first view says from where it goes on.
   // `former`: its last view, if it had made one.
   void resumed(int64_t term, const std::optional<View>& former);
@@ -42,6 +47,8 @@ class Progress {
 
   const Job job_;
   const MetricTable metrics_;
+  const bool json_;
+  LogFields fields_;
   std::FILE* const stream_;
   const std::chrono::steady_clock::time_point begin_;
   const bool terminal_;

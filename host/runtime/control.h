@@ -21,8 +21,15 @@ struct StatePart {
   std::string bytes;
 };
 
-// What the coordinator offers to nodes. Called from many threads at once; every call returns within
-// kLongPollMs and a little, or as long as the disk takes.
+// The newest durable state of a job.
+struct NewestState {
+  int64_t step = 0;
+  std::string object;
+  std::string job;  // JSON, as Welcome's
+};
+
+// What the coordinator offers to nodes, and to those who ask. Called from many threads at once;
+// every call returns within kLongPollMs and a little, or as long as the disk takes.
 class ControlService {
  public:
   virtual ~ControlService() = default;
@@ -48,6 +55,10 @@ class ControlService {
   virtual Status leave(SessionId session) = 0;
   // The running job, JSON, for people.
   virtual std::string status() = 0;
+  // Fails where no state is durable yet.
+  virtual Result<NewestState> newest_state() = 0;
+  // As fetch, for who is no node.
+  virtual Result<std::string> read_state(const std::string& object, int64_t offset) = 0;
   // The connection on which the session polls broke: seen at once when a process dies.
   virtual void connection_lost(SessionId session) = 0;
 };
@@ -80,6 +91,8 @@ class ControlClient {
   virtual Status ask_to_leave(SessionId session) = 0;
   virtual Status leave(SessionId session) = 0;
   virtual Result<std::string> status() = 0;
+  virtual Result<NewestState> newest_state() = 0;
+  virtual Result<std::string> read_state(const std::string& object, int64_t offset) = 0;
 };
 
 // A host and a port; "127.0.0.1:0" asks for any free port.

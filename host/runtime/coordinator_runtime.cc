@@ -17,14 +17,16 @@ Error not_started() { return {"the job is still being prepared; try again"}; }
 
 }  // namespace
 
-CoordinatorRuntime::CoordinatorRuntime(std::function<void(const CoordinatorAction&)> observer)
-    : observer_(std::move(observer)) {}
+CoordinatorRuntime::CoordinatorRuntime(std::function<void(const CoordinatorAction&)> observer,
+                                       std::function<nlohmann::json()> describe)
+    : observer_(std::move(observer)), describe_(std::move(describe)) {}
 
 void CoordinatorRuntime::start(ClusterFacts facts, Journal& journal, int64_t state_bytes,
                                bool may_return) {
   const std::lock_guard lock(mutex_);
   journal_ = &journal;
   state_bytes_ = state_bytes;
+  job_ = facts.job;
   machine_.emplace(std::move(facts), journal.term(), journal.recovered(), may_return,
                    monotonic_ms());
   writer_ = std::thread([this] { write_journal(); });
@@ -156,8 +158,11 @@ void CoordinatorRuntime::write_checkpoint(std::unique_lock<std::mutex>& lock) {
   const CommitCheckpoint commit = std::move(commits_.front());
   commits_.pop_front();
   lock.unlock();
+  const auto begin = std::chrono::steady_clock::now();
   const auto record = journal_->commit(commit);
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
   lock.lock();
+  checkpoint_seconds_ = took.count();
   if (!record.ok()) disk_failed(record.error());
   if (disk_failed_) return;
   CoordinatorActions actions;
@@ -272,6 +277,7 @@ Status CoordinatorRuntime::upload(const StatePart& part) {
                       "before, or are not of this job's {} bytes",
                       part.offset, end, part.total, part.step, state_bytes_)};
     }
+    received_bytes_ += static_cast<int64_t>(part.bytes.size());
     if (part.offset == 0) upload.bytes.reserve(static_cast<size_t>(part.total));
     upload.bytes += part.bytes;
     if (end < part.total) return {};
@@ -291,11 +297,41 @@ Status CoordinatorRuntime::upload(const StatePart& part) {
 
 Result<std::string> CoordinatorRuntime::fetch(SessionId session, const std::string& object,
                                               int64_t offset) {
-  std::shared_ptr<const std::string> bytes;
   {
     const std::lock_guard lock(mutex_);
     if (!machine_) return not_started();
     LOCKSTEP_RETURN_IF_ERROR(machine_->renew(session, monotonic_ms()));
+  }
+  return part_of_state(object, offset);
+}
+
+Result<NewestState> CoordinatorRuntime::newest_state() {
+  const std::lock_guard lock(mutex_);
+  if (!machine_) return not_started();
+  if (machine_->checkpoints().empty()) {
+    return Error{"no state is durable yet: ask again when the first checkpoint is written"};
+  }
+  const StateRef& state = machine_->checkpoints().back().state;
+  return NewestState{state.step, state.object, job_};
+}
+
+Result<std::string> CoordinatorRuntime::read_state(const std::string& object, int64_t offset) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!machine_) return not_started();
+    const auto& checkpoints = machine_->checkpoints();
+    const bool is_kept =
+        std::any_of(checkpoints.begin(), checkpoints.end(),
+                    [&](const CheckpointRecord& each) { return each.state.object == object; });
+    if (!is_kept) return Error{"that state is not kept any more: ask for the newest again"};
+  }
+  return part_of_state(object, offset);
+}
+
+Result<std::string> CoordinatorRuntime::part_of_state(const std::string& object, int64_t offset) {
+  std::shared_ptr<const std::string> bytes;
+  {
+    const std::lock_guard lock(mutex_);
     if (fetched_.first == object) bytes = fetched_.second;
   }
   if (bytes == nullptr) {
@@ -310,7 +346,10 @@ Result<std::string> CoordinatorRuntime::fetch(SessionId session, const std::stri
     fetched_ = {};
     return std::string();
   }
-  return bytes->substr(static_cast<size_t>(offset), kFetchBytes);
+  std::string part = bytes->substr(static_cast<size_t>(offset), kFetchBytes);
+  const std::lock_guard lock(mutex_);
+  sent_bytes_ += static_cast<int64_t>(part.size());
+  return part;
 }
 
 Status CoordinatorRuntime::ask_to_leave(SessionId session) {
@@ -340,13 +379,16 @@ std::string CoordinatorRuntime::status() {
   static constexpr const char* kPhases[] = {"gathering", "changing",  "training",
                                             "finishing", "completed", "failed"};
   const auto& checkpoints = machine_->checkpoints();
-  return nlohmann::json{{"phase", kPhases[static_cast<int>(machine_->phase())]},
-                        {"term", machine_->term()},
-                        {"view", machine_->view().number},
-                        {"step", machine_->steps_done()},
-                        {"checkpoint", checkpoints.empty() ? 0 : checkpoints.back().state.step},
-                        {"members", members}}
-      .dump();
+  nlohmann::json status = describe_ ? describe_() : nlohmann::json::object();
+  status.update({{"phase", kPhases[static_cast<int>(machine_->phase())]},
+                 {"term", machine_->term()},
+                 {"view", machine_->view().number},
+                 {"step", machine_->steps_done()},
+                 {"checkpoint", checkpoints.empty() ? 0 : checkpoints.back().state.step},
+                 {"checkpoint_seconds", checkpoint_seconds_},
+                 {"state_bytes", {{"received", received_bytes_}, {"sent", sent_bytes_}}},
+                 {"members", members}});
+  return status.dump();
 }
 
 void CoordinatorRuntime::connection_lost(SessionId session) {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <thread>
@@ -27,7 +28,10 @@ class CoordinatorRuntime final : public ControlService {
   // `observer` gets every action but SendEvent and AppendRecord, in order, under the runtime's
   // lock: it must be quick and must not call back. What stands behind a record comes once the
   // record is durable.
-  explicit CoordinatorRuntime(std::function<void(const CoordinatorAction&)> observer);
+  // `describe` gives an object whose keys status() tells beside its own; it is called like the
+  // observer.
+  explicit CoordinatorRuntime(std::function<void(const CoordinatorAction&)> observer,
+                              std::function<nlohmann::json()> describe = {});
   ~CoordinatorRuntime() override;
 
   // Serves. Nodes that come before start() are asked to try again.
@@ -57,6 +61,8 @@ class CoordinatorRuntime final : public ControlService {
   Status ask_to_leave(SessionId session) override;
   Status leave(SessionId session) override;
   std::string status() override;
+  Result<NewestState> newest_state() override;
+  Result<std::string> read_state(const std::string& object, int64_t offset) override;
   void connection_lost(SessionId session) override;
 
  private:
@@ -79,6 +85,7 @@ class CoordinatorRuntime final : public ControlService {
   void write_checkpoint(std::unique_lock<std::mutex>& lock);
   void disk_failed(const Error& error);
   void keep_time();
+  Result<std::string> part_of_state(const std::string& object, int64_t offset);
 
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -86,7 +93,9 @@ class CoordinatorRuntime final : public ControlService {
   std::optional<Coordinator> machine_;  // from start() on
   Journal* journal_ = nullptr;
   int64_t state_bytes_ = 0;
+  std::string job_;  // JSON, as nodes get it
   const std::function<void(const CoordinatorAction&)> observer_;
+  const std::function<nlohmann::json()> describe_;
   std::map<SessionId, Mailbox> mailboxes_;
   std::map<SessionId, bool> present_;  // joined and not gone
   std::map<SessionId, Upload> uploads_;
@@ -94,6 +103,9 @@ class CoordinatorRuntime final : public ControlService {
   std::deque<CommitCheckpoint> commits_;   // nothing waits for these
   std::optional<StateRef> final_state_;
   std::pair<std::string, std::shared_ptr<const std::string>> fetched_;  // the object last read
+  int64_t received_bytes_ = 0;                                          // of states, from nodes
+  int64_t sent_bytes_ = 0;         // of states, to whoever asked
+  double checkpoint_seconds_ = 0;  // what the newest took to write
   Status outcome_;
   bool disk_failed_ = false;
   bool ended_ = false;

@@ -10,6 +10,7 @@
 #include "host/job/job.h"
 #include "host/nn/model.h"
 #include "host/runtime/device_team.h"
+#include "host/runtime/node_gauges.h"
 #include "host/runtime/stream.h"
 
 namespace lockstep {
@@ -32,7 +33,11 @@ struct NodeOptions {
                                                int64_t classes)>
       build_model;
   std::function<void(const std::string&)> log;
+  std::shared_ptr<NodeGauges> gauges = std::make_shared<NodeGauges>();
 };
+
+// The resident set of this process.
+int64_t resident_bytes();
 
 class NodeSession;
 

@@ -18,7 +18,13 @@ constexpr int kConnectMs = 2000;
 constexpr int kLookMs = 100;  // how long the main thread sleeps without looking around
 constexpr int kLeavePatienceMs = 20'000;
 
-// The resident set of this process.
+uint64_t recipe_key(const Job& job) {
+  const std::string recipe = recipe_sha256(job);
+  return xxh3(recipe.data(), recipe.size());
+}
+
+}  // namespace
+
 int64_t resident_bytes() {
   std::ifstream file("/proc/self/statm");
   int64_t total_pages = 0;
@@ -26,13 +32,6 @@ int64_t resident_bytes() {
   file >> total_pages >> resident_pages;
   return resident_pages * ::sysconf(_SC_PAGESIZE);
 }
-
-uint64_t recipe_key(const Job& job) {
-  const std::string recipe = recipe_sha256(job);
-  return xxh3(recipe.data(), recipe.size());
-}
-
-}  // namespace
 
 NodeSession::NodeSession(NodeOptions options, Network& network)
     : options_(std::move(options)), network_(network) {}
@@ -67,11 +66,14 @@ Status NodeSession::connect() {
       auto welcome = control_->hello({kWireVersion, LOCKSTEP_VERSION, options_.name});
       if (welcome.ok()) {
         welcome_ = *welcome;
+        options_.gauges->term = welcome_.term;
         return {};
       }
       if (welcome.error().kind == ErrorKind::refused) return welcome.error();
       // It is there, and still prepares the job: that may take as long as its data is large.
       deadline = monotonic_ms() + options_.connect_timeout_ms;
+    } else if (client.error().kind == ErrorKind::refused) {
+      return client.error();
     }
     {
       std::unique_lock lock(mutex_);
@@ -93,6 +95,7 @@ Status NodeSession::load() {
   nlohmann::json json = nlohmann::json::parse(welcome_.job, nullptr, false);
   if (json.is_discarded()) return Error{"the coordinator sent a job that is not JSON"};
   LOCKSTEP_ASSIGN(job_, job_from_json(json));
+  options_.gauges->job = std::stoull(recipe_sha256(job_).substr(0, 12), nullptr, 16);
   keep_ledger_ = json.value("ledger", false);
   digests_ = json.value("verify_every", int64_t{1}) > 0;
   checkpoint_rule_.every_ms = json.value("checkpoint_every_ms", checkpoint_rule_.every_ms);
@@ -125,6 +128,7 @@ Status NodeSession::join() {
   }
   PeerLinksOptions links;
   links.recipe = recipe_key(job_);
+  links.gauges = options_.gauges;
   links.unreachable = [this](SessionId peer, const std::string& why) {
     coordinator_->report_fault({welcome_.session, peer, 0, "cannot be reached: " + why});
   };
@@ -185,10 +189,12 @@ void NodeSession::take_events() {
   }
   if (const int64_t term = coordinator_->term(); term != welcome_.term) {
     welcome_.term = term;
+    options_.gauges->term = term;
     machine_->measure_again();
   }
   machine_->coordinator_away(coordinator_->away());
   machine_->snapshot_under_way(sending_snapshot_);
+  options_.gauges->step = machine_->step();
   coordinator_->set_standing(machine_->standing());
 }
 

@@ -54,6 +54,7 @@ Status NodeSession::adopt_view(const View& view) {
   // Streams to those who are gone are closed first: what they were sending will not come.
   links_->close_others(view);
   machine_->view_adopted();
+  options_.gauges->view = view.number;
   LOCKSTEP_RETURN_IF_ERROR(transfer_->adopt(view, welcome_.session));
   if (exchange_) {
     exchange_->adopt(view, welcome_.session, self.step < 0 ? view.first_step : self.step);

@@ -105,6 +105,7 @@ void PeerLinks::close_others(const View& view) {
   }
   for (const PeerPtr& peer : gone) {
     peer->gone = true;
+    drop_queue(*peer);
     if (peer->stream) peer->stream->close();
     peer->changed.notify_all();
     peers_.erase(peer->session);
@@ -167,6 +168,7 @@ void PeerLinks::accepted(std::shared_ptr<ByteStream> stream) {
   if (greeting.to != self || greeting.from <= self) return;
   const PeerPtr peer = wait_for_peer(greeting.from, greeting.era);
   if (peer == nullptr) return;
+  stream->admit();
   Greeting reply;
   reply.recipe = options_.recipe;
   reply.era = greeting.era;
@@ -228,7 +230,7 @@ void PeerLinks::serve(const PeerPtr& peer, std::shared_ptr<ByteStream> stream) {
     if (stopping_ || peer->gone) return;
     peer->stream = stream;
     peer->reading = true;
-    peer->queue.clear();
+    drop_queue(*peer);
     peer->changed.notify_all();
   }
   sink_->connected(peer->session);
@@ -265,8 +267,18 @@ Status PeerLinks::read_frame(const Peer& peer, ByteStream& stream) {
     sink_->gave_up(peer.session, key, space);
     return status;
   }
+  path_of(stream).received_bytes += static_cast<int64_t>(bytes);
   sink_->arrived(peer.session, key, space);
   return {};
+}
+
+NodeGauges::Path& PeerLinks::path_of(const ByteStream& stream) const {
+  return stream.in_memory() ? options_.gauges->memory : options_.gauges->network;
+}
+
+void PeerLinks::drop_queue(Peer& peer) {
+  options_.gauges->frames_waiting -= static_cast<int64_t>(peer.queue.size());
+  peer.queue.clear();
 }
 
 void PeerLinks::send(SessionId to, Frame frame) {
@@ -274,6 +286,7 @@ void PeerLinks::send(SessionId to, Frame frame) {
   const auto found = peers_.find(to);
   if (stopping_ || found == peers_.end() || found->second->stream == nullptr) return;
   found->second->queue.push_back(std::move(frame));
+  ++options_.gauges->frames_waiting;
   found->second->changed.notify_all();
 }
 
@@ -296,10 +309,12 @@ void PeerLinks::write_frames(const PeerPtr& peer) {
     if (peer->queue.empty()) continue;
     const Frame frame = std::move(peer->queue.front());
     peer->queue.pop_front();
+    --options_.gauges->frames_waiting;
     const auto stream = peer->stream;
     lock.unlock();
     const Status written = write_frame(*stream, frame);
     if (!written.ok()) broken(*peer, stream, written.error().message);
+    path_of(*stream).sent_bytes += frame.count * static_cast<int64_t>(sizeof(float));
     lock.lock();
   }
 }
@@ -310,7 +325,7 @@ void PeerLinks::broken(Peer& peer, const std::shared_ptr<ByteStream>& stream,
   const std::lock_guard lock(mutex_);
   if (peer.stream != stream) return;
   peer.stream.reset();
-  peer.queue.clear();
+  drop_queue(peer);
   peer.why_down = why;
   peer.down_since_ms = monotonic_ms();
   peer.changed.notify_all();

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "host/runtime/exchange.h"
+#include "host/runtime/node_gauges.h"
 #include "host/runtime/stream.h"
 
 namespace lockstep {
@@ -24,6 +25,7 @@ struct PeerLinksOptions {
   // A member that has been out of reach for `unreachable_ms`; told again each time that passes.
   std::function<void(SessionId peer, const std::string& why)> unreachable;
   int unreachable_ms = 2000;
+  std::shared_ptr<NodeGauges> gauges = std::make_shared<NodeGauges>();
 };
 
 class PeerLinks {
@@ -77,6 +79,8 @@ class PeerLinks {
   void write_frames(const PeerPtr& peer);
   void broken(Peer& peer, const std::shared_ptr<ByteStream>& stream, const std::string& why);
   void join_threads(Peer& peer);
+  void drop_queue(Peer& peer);
+  NodeGauges::Path& path_of(const ByteStream& stream) const;
 
   Network& network_;
   const PeerLinksOptions options_;

@@ -15,11 +15,15 @@ namespace lockstep {
 class ByteStream {
  public:
   virtual ~ByteStream() = default;
-  // Reads exactly `bytes`. Fails when the peer is gone, or silent for `timeout_ms` (0: for ever).
+  // Reads exactly `bytes`. Fails when the peer is gone, or when they are not all there within
+  // `timeout_ms` (0: for ever).
   virtual Status read(void* data, size_t bytes, int timeout_ms) = 0;
   // Writes all of it, header and body in one system call where possible.
   virtual Status write(const void* header, size_t header_bytes, const void* body,
                        size_t body_bytes) = 0;
+  // The peer has said who it is: until then an accepted stream may be closed to make room for
+  // others. Only in the listener's callback.
+  virtual void admit() {}
   // Whether bytes go from memory to memory of one host: nothing on the way can change them.
   virtual bool in_memory() const { return false; }
   // Wakes both threads: their calls fail. Any thread may call it.

@@ -28,20 +28,20 @@ class NetworkTest(faults.FaultTest):
         self.run_folder = self.output()
         self.job = job or JOB
         self.coordinator, _ = self.start_coordinator(
-            self.run_folder, "--nodes", nodes, *arguments, job=self.job, port=PORT,
+            self.run_folder, "--nodes", nodes, "--insecure", *arguments, job=self.job, port=PORT,
             host=self.network.address("head"), prefix=self.network.prefix("head"))
         self.nodes = []
         for index in range(nodes):
             name = f"n{index}"
             self.nodes.append(self.start_node(
-                self.head, name, "--listen", f"{self.network.address(name)}:{DATA_PORT}",
-                prefix=self.network.prefix(name)))
+                self.head, name, "--insecure", "--listen",
+                f"{self.network.address(name)}:{DATA_PORT}", prefix=self.network.prefix(name)))
             # Sessions, and with them who dials whom, are in the order of the names.
             self.coordinator.wait_for(f"node '{name}' joined")
         self.wait_for_step(10)
 
     def status(self):
-        text = self.network.lockstep("head", "status", self.head)
+        text = self.network.lockstep("head", "status", self.head, "--json")
         return json.loads(text) if text.startswith("{") else {}
 
     def wait_for_step(self, step, timeout=30):

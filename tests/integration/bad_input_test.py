@@ -211,7 +211,7 @@ class BadPeerTest(runs.RunTest):
 
     def test_status(self):
         process, address = self.coordinator()
-        status = run("status", address)
+        status = run("status", address, "--json")
         self.assertEqual(json.loads(status.stdout)["phase"], "gathering")
         self.assertEqual(run("node", "--coordinator", address, "--devices", "1").returncode, 0)
         runs.finish(process)

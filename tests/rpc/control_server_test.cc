@@ -55,6 +55,7 @@ ControlServerOptions short_timeouts() {
   ControlServerOptions options;
   options.idle_timeout_ms = 200;
   options.message_timeout_ms = 200;
+  options.first_call_timeout_ms = 200;
   return options;
 }
 

@@ -96,6 +96,14 @@ class FakeService final : public ControlService {
     record([] {});
     return "{\"step\":12}";
   }
+  Result<NewestState> newest_state() override {
+    record([] {});
+    if (!answer.ok()) return answer.error();
+    return NewestState{12, "object", welcome.job};
+  }
+  Result<std::string> read_state(const std::string& object, int64_t offset) override {
+    return fetch(0, object, offset);
+  }
   void connection_lost(SessionId session) override {
     const std::lock_guard lock(mutex_);
     lost_.push_back(session);
@@ -105,6 +113,10 @@ class FakeService final : public ControlService {
   std::vector<SessionId> lost() {
     const std::lock_guard lock(mutex_);
     return lost_;
+  }
+  void forget_lost() {
+    const std::lock_guard lock(mutex_);
+    lost_.clear();
   }
   int calls() {
     const std::lock_guard lock(mutex_);

@@ -22,7 +22,7 @@ namespace {
 class SharedStreamTest : public testing::Test {
  protected:
   void connect(bool shared_memory = true) {
-    network_ = make_thrift_network(shared_memory);
+    network_ = make_thrift_network({.shared_memory = shared_memory});
     auto listener =
         network_->listen_streams({"127.0.0.1", 0}, [this](std::shared_ptr<ByteStream> stream) {
           std::unique_lock lock(mutex_);

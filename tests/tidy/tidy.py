@@ -41,7 +41,7 @@ MAY_INCLUDE = {
 # Headers of the system that belong to one folder, and of Thrift's generated code.
 VENDOR_HEADERS = {
     "cuda": re.compile(r"cuda(_|\.h|/std/)|cudnn|cublas|nccl|nvtx|cub/|thrust/|cooperative_groups"),
-    "rpc": re.compile(r"thrift/|wire/"),
+    "rpc": re.compile(r"thrift/|wire/|openssl/(ssl|x509)"),
 }
 
 MAX_LINES = {".cc": 500, ".h": 500, ".py": 500, ".cu": 800}

@@ -1,0 +1,104 @@
+#include "host/observe/status_table.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace lockstep {
+namespace {
+
+using Json = nlohmann::json;
+
+Json at(const Json& object, const char* key) {
+  return object.is_object() && object.contains(key) ? object.at(key) : Json();
+}
+
+// What nodes call themselves is not for the terminal to obey.
+std::string printable(const Json& value) {
+  std::string text = value.is_string() ? value.get<std::string>() : value.dump();
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return c < ' ' || c == 127; }, '?');
+  return text;
+}
+
+std::string job_lines(const Json& status) {
+  const Json job = at(status, "job");
+  const std::string phase = status.value("phase", "");
+  if (!job.is_object()) return fmt::format("{}\n", phase);
+  return fmt::format(
+      "{} on {}, {}, P = {}\n{}: epoch {} of {}, step {} of {} (term {}, view {})\n",
+      printable(at(job, "model")), printable(at(job, "data")), printable(at(job, "numerics")),
+      at(job, "partitions").dump(), phase,
+      std::min(status.value("epoch", int64_t{0}) + 1, job.value("epochs", int64_t{1})),
+      at(job, "epochs").dump(), at(status, "step").dump(),
+      job.value("epochs", int64_t{0}) * job.value("steps_per_epoch", int64_t{0}),
+      at(status, "term").dump(), at(status, "view").dump());
+}
+
+std::string progress_line(const Json& status) {
+  std::vector<std::string> parts;
+  for (const auto& [key, prefix] : {std::pair("metrics", ""), std::pair("validation", "val_")}) {
+    const Json values = at(status, key);
+    if (!values.is_object()) continue;
+    // Loss first, as Keras does.
+    for (const bool loss : {true, false}) {
+      for (const auto& [name, value] : values.items()) {
+        if ((name == "loss") != loss || !value.is_number()) continue;
+        parts.push_back(fmt::format("{}{}: {:.4f}", prefix, name, value.get<double>()));
+      }
+    }
+  }
+  if (const Json rate = at(status, "samples_per_second"); rate.is_number()) {
+    parts.push_back(fmt::format("{:.0f} samples/s", rate.get<double>()));
+  }
+  if (const Json step = at(status, "step_seconds"); step.is_number()) {
+    parts.push_back(fmt::format("{:.1f} ms a step", step.get<double>() * 1e3));
+  }
+  return parts.empty() ? "" : fmt::format("{}\n", fmt::join(parts, " - "));
+}
+
+std::string checkpoint_line(const Json& status) {
+  const Json age = at(status, "checkpoint_age_seconds");
+  if (!age.is_number()) return "";
+  return fmt::format("checkpoint: step {}, {:.0f} s ago\n", at(status, "checkpoint").dump(),
+                     age.get<double>());
+}
+
+std::string member_table(const Json& status) {
+  const Json members = at(status, "members");
+  if (!members.is_array() || members.empty()) return "no node is in the view\n";
+  std::string text =
+      fmt::format("{:<24} {:>10}  {:<12} {}\n", "node", "session", "partitions", "address");
+  for (const Json& member : members) {
+    const Json range = at(member, "partitions");
+    std::string partitions = "spare";
+    if (range.is_array() && range.size() == 2 && range[0] != range[1]) {
+      partitions = fmt::format("{}..{}", range[0].get<int>(), range[1].get<int>() - 1);
+    }
+    text += fmt::format("{:<24} {:>10}  {:<12} {}\n", printable(at(member, "name")),
+                        at(member, "session").dump(), partitions, printable(at(member, "address")));
+  }
+  return text;
+}
+
+std::string recovery_lines(const Json& status) {
+  const Json recoveries = at(status, "last_recoveries");
+  if (!recoveries.is_array() || recoveries.empty()) return "";
+  std::string text = "\nlast recoveries\n";
+  for (const Json& each : recoveries) {
+    text += fmt::format("  step {}: node '{}' ({}), {:.2f} s\n", at(each, "step").dump(),
+                        printable(at(each, "node")), printable(at(each, "why")),
+                        each.value("seconds", 0.0));
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string status_table(const Json& status) {
+  return job_lines(status) + progress_line(status) + checkpoint_line(status) + "\n" +
+         member_table(status) + recovery_lines(status);
+}
+
+}  // namespace lockstep

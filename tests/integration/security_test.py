@@ -1,0 +1,171 @@
+"""Strangers: who may join a job, and that all others change nothing, with TLS and without."""
+import contextlib
+import os
+import pathlib
+import socket
+import stat
+import threading
+
+import faults
+import runs
+
+SMALL = ["--model", "mlp", "--data", "digits:256", "--epochs", "2", "--batch-size", "32"]
+MIDDLE = ["--model", "seed-cnn", "--data", "digits:3000", "--epochs", "2", "--batch-size", "64"]
+GARBAGE = [b"GET / HTTP/1.1\r\n\r\n", os.urandom(1 << 16), b"\x16\x03\x01\x02\x00\x01" * 200,
+           b"\x80\x01\x00\x01\x00\x00\x00\x05hello" + b"\xff" * 64, b"LOCKSHM1" + bytes(56)]
+
+
+def make_certificates(folder, job, *more):
+    done = runs.run("certs", "--output", folder, "--job-name", job, *more)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+class Strangers:
+    """Connections that stay, that trickle, and that flood, until the end of the block."""
+
+    def __init__(self, addresses, stay=500):
+        self.addresses = [(host, int(port)) for host, port in
+                          (address.rsplit(":", 1) for address in addresses)]
+        self.stay = stay
+        self.over = threading.Event()
+        self.connections = 0
+        self.threads = [threading.Thread(target=work, args=(address,))
+                        for address in self.addresses
+                        for work in (self._stay_and_trickle, self._flood)]
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        for thread in self.threads:
+            thread.join()
+
+    def _connect(self, address):
+        self.connections += 1
+        return socket.create_connection(address, 2)
+
+    def _stay_and_trickle(self, address):
+        held = []
+        while not self.over.wait(0.05):
+            with contextlib.suppress(OSError):
+                while len(held) < self.stay and not self.over.is_set():
+                    held.append(self._connect(address))
+            for each in held[::5]:
+                with contextlib.suppress(OSError):
+                    each.send(b"\x16")
+        for each in held:
+            each.close()
+
+    def _flood(self, address):
+        while not self.over.wait(0.02):
+            for bytes_ in GARBAGE:
+                with contextlib.suppress(OSError):
+                    with self._connect(address) as stranger:
+                        stranger.sendall(bytes_)
+
+
+class SecurityTest(faults.FaultTest):
+    def certificates(self, job="test", *more):
+        folder = self.folder / f"certificates-{job}"
+        make_certificates(folder, job, *more)
+        return folder
+
+    def start_cluster(self, job, nodes, certificates=None, host="127.0.0.1", more=()):
+        """(coordinator, nodes, their addresses, output folder), in the steps."""
+        def tls(role):
+            return ["--tls", certificates / role] if certificates else []
+        output = self.output()
+        coordinator, address = self.start_coordinator(
+            output, "--nodes", nodes, *tls("coordinator"), *more, job=job, host=host)
+        workers = [self.start_node(f"127.0.0.1:{address.rsplit(':', 1)[1]}", f"n{index}",
+                                   *tls("node"), *more,
+                                   data=job[job.index("--data") + 1]) for index in range(nodes)]
+        return coordinator, workers, address, output
+
+    def test_a_job_under_tls(self):
+        certificates = self.certificates()
+        make_certificates(self.folder / "other", "other")
+        coordinator, workers, address, output = self.start_cluster(
+            SMALL, 2, certificates, host="0.0.0.0")
+        done = runs.run("node", "--coordinator", address.replace("0.0.0.0", "127.0.0.1"), "--tls",
+                        self.folder / "other" / "node", "--connect-timeout", 5)
+        self.assert_fails(done, 4, "certificate")
+        self.assert_same(coordinator, output, SMALL)
+        for worker in workers:
+            self.assertEqual(worker.finish()[0], 0, worker.log())
+        self.assertNotIn("warning", coordinator.log())
+        for key in certificates.rglob("*.key"):
+            self.assertEqual(stat.S_IMODE(key.stat().st_mode), 0o600)
+            secret = key.read_text().splitlines()[1]
+            for process in [coordinator, *workers]:
+                self.assertNotIn(secret, process.log())
+
+    def test_who_is_refused_and_what_the_log_says(self):
+        certificates = self.certificates()
+        make_certificates(self.folder / "other", "test")  # the same name, its own authority
+        coordinator, address = self.start_coordinator(
+            self.output(), "--tls", certificates / "coordinator", "--nodes", 1, job=SMALL)
+        coordinator.wait_for("waiting for")
+        # It trusts the coordinator, which does not trust it.
+        foreign = self.folder / "other" / "node"
+        (foreign / "ca.crt").write_bytes((certificates / "node" / "ca.crt").read_bytes())
+        done = runs.run("status", address, "--tls", foreign)
+        self.assert_fails(done, 4, "certificate", "foreign")
+        coordinator.wait_for("refused 127.0.0.1: .*foreign authority")
+        done = runs.run("node", "--coordinator", address, "--tls", certificates / "operator",
+                        "--data", "digits:256")
+        self.assert_fails(done, 4, "for nodes", "operator")
+        self.assert_fails(runs.run("status", address), 1, "connection lost")
+        done = runs.run("status", address, "--tls", certificates / "operator")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assert_fails(runs.run("status", address, "--tls", self.folder), 1, "lockstep certs")
+
+    def test_without_certificates_only_loopback_listens(self):
+        done = runs.run("coordinator", *SMALL, "--listen", "0.0.0.0:0", "--output", self.output())
+        self.assert_fails(done, 2, "--listen 0.0.0.0:0", "--tls", "--insecure")
+        coordinator, _, _, output = self.start_cluster(SMALL, 1, host="0.0.0.0",
+                                                       more=["--insecure"])
+        self.assert_same(coordinator, output, SMALL)
+        self.assertIn("warning: 0.0.0.0", coordinator.log())
+
+    def strangers_change_nothing(self, certificates):
+        coordinator, workers, address, output = self.start_cluster(MIDDLE, 3, certificates)
+        coordinator.wait_for("joined", times=3)
+        addresses = [address, *self.data_ports(workers)]
+        self.assertEqual(len(addresses), 4, addresses)
+        with Strangers(addresses) as strangers:
+            report = self.assert_same(coordinator, output, MIDDLE)
+        self.assertGreater(strangers.connections, 1000)
+        self.assertEqual(report["recoveries"], [])
+        for worker in workers:
+            self.assertEqual(worker.finish()[0], 0, worker.log())
+
+    def data_ports(self, workers):
+        """Where the processes listen, by the kernel's own table."""
+        inodes = {}
+        for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                inodes[fields[9]] = int(fields[1].rsplit(":", 1)[1], 16)
+        found = []
+        for worker in workers:
+            for descriptor in pathlib.Path(f"/proc/{worker.pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    link = os.readlink(descriptor)
+                    if link.startswith("socket:[") and link[8:-1] in inodes:
+                        found.append(f"127.0.0.1:{inodes[link[8:-1]]}")
+        return found
+
+    def test_strangers_change_nothing_in_plain(self):
+        self.strangers_change_nothing(None)
+
+    def test_strangers_change_nothing_under_tls(self):
+        self.strangers_change_nothing(self.certificates())
+
+
+if __name__ == "__main__":
+    runs.main()
