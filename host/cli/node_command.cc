@@ -4,7 +4,6 @@
 #include "host/cli/commands.h"
 #include "host/cli/factories.h"
 #include "host/runtime/node_runtime.h"
-#include "models/models.h"
 
 namespace lockstep {
 namespace {
@@ -58,7 +57,6 @@ Result<NodeOptions> options_from(const nlohmann::json& values) {
   options.make_device = [kind, first](const std::string& numerics, int index) {
     return make_device(kind, numerics, (first + index) % available_devices(kind, numerics));
   };
-  options.build_model = build_model;
   options.log = [name = options.name](const std::string& line) {
     fmt::print(stderr, "{}: {}\n", name, line);
   };

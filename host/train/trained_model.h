@@ -1,0 +1,38 @@
+// A model with weights, from the output folder of a run or from a file of Keras.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "host/core/result.h"
+#include "host/data/dataset.h"
+#include "host/graph/graph.h"
+#include "host/job/job.h"
+#include "host/keras/model_file.h"
+#include "host/nn/model.h"
+
+namespace lockstep {
+
+// A model for rows of known shape.
+struct ReadyModel {
+  std::shared_ptr<const Model> model;
+  Graph graph;                 // to predict
+  std::vector<float> weights;  // flat
+};
+
+struct TrainedModelFile {
+  std::string path;
+  std::optional<Job> job;         // of the run, where it is the output folder of one
+  std::optional<ModelFile> file;  // else
+  DataOptions data_options;       // how its data is read
+
+  // Binds dimensions that are left open to the rows, and reads the weights.
+  Result<ReadyModel> make_ready(const Dataset& dataset) const;
+};
+
+// `path`: the output folder of a run, or a file. Errors say what is missing in it.
+Result<TrainedModelFile> read_trained_model(const std::string& path);
+
+}  // namespace lockstep
