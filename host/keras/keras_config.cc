@@ -53,6 +53,21 @@ class TensorShapes {
   std::vector<Shapes> results_;
 };
 
+// Without the keys that are as they are by default: later versions have added some, which earlier
+// ones refuse.
+Status shorten(const Model::LayerInstance& layer, Json* config) {
+  LOCKSTEP_ASSIGN(const LayerType type, layer_type(layer.class_name));
+  Json required = Json::object();
+  for (const ConfigKey& key : type.keys) {
+    if (key.is_required()) required[key.name] = layer.config.at(key.name);
+  }
+  LOCKSTEP_ASSIGN(const Json defaults, resolve_config(type, layer.name, required));
+  for (const auto& [key, value] : defaults.items()) {
+    if (!required.contains(key) && layer.config.at(key) == value) config->erase(key);
+  }
+  return {};
+}
+
 // The config's entries of layers lie in the model's order, those of a functional model's inputs
 // before them.
 Status complete_layers(const Model& model, const TensorShapes& shapes, Json* entries) {
@@ -65,7 +80,10 @@ Status complete_layers(const Model& model, const TensorShapes& shapes, Json* ent
     const auto number = static_cast<size_t>(call.layer);
     const Model::LayerInstance& layer = model.layers()[number];
     Json& entry = (*entries)[before + number];
-    if (layer.model == nullptr) continue;
+    if (layer.model == nullptr) {
+      LOCKSTEP_RETURN_IF_ERROR(shorten(layer, &entry["config"]));
+      continue;
+    }
     Shapes inputs;
     for (const Model::TensorRef& input : call.inputs) inputs.push_back(shapes.at(input));
     LOCKSTEP_ASSIGN(const Json inner, complete_model(*layer.model, inputs));

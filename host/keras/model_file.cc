@@ -42,6 +42,20 @@ bool nests_too_deep(std::string_view text) {
   return false;
 }
 
+// In the form of a new file: earlier versions keep optimizers by name, legacy files under another
+// key, and what is not compiled is {}.
+void normalize_compile(Json* compile) {
+  if (!compile->is_object() || compile->empty()) {
+    *compile = nullptr;
+    return;
+  }
+  Json& optimizer = (*compile)["optimizer"];
+  if (optimizer.is_null()) optimizer = compile->value("optimizer_config", Json());
+  if (optimizer.is_string()) {
+    optimizer = {{"class_name", std::string(optimizer)}, {"config", Json::object()}};
+  }
+}
+
 Status take_config(std::string_view text, ModelFile* file) {
   LOCKSTEP_ASSIGN(file->config, parse_config(text, fmt::format("the config in '{}'", file->path)));
   file->config_text = text;
@@ -51,7 +65,7 @@ Status take_config(std::string_view text, ModelFile* file) {
         file->path));
   }
   file->compile = file->config.value("compile_config", Json());
-  if (file->compile.empty()) file->compile = nullptr;  // Keras writes {} where it has none
+  normalize_compile(&file->compile);
   return {};
 }
 
@@ -66,9 +80,7 @@ Status take_hdf5(Hdf5File hdf5, ModelFile* file) {
     LOCKSTEP_ASSIGN(
         file->compile,
         parse_config(*training, fmt::format("the training config in '{}'", file->path)));
-    if (file->compile.is_object() && file->compile.contains("optimizer_config")) {
-      file->compile["optimizer"] = file->compile["optimizer_config"];
-    }
+    normalize_compile(&file->compile);
   }
   file->layout = legacy    ? WeightsLayout::legacy
                  : layers  ? WeightsLayout::legacy_root

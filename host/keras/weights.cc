@@ -7,6 +7,7 @@
 #include "host/core/check.h"
 #include "host/keras/optimizer_layout.h"
 #include "host/keras/stored_layers.h"
+#include "host/optim/optimizer_table.h"
 
 namespace lockstep {
 namespace {
@@ -132,6 +133,17 @@ Result<std::vector<std::string>> optimizer_arrays(const ModelFile& file) {
   return arrays;
 }
 
+// Nadam's product is where there is a single number among the slots.
+Result<OptimizerLayout> layout_of(const ModelFile& file, const Optimizer& optimizer,
+                                  const std::vector<Parameter>& parameters,
+                                  const std::vector<std::string>& arrays) {
+  const auto trained = trained_parameters(parameters);
+  OptimizerLayout layout(optimizer, trained, true);
+  if (!layout.product() || *layout.product() >= arrays.size()) return layout;
+  LOCKSTEP_ASSIGN(const Hdf5Array array, file.weights->describe(arrays[*layout.product()]));
+  return OptimizerLayout(optimizer, trained, array.shape.empty());
+}
+
 }  // namespace
 
 Result<std::vector<float>> read_weights(const ModelFile& file, const Model& model,
@@ -162,7 +174,7 @@ Result<std::optional<OptimizerState>> read_optimizer_state(const ModelFile& file
     *why_not = "it is of another optimizer";
     return State();
   }
-  const OptimizerLayout layout(*theirs, trained_parameters(parameters));
+  LOCKSTEP_ASSIGN(const OptimizerLayout layout, layout_of(file, *theirs, parameters, arrays));
   if (arrays.size() != layout.size()) {
     *why_not = fmt::format("it has {} values, and {} were expected", arrays.size(), layout.size());
     return State();
@@ -207,11 +219,17 @@ Result<std::string> make_weights_h5(const Model& model, const std::vector<Parame
     }
   }
   if (!optimizer) return file.finish();
-  const OptimizerLayout layout(*optimizer->optimizer, trained_parameters(parameters));
+  const OptimizerLayout layout(*optimizer->optimizer, trained_parameters(parameters),
+                               optimizer->product_first);
   const auto name = [](size_t i) { return fmt::format("optimizer/vars/{}", i); };
   file.add_integer(name(0),
                    static_cast<int32_t>(std::min<int64_t>(optimizer->iterations, INT32_MAX)));
   if (const auto rate = layout.learning_rate()) file.add_floats(name(1), {}, &*rate);
+  if (const auto place = layout.product()) {
+    const auto product = static_cast<float>(nadam_product(
+        optimizer->optimizer->config().at("beta_1"), optimizer->iterations));
+    file.add_floats(name(*place), {}, &product);
+  }
   for (size_t i = 0; i < layout.slots().size(); ++i) {
     const auto& [slot, parameter] = layout.slots()[i];
     file.add_floats(name(layout.first_slot() + i), parameter->shape,

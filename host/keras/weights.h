@@ -38,6 +38,7 @@ struct OptimizerView {
   const Optimizer* optimizer = nullptr;
   int64_t iterations = 0;
   std::vector<std::span<const float>> slots;
+  bool product_first = false;  // of Nadam: as OptimizerLayout says
 };
 
 // model.weights.h5 as Keras 3.3 and later read it.

@@ -1,13 +1,23 @@
 #include <fmt/format.h>
 
-#include "host/nn/layer.h"
 #include "host/nn/metrics.h"
+#include "host/optim/hyperparameters.h"
 #include "host/train/resolve.h"
 
 namespace lockstep {
 namespace {
 
 using Json = nlohmann::json;
+
+// "mean_squared_error" of "MeanSquaredError"; the class itself where there is no such metric.
+std::string name_of_class(const std::string& class_name) {
+  for (const std::string& name : metric_names()) {
+    std::string letters = name;
+    std::erase(letters, '_');
+    if (letters == lower_case(class_name)) return name;
+  }
+  return class_name;
+}
 
 // Metrics that compile() was given: names, or objects of classes, in lists or under the names of
 // outputs.
@@ -16,12 +26,10 @@ void collect_metrics(const Json& metrics, std::vector<std::string>* names,
   if (metrics.is_string()) {
     names->push_back(metrics);
   } else if (metrics.is_object() && metrics.contains("class_name")) {
-    // Keras' class "TopKCategoricalAccuracy" has the name "top_k_categorical_accuracy".
-    LayerType type;
-    type.class_name = metrics.value("class_name", "");
-    names->push_back(type.default_name());
+    const std::string class_name = metrics.value("class_name", "");
+    names->push_back(name_of_class(class_name));
     notes->push_back(fmt::format("metric {} of the model's file is measured with its defaults",
-                                 type.class_name));
+                                 class_name));
   } else if (metrics.is_structured()) {
     for (const Json& each : metrics) collect_metrics(each, names, notes);
   }

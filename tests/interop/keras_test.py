@@ -39,6 +39,11 @@ def sequential():
     ])
 
 
+def dense():
+    return keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(),
+                             layers.Dense(CLASSES, activation="softmax")])
+
+
 def functional():
     """Branches of different depth, a nested model that is called twice, open input sizes."""
     image = keras.Input((None, None, 1), name="image")
@@ -131,7 +136,6 @@ class KerasTest(runs.RunTest):
 
     def optimizers(self):
         return {
-            "adam": lambda: keras.optimizers.Adam(0.01),
             "amsgrad": lambda: keras.optimizers.Adam(0.01, amsgrad=True),
             "sgd": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
             "rmsprop": lambda: keras.optimizers.RMSprop(0.002, momentum=0.5, centered=True),
@@ -145,7 +149,7 @@ class KerasTest(runs.RunTest):
         for name, make in self.optimizers().items():
             with self.subTest(optimizer=name):
                 keras.utils.set_random_seed(3)
-                model = self.compiled(sequential(), make())
+                model = self.compiled(dense(), make())
                 self.fit(model, 5, ROWS)
                 path = self.folder / f"{name}.keras"
                 model.save(path)
@@ -154,12 +158,9 @@ class KerasTest(runs.RunTest):
                 self.fit(model, 5, ROWS)
                 ours = keras.models.load_model(output / "model.keras")
                 self.assertEqual(digest(ours), sha256)
-                if name != "nadam":  # Keras does not save its running product
-                    self.assertEqual(int(ours.optimizer.iterations.numpy()), 10)
+                self.assertEqual(int(ours.optimizer.iterations.numpy()), 10)
                 for mine, theirs in zip(ours.get_weights(), model.get_weights()):
                     self.assert_near(mine, theirs)
-                if name == "nadam":
-                    continue
                 self.fit(model, 5, ROWS)
                 self.fit(ours, 5, ROWS)
                 for mine, theirs in zip(ours.get_weights(), model.get_weights()):

@@ -132,6 +132,7 @@ def write_models():
     small.save(FOLDER / "small.h5")
     small.save_weights(FOLDER / "small.weights.h5")
     (FOLDER / "small.json").write_text(small.to_json())
+    write_keras_2(small)
     expected["small"] = described(small, images)
     branches = functional()
     train(branches, images, labels)
@@ -145,6 +146,44 @@ def write_models():
     (FOLDER / "expected.json").write_text(json.dumps(expected))
     model = lambda_model()
     save(model, "lambda")
+
+
+def plain(value):
+    """As Keras 2 writes objects: without modules."""
+    if isinstance(value, dict):
+        if value.get("class_name") == "DTypePolicy":
+            return value["config"]["name"]
+        return {key: plain(each) for key, each in value.items()
+                if key not in ("module", "registered_name", "build_config")}
+    return [plain(each) for each in value] if isinstance(value, list) else value
+
+
+def write_keras_2(model):
+    """The form of Keras 2, made by hand: batch_input_shape, names that end in ":0"."""
+    config = plain(json.loads(model.to_json()))
+    config.pop("compile_config", None)
+    first = config["config"]["layers"][0]["config"]
+    first["batch_input_shape"] = first.pop("batch_shape")
+    training = {"loss": "sparse_categorical_crossentropy", "metrics": [["accuracy"]],
+                "weighted_metrics": None, "loss_weights": None,
+                "optimizer_config": {"class_name": "Adam", "config": {
+                    "name": "Adam", "learning_rate": 0.01, "beta_1": 0.9, "beta_2": 0.999,
+                    "epsilon": 1e-07, "amsgrad": False}}}
+    with h5py.File(FOLDER / "keras_2.h5", "w") as file:
+        file.attrs["model_config"] = json.dumps(config).encode()
+        file.attrs["training_config"] = json.dumps(training).encode()
+        group = file.create_group("model_weights")
+        for place in (file, group):
+            place.attrs["keras_version"] = b"2.11.0"
+            place.attrs["backend"] = b"tensorflow"
+        group.attrs["layer_names"] = [layer.name.encode() for layer in model.layers]
+        for layer in model.layers:
+            inner = group.create_group(layer.name)
+            weights = layer.trainable_weights + layer.non_trainable_weights
+            names = [f"{layer.name}/{weight.name}:0" for weight in weights]
+            inner.attrs["weight_names"] = [name.encode() for name in names]
+            for name, weight in zip(names, weights):
+                inner.create_dataset(name, data=np.asarray(weight))
 
 
 def write_hostile():
