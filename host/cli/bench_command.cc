@@ -11,8 +11,8 @@
 #include "host/core/rng.h"
 #include "host/cpu/cpu_device.h"
 #include "host/job/data_job.h"
+#include "host/nn/model_config.h"
 #include "host/runtime/replica.h"
-#include "models/models.h"
 
 namespace lockstep {
 namespace {
@@ -96,7 +96,7 @@ Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
   job.input_shape = data.row_shape;
   job.classes = data.classes;
   job.train_rows = data.rows();
-  LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
+  LOCKSTEP_ASSIGN(const auto model, model_from_config(job.model_config));
   const int devices = values.at("devices");
   LOCKSTEP_ASSIGN(auto replica, Replica::create(job, *model, devices, [&](int index) {
                     return make_device("auto", job.numerics, index);

@@ -7,8 +7,8 @@
 #include "host/cli/factories.h"
 #include "host/cli/training.h"
 #include "host/job/metric_table.h"
+#include "host/nn/model_config.h"
 #include "host/train/evaluate.h"
-#include "models/models.h"
 
 namespace lockstep {
 namespace {
@@ -21,7 +21,7 @@ struct DemoRun {
 
 Result<double> held_out_accuracy(const TrainingOutcome& outcome) {
   const Job& job = outcome.job;
-  LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
+  LOCKSTEP_ASSIGN(const auto model, model_from_config(job.model_config));
   LOCKSTEP_ASSIGN(const Dataset test, load_dataset(job.data, Split::test));
   LOCKSTEP_ASSIGN(
       const Evaluation evaluation,

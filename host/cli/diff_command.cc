@@ -3,8 +3,8 @@
 #include "host/cli/commands.h"
 #include "host/core/files.h"
 #include "host/job/data_job.h"
+#include "host/nn/model_config.h"
 #include "host/train/run_difference.h"
-#include "models/models.h"
 
 namespace lockstep {
 namespace {
@@ -72,7 +72,7 @@ int run_diff(const Arguments& arguments, Context&) {
   }
   PosixFileSystem files;
   const auto parameters_of = [](const Job& job) -> Result<std::vector<Parameter>> {
-    LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
+    LOCKSTEP_ASSIGN(const auto model, model_from_config(job.model_config));
     LOCKSTEP_ASSIGN(const Graph graph, model->training_graph(objective_of(job)));
     return graph.parameters;
   };

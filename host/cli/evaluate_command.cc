@@ -5,26 +5,63 @@
 #include "host/cli/factories.h"
 #include "host/job/data_job.h"
 #include "host/job/metric_table.h"
-#include "host/keras/safetensors.h"
 #include "host/train/evaluate.h"
-#include "host/train/output_folder.h"
 #include "host/train/resolve.h"
-#include "models/models.h"
+#include "host/train/trained_model.h"
 
 namespace lockstep {
 namespace {
 
 std::vector<OptionSpec> evaluate_options() {
   using enum OptionType;
-  return {{"model", text, "", "DIR", "output folder of a run"},
-          {"data", text, "", "PATH|NAME", "data set whose test files are measured [the job's]"},
-          {"batch_size", integer, 0, "B", "rows of a batch [the job's]"}};
+  return {{"model", text, "", "FILE|DIR", "model with weights, or the output folder of a run"},
+          {"data", text, "", "PATH|NAME", "data set whose test files are measured [the run's]"},
+          {"batch_size", integer, 0, "B", "rows of a batch [the run's, or 32]"},
+          {"loss", object, nullptr, "NAME|JSON", "of a file [what it was compiled with]"},
+          {"metrics", list, nullptr, "NAMES", "of a file [what it was compiled with]"},
+          {"target", list, nlohmann::json::array(), "NAMES",
+           "columns or arrays that are the targets [the run's; the last column; y]"},
+          {"numerics", text, "auto", "NAME", "as of 'train' [the run's]"}};
 }
 
-Result<std::string> evaluate_folder(const nlohmann::json& values) {
-  const std::string folder = values.at("model");
-  if (folder.empty()) return usage_error("--model is missing: give the output folder of a run");
-  LOCKSTEP_ASSIGN(Job job, read_job(folder));
+// What is measured of a file: what it was compiled with, unless something else is asked for.
+Result<Job> job_of_file(const TrainedModelFile& trained, const nlohmann::json& values) {
+  nlohmann::json options = nlohmann::json::object();
+  for (const OptionSpec& option : job_options()) options[option.key] = option.default_value;
+  std::vector<std::string> notes;
+  LOCKSTEP_ASSIGN(const auto compiled, compiled_options(trained.path, &notes));
+  options.update(compiled);
+  for (const std::string& note : notes) fmt::print(stderr, "note: {}\n", note);
+  for (const char* key : {"data", "loss", "metrics", "target"}) {
+    if (!values.at(key).is_null()) options[key] = values.at(key);
+  }
+  options["model"] = trained.path;
+  options["optimizer"] = "adam";  // nothing is updated
+  const std::string numerics = values.at("numerics");
+  options["numerics"] = numerics == "auto" ? default_numerics(values.at("device")) : numerics;
+  LOCKSTEP_ASSIGN(Job job, job_from_options(options));
+  job.inputs = trained.data_options.inputs;
+  return job;
+}
+
+// What the data of a file's job says of its targets; a run knows it.
+Status complete_job(const Dataset& dataset, const ReadyModel& ready, Job* job) {
+  job->input_shape = job->inputs.empty() ? ready.model->inputs()[0].shape : dataset.row_shape;
+  job->target_shape =
+      dataset.targets.size() == 1 ? dataset.targets[0].row_shape : Shape{dataset.target_features()};
+  const Shape& output = ready.graph.output_shapes.at(0);
+  job->classes = output.empty() ? 1 : output.back();
+  return {};
+}
+
+Result<std::string> evaluate_model(const nlohmann::json& values) {
+  LOCKSTEP_ASSIGN(const TrainedModelFile trained, read_trained_model(values.at("model")));
+  Job job;
+  if (trained.job) {
+    job = *trained.job;
+  } else {
+    LOCKSTEP_ASSIGN(job, job_of_file(trained, values));
+  }
   const int64_t batch_size = values.at("batch_size");
   if (batch_size < 0) return usage_error("--batch-size: must be at least 1");
   if (batch_size > 0) job.batch_size = batch_size;
@@ -32,16 +69,14 @@ Result<std::string> evaluate_folder(const nlohmann::json& values) {
   LOCKSTEP_ASSIGN(const Dataset dataset,
                   load_dataset(data.empty() ? job.data : data, Split::test, data_options(job)));
   job.weighted = job.weighted || dataset.weights.has_value();
-  LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
-  LOCKSTEP_ASSIGN(const Graph graph, model->training_graph(objective_of(job)));
+  LOCKSTEP_ASSIGN(const ReadyModel ready, trained.make_ready(dataset));
+  if (!trained.job) LOCKSTEP_RETURN_IF_ERROR(complete_job(dataset, ready, &job));
   LOCKSTEP_RETURN_IF_ERROR(check_measured_data(job, dataset));
-  LOCKSTEP_ASSIGN(const auto weights,
-                  read_safetensors(folder + "/weights.safetensors", graph.parameters));
   LOCKSTEP_ASSIGN(int devices, parse_devices(values.at("devices")));
   const std::string kind = values.at("device");
   if (devices == 0) devices = available_devices(kind, job.numerics);
   LOCKSTEP_ASSIGN(const Evaluation evaluation,
-                  evaluate(job, *model, weights, dataset, devices,
+                  evaluate(job, *ready.model, ready.weights, dataset, devices,
                            [&](int index) { return make_device(kind, job.numerics, index); }));
   return fmt::format("{} rows - {}", evaluation.rows, MetricTable(job).text(evaluation.sums));
 }
@@ -57,7 +92,7 @@ int run_evaluate(const Arguments& arguments, Context&) {
   }
   const auto values = parse_arguments(options, arguments);
   if (!values.ok()) return report_error(values.error());
-  const auto text = evaluate_folder(*values);
+  const auto text = evaluate_model(*values);
   if (!text.ok()) return report_error(text.error());
   fmt::print("{}\n", *text);
   return 0;

@@ -11,9 +11,10 @@
 #include "host/job/data_job.h"
 #include "host/job/job.h"
 #include "host/keras/safetensors.h"
+#include "host/nn/model_config.h"
 #include "host/runtime/state_file.h"
 #include "host/train/output_folder.h"
-#include "models/models.h"
+#include "host/train/trained_model.h"
 
 namespace lockstep {
 namespace {
@@ -52,7 +53,7 @@ Result<std::string> fetch(const std::string& where, const nlohmann::json& values
   const auto json = nlohmann::json::parse(newest.job, nullptr, false);
   if (!json.is_object()) return Error{"the coordinator sent a job that is not JSON"};
   LOCKSTEP_ASSIGN(const Job job, job_from_json(json));
-  LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
+  LOCKSTEP_ASSIGN(const auto model, model_from_config(job.model_config));
   LOCKSTEP_ASSIGN(const Graph graph, model->training_graph(objective_of(job)));
   if (state.vectors.empty() || state.header.parameters != graph.parameter_count) {
     return Error{"the state is not one of this model"};
@@ -65,8 +66,11 @@ Result<std::string> fetch(const std::string& where, const nlohmann::json& values
                                                       {{"format", "lockstep"},
                                                        {"step", std::to_string(newest.step)},
                                                        {"recipe_sha256", recipe_sha256(job)}})));
-  return fmt::format("step {} of {}: {}/weights.safetensors\nweights sha256: {}", newest.step,
-                     job.total_steps(), output, sha256_hex(weights));
+  LOCKSTEP_ASSIGN(const std::string keras,
+                  keras_file_of(job, *model, graph.parameters, state, nullptr));
+  LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(output + "/model.keras", keras));
+  return fmt::format("step {} of {}: model.keras and weights.safetensors in {}\nweights sha256: {}",
+                     newest.step, job.total_steps(), output, sha256_hex(weights));
 }
 
 }  // namespace

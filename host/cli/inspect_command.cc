@@ -3,6 +3,7 @@
 #include "host/checkpoint/inspect.h"
 #include "host/cli/arguments.h"
 #include "host/cli/commands.h"
+#include "host/cli/inspect_model.h"
 #include "host/cluster/records.h"
 #include "host/core/digest.h"
 #include "host/core/files.h"
@@ -10,8 +11,8 @@
 #include "host/job/metric_table.h"
 #include "host/keras/safetensors.h"
 #include "host/nn/layer.h"
+#include "host/nn/model_config.h"
 #include "host/train/output_folder.h"
-#include "models/models.h"
 
 namespace lockstep {
 namespace {
@@ -21,7 +22,7 @@ Status inspect_run(const std::string& folder) {
   fmt::print("{} on {}: {} epochs of {} rows, batch {}, P = {}, {}\nrecipe sha256: {}\n", job.model,
              job.data, job.epochs, job.train_rows, job.batch_size, job.partitions, job.numerics,
              recipe_sha256(job));
-  LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
+  LOCKSTEP_ASSIGN(const auto model, model_from_config(job.model_config));
   LOCKSTEP_ASSIGN(const Graph graph, model->training_graph(objective_of(job)));
   for (const Parameter& parameter : graph.parameters) {
     fmt::print("  {:<24} {:<20} {:>9}\n", parameter.layer + "/" + parameter.name,
@@ -97,22 +98,41 @@ void print_layers() {
   }
 }
 
+// The shape that stands behind FILE --rows; () where it does not.
+Result<Shape> rows_argument(const Arguments& arguments) {
+  if (arguments.size() != 3 || arguments[1] != "--rows") return Shape{};
+  const OptionSpec sizes{"rows", OptionType::list, {}, "", ""};
+  LOCKSTEP_ASSIGN(const auto texts, parse_option_text(sizes, arguments[2], "--rows"));
+  const OptionSpec size{"rows", OptionType::integer, {}, "", ""};
+  Shape shape;
+  for (const auto& text : texts) {
+    LOCKSTEP_ASSIGN(const auto value, parse_option_text(size, text, "--rows"));
+    shape.push_back(value);
+  }
+  return shape;
+}
+
 }  // namespace
 
 int run_inspect(const Arguments& arguments, Context&) {
-  if (arguments.size() != 1 || arguments[0] == "--help") {
+  const auto rows = rows_argument(arguments);
+  if (!rows.ok()) return report_error(rows.error());
+  if ((arguments.size() != 1 && rows->empty()) || arguments[0] == "--help") {
     fmt::print(
         "lockstep inspect DIR: the job, the parameters and the weights of a run, and its "
         "checkpoints as a tree;\nor those of a state folder. Every hash is verified: exit code 1 "
-        "where something is damaged.\nlockstep inspect --layers: Keras' layers that a model may "
-        "have, with their keys\n");
+        "where something is damaged.\nlockstep inspect FILE [--rows 224,224,3]: a model's layers, "
+        "their shapes and weights; with the shape of\na row, where the model leaves it open\n"
+        "lockstep inspect --layers: Keras' layers that a model may have, with their keys\n");
     return arguments.size() == 1 ? 0 : 2;
   }
   if (arguments[0] == "--layers") {
     print_layers();
     return 0;
   }
-  const Status status = inspect_folder(arguments[0]);
+  const std::string& path = arguments[0];
+  const bool is_model = !folder_exists(path) || file_exists(path + "/config.json");
+  const Status status = is_model ? inspect_model(path, *rows) : inspect_folder(path);
   return status.ok() ? 0 : report_error(status.error());
 }
 

@@ -12,7 +12,6 @@
 #include "host/observe/log_format.h"
 #include "host/observe/prometheus.h"
 #include "host/runtime/node_runtime.h"
-#include "models/models.h"
 
 namespace lockstep {
 namespace {
@@ -66,7 +65,6 @@ Result<NodeOptions> options_from(const nlohmann::json& values) {
   options.make_device = [kind, first](const std::string& numerics, int index) {
     return make_device(kind, numerics, (first + index) % available_devices(kind, numerics));
   };
-  options.build_model = build_model;
   LOCKSTEP_ASSIGN(const Monitoring monitoring, monitoring_from(values));
   options.log = [name = options.name, gauges = options.gauges,
                  json = monitoring.json_logs](const std::string& line) {

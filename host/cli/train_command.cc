@@ -7,6 +7,7 @@
 #include "host/cli/training.h"
 #include "host/observe/log_format.h"
 #include "host/train/output_folder.h"
+#include "host/train/resolve.h"
 
 namespace lockstep {
 namespace {
@@ -48,11 +49,21 @@ std::vector<OptionSpec> coordinator_options() {
          network_options(true);
 }
 
+// What the model's file was compiled with stands below everything that is said.
+Result<nlohmann::json> with_compiled(const std::vector<OptionSpec>& options,
+                                     const Arguments& arguments, const nlohmann::json& values) {
+  std::vector<std::string> notes;
+  if (!values.at("model").is_string()) return values;
+  LOCKSTEP_ASSIGN(const auto compiled, compiled_options(values.at("model"), &notes));
+  for (const std::string& note : notes) fmt::print(stderr, "note: {}\n", note);
+  return parse_arguments(options, arguments, compiled);
+}
+
 // With --resume the job is the one in the folder, as far as nothing else is said.
 Result<nlohmann::json> parse_train(const Arguments& arguments) {
   const auto options = train_options();
   LOCKSTEP_ASSIGN(auto values, parse_arguments(options, arguments));
-  if (values.at("resume") == false) return values;
+  if (values.at("resume") == false) return with_compiled(options, arguments, values);
   const std::string output = values.at("output");
   if (output.empty()) {
     return usage_error("--resume: say with --output in which folder the run is to go on");
@@ -129,7 +140,10 @@ int run_coordinator(const Arguments& arguments, Context& context) {
     fmt::print(kCoordinatorHelp, options_help(coordinator_options()));
     return 0;
   }
-  const auto values = parse_arguments(coordinator_options(), arguments);
+  const auto options = coordinator_options();
+  const auto said = parse_arguments(options, arguments);
+  if (!said.ok()) return report_error(said.error());
+  const auto values = with_compiled(options, arguments, *said);
   if (!values.ok()) return report_error(values.error());
   const Status network = use_network(
       *values, context, [json = values->at("log_format") == "json"](const std::string& line) {

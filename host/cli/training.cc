@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <mutex>
 #include <set>
 
@@ -22,6 +21,7 @@
 #include "host/runtime/device_team.h"
 #include "host/runtime/state_file.h"
 #include "host/train/resolve.h"
+#include "host/train/trained_model.h"
 #include "models/models.h"
 
 namespace lockstep {
@@ -59,9 +59,10 @@ class Training {
   Status start_coordinator();
   void watch();
   std::optional<Error> look_around();
-  Result<std::string> weights_of(const CoordinatorResult& result) const;
-  Status write_files(const Status& status, const std::string& weights);
-  Result<TrainingOutcome> outcome(const std::string& weights);
+  Result<StateView> final_state(const CoordinatorResult& result) const;
+  Status write_files(const Status& status, const StateView& state);
+  Status write_model(const OutputFolder& folder, const StateView& state) const;
+  Result<TrainingOutcome> outcome(const StateView& state);
 
   const TrainingRequest& request_;
   Context& context_;
@@ -129,6 +130,10 @@ Status Training::prepare() {
   LOCKSTEP_ASSIGN(resolved_, resolve_job(request_.options, build_model));
   const Job& job = resolved_.job;
   LOCKSTEP_RETURN_IF_ERROR(store_.open(request_, job));
+  if (!resolved_.initial_state.empty()) {
+    LOCKSTEP_RETURN_IF_ERROR(store_.journal().begin_with(resolved_.initial_state));
+    resolved_.initial_state = {};  // the journal has it
+  }
   report_.emplace(job, request_.run.keep_ledger);
   report_->resume(store_.journal().recovered());
   LOCKSTEP_RETURN_IF_ERROR(store_.open_files(request_, *report_));
@@ -142,6 +147,7 @@ Status Training::prepare() {
     progress_->resumed(store_.journal().term(), store_.journal().recovered().view);
   }
   say_plan();
+  for (const std::string& note : resolved_.notes) progress_->line("note: " + note);
   for (const std::string& note : store_.journal().notes()) progress_->line("note: " + note);
   return {};
 }
@@ -234,11 +240,11 @@ Result<TrainingOutcome> Training::run() {
   context_.signals.forget_callback();
   const CoordinatorResult result = coordinator_.finish(kLingerMs);
   if (nodes_) nodes_->end();
-  const auto weights = weights_of(result);
-  const Status status = weights.ok() ? Status{} : Status{weights.error()};
-  LOCKSTEP_RETURN_IF_ERROR(write_files(status, weights.ok() ? *weights : ""));
+  const auto state = final_state(result);
+  const Status status = state.ok() ? Status{} : Status{state.error()};
+  LOCKSTEP_RETURN_IF_ERROR(write_files(status, state.ok() ? *state : StateView{}));
   if (!status.ok()) return status.error();
-  return outcome(*weights);
+  return outcome(*state);
 }
 
 void Training::watch() {
@@ -273,18 +279,25 @@ std::optional<Error> Training::look_around() {
   return failure ? std::optional(Error{*failure}) : std::nullopt;
 }
 
-// The final weights: the first vector of the final state.
-Result<std::string> Training::weights_of(const CoordinatorResult& result) const {
+// Views into `result`.
+Result<StateView> Training::final_state(const CoordinatorResult& result) const {
   LOCKSTEP_RETURN_IF_ERROR(result.status);
-  LOCKSTEP_ASSIGN(const StateView state, decode_state(result.state));
+  LOCKSTEP_ASSIGN(StateView state, decode_state(result.state));
   if (state.vectors.empty() || state.header.parameters != resolved_.graph.parameter_count) {
     return Error{"the final state is not one of this model"};
   }
-  return std::string(state.vectors[0]);
+  return state;
 }
 
-Status Training::write_files(const Status& status, const std::string& weights) {
-  sha256_ = status.ok() ? sha256_hex(weights) : "";
+Status Training::write_model(const OutputFolder& folder, const StateView& state) const {
+  LOCKSTEP_ASSIGN(const std::string bytes,
+                  keras_file_of(resolved_.job, *resolved_.model, resolved_.graph.parameters, state,
+                                resolved_.file ? &*resolved_.file : nullptr));
+  return folder.write_model(bytes);
+}
+
+Status Training::write_files(const Status& status, const StateView& state) {
+  sha256_ = status.ok() ? sha256_hex(state.vectors[0]) : "";
   const bool halted = !status.ok() && status.error().kind == ErrorKind::halted;
   report_->finish(status.ok() ? "completed"
                   : halted    ? "halted"
@@ -298,8 +311,9 @@ Status Training::write_files(const Status& status, const std::string& weights) {
   const auto& folder = store_.folder();
   if (!folder) return {};
   if (status.ok()) {
-    LOCKSTEP_RETURN_IF_ERROR(
-        folder->write_weights(resolved_.graph, weights, recipe_sha256(resolved_.job)));
+    LOCKSTEP_RETURN_IF_ERROR(folder->write_weights(resolved_.graph, std::string(state.vectors[0]),
+                                                   recipe_sha256(resolved_.job)));
+    LOCKSTEP_RETURN_IF_ERROR(write_model(*folder, state));
     progress_->line(fmt::format("results in {}", folder->path()));
   } else {
     progress_->line(fmt::format("the state is kept in {}: {} goes on from it", store_.state_path(),
@@ -312,11 +326,11 @@ Status Training::write_files(const Status& status, const std::string& weights) {
   return status.ok() ? written : Status{};  // the job's own failure is the one to tell
 }
 
-Result<TrainingOutcome> Training::outcome(const std::string& weights) {
+Result<TrainingOutcome> Training::outcome(const StateView& state) {
+  const std::span<const float> weights = floats_of(state.vectors[0]);
   TrainingOutcome result;
   result.weights_sha256 = sha256_;
-  result.weights.resize(weights.size() / sizeof(float));
-  std::memcpy(result.weights.data(), weights.data(), weights.size());
+  result.weights.assign(weights.begin(), weights.end());
   result.job = resolved_.job;
   result.seconds = std::max(0.0, last_step_ - first_step_);
   result.seconds_to_first_step = first_step_;

@@ -83,6 +83,7 @@ nlohmann::json data_options_json(const Job& job) {
 
 DataOptions data_options(const Job& job) {
   DataOptions options;
+  options.inputs = job.inputs;
   options.targets = job.target;
   options.missing = job.missing;
   return options;

@@ -123,6 +123,7 @@ Result<Job> job_from_options(const nlohmann::json& options) {
 
 nlohmann::json to_json(const Job& job) {
   nlohmann::json json = recipe(job);
+  json["model"] = job.model;
   json["data"] = job.data;
   json["validation_data"] = job.validation_data;
   json["recipe_sha256"] = recipe_sha256(job);
@@ -159,14 +160,16 @@ Result<Job> job_from_json(const nlohmann::json& json) try {
   job.data_digest = json.at("data_digest");
   job.validation_digest = json.at("validation_digest");
   job.initial_weights_sha256 = json.at("initial_weights_sha256");
+  job.inputs = json.value("inputs", std::vector<std::string>{});
+  job.initial_optimizer_sha256 = json.value("initial_optimizer_sha256", "");
+  job.optimizer_iterations = json.value("optimizer_iterations", int64_t{0});
   return job;
 } catch (const nlohmann::json::exception& error) {
   return Error{fmt::format("the job cannot be read: {}", error.what())};
 }
 
 nlohmann::json recipe(const Job& job) {
-  nlohmann::json json = {{"model", job.model},
-                         {"model_config", job.model_config},
+  nlohmann::json json = {{"model_config", job.model_config},
                          {"input_shape", job.input_shape},
                          {"classes", job.classes},
                          {"initial_weights_sha256", job.initial_weights_sha256},
@@ -189,6 +192,11 @@ nlohmann::json recipe(const Job& job) {
   json.update(data_options_json(job));
   if (reads_targets(job)) json["target_shape"] = job.target_shape;
   if (job.weighted) json["weighted"] = true;
+  if (!job.inputs.empty()) json["inputs"] = job.inputs;
+  if (!job.initial_optimizer_sha256.empty()) {
+    json["initial_optimizer_sha256"] = job.initial_optimizer_sha256;
+    json["optimizer_iterations"] = job.optimizer_iterations;
+  }
   return json;
 }
 

@@ -18,7 +18,7 @@ inline constexpr int kNumericsVersion = 1;
 
 struct Job {
   // As asked for, defaults filled in.
-  std::string model;
+  std::string model;                // a name, or a file's place; model_config is what counts
   std::string data;                 // a place, not part of the recipe: its digest is
   std::vector<std::string> target;  // names of columns or arrays; empty: as DataOptions says
   std::optional<double> missing;
@@ -39,7 +39,8 @@ struct Job {
 
   // Found when the job was resolved.
   nlohmann::json model_config;
-  Shape input_shape;
+  std::vector<std::string> inputs;  // the model's, where it has several: names of arrays
+  Shape input_shape;                // of the only one; (features) where there are several
   int64_t classes = 0;
   Shape target_shape;     // of a row; (): one number
   bool weighted = false;  // rows have weights, by class or by sample
@@ -48,6 +49,9 @@ struct Job {
   std::string data_digest;
   std::string validation_digest;  // "" without validation
   std::string initial_weights_sha256;
+  // Of the optimizer's state in the model's file, where the job goes on from it.
+  std::string initial_optimizer_sha256;
+  int64_t optimizer_iterations = 0;  // updates that are in it
 
   int64_t steps_per_epoch() const { return (train_rows + batch_size - 1) / batch_size; }
   int64_t total_steps() const { return steps_per_epoch() * epochs; }

@@ -66,7 +66,8 @@ nlohmann::json split_list(const std::string& text) {
 std::vector<OptionSpec> job_options() {
   using enum OptionType;
   return {
-      {"model", text, nullptr, "NAME", "model: seed-cnn, mlp or lenet"},
+      {"model", text, nullptr, "FILE|NAME",
+       "a model saved by Keras (.keras, .h5, .json), or seed-cnn, mlp, lenet, resnet20, resnet50"},
       {"data", text, nullptr, "PATH|NAME",
        "folder of IDX or NPY files, NPZ or CSV file, or digits (generated)"},
       {"target", list, nlohmann::json::array(), "NAMES",

@@ -11,7 +11,7 @@ namespace lockstep {
 namespace {
 
 constexpr size_t kShownCharacters = 64;
-constexpr const char* kNotInRecipe[] = {"data", "validation_data", "recipe_sha256"};
+constexpr const char* kNotInRecipe[] = {"model", "data", "validation_data", "recipe_sha256"};
 
 std::string shown(const nlohmann::json& value) {
   const std::string text = value.is_null() ? "nothing" : value.dump();

@@ -12,7 +12,9 @@ namespace {
 
 nlohmann::json batch_shape_of(const Shape& shape) {
   nlohmann::json batch_shape = nlohmann::json::array({nullptr});
-  for (const int64_t dimension : shape) batch_shape.push_back(dimension);
+  for (const int64_t dimension : shape) {
+    batch_shape.push_back(dimension < 0 ? nlohmann::json() : nlohmann::json(dimension));
+  }
   return batch_shape;
 }
 
@@ -176,10 +178,10 @@ nlohmann::json Model::functional_config() const {
   return model;
 }
 
-Status Model::check() const {
+Status Model::check(bool is_outermost) const {
   LOCKSTEP_RETURN_IF_ERROR(failure_);
   for (const Input& input : inputs_) {
-    if (!input.shape.empty() && is_allowed_shape(input.shape)) continue;
+    if (!is_outermost || (!input.shape.empty() && is_allowed_shape(input.shape))) continue;
     return usage_error(
         fmt::format("model '{}': the input shape {} must have positive dimensions and at most {} "
                     "entries",
@@ -196,7 +198,7 @@ Status Model::check() const {
     if (!names.insert(layer.name).second) {
       return usage_error(fmt::format("two layers are named '{}'; rename one of them", layer.name));
     }
-    if (layer.model != nullptr) LOCKSTEP_RETURN_IF_ERROR(layer.model->check());
+    if (layer.model != nullptr) LOCKSTEP_RETURN_IF_ERROR(layer.model->check(false));
   }
   return {};
 }
@@ -211,22 +213,27 @@ std::string Model::last_layer() const {
 }
 
 Result<Tensors> Model::build(GraphBuilder& builder, const Tensors& inputs, const Place& place,
-                             CallCounts* counts) const {
-  std::vector<Tensors> results;  // of each call
-  const auto tensor_of = [&](const TensorRef& tensor) {
-    return tensor.call < 0
-               ? inputs[static_cast<size_t>(tensor.output)]
-               : results[static_cast<size_t>(tensor.call)][static_cast<size_t>(tensor.output)];
+                             CallCounts* counts, std::vector<Tensors>* all_results) const {
+  std::vector<Tensors> own_results;
+  std::vector<Tensors>& results = all_results == nullptr ? own_results : *all_results;
+  const auto tensors_of = [&](const std::vector<TensorRef>& refs) -> Result<Tensors> {
+    Tensors tensors;
+    for (const TensorRef& ref : refs) {
+      const Tensors& from = ref.call < 0 ? inputs : results[static_cast<size_t>(ref.call)];
+      if (ref.output < 0 || ref.output >= std::ssize(from)) {
+        return usage_error(fmt::format("model '{}' reads output {} of a layer that has {}", name_,
+                                       ref.output, from.size()));
+      }
+      tensors.push_back(from[static_cast<size_t>(ref.output)]);
+    }
+    return tensors;
   };
   for (const Call& call : calls_) {
-    Tensors tensors;
-    for (const TensorRef& tensor : call.inputs) tensors.push_back(tensor_of(tensor));
+    LOCKSTEP_ASSIGN(const Tensors tensors, tensors_of(call.inputs));
     LOCKSTEP_ASSIGN(auto result, build_call(builder, call, tensors, place, counts));
     results.push_back(std::move(result));
   }
-  Tensors outputs;
-  for (const TensorRef& output : outputs_) outputs.push_back(tensor_of(output));
-  return outputs;
+  return tensors_of(outputs_);
 }
 
 Result<Tensors> Model::build_call(GraphBuilder& builder, const Call& call, const Tensors& inputs,
@@ -257,8 +264,25 @@ Result<Tensors> Model::build_call(GraphBuilder& builder, const Call& call, const
   return Tensors{std::move(result)};
 }
 
+Result<std::vector<std::vector<Shape>>> Model::call_shapes(const std::vector<Shape>& shapes) const {
+  LOCKSTEP_RETURN_IF_ERROR(failure_);
+  LOCKSTEP_CHECK(shapes.size() == inputs_.size());
+  GraphBuilder builder(GraphMode::inference);
+  Tensors inputs;
+  for (const Shape& shape : shapes) inputs.push_back(builder.add_input("input", shape));
+  CallCounts counts;
+  std::vector<Tensors> results;
+  LOCKSTEP_RETURN_IF_ERROR(build(builder, inputs, {}, &counts, &results));
+  std::vector<std::vector<Shape>> all;
+  for (const Tensors& tensors : results) {
+    all.emplace_back();
+    for (const SymbolicTensor& tensor : tensors) all.back().push_back(tensor.shape);
+  }
+  return all;
+}
+
 Result<Tensors> Model::build_forward(GraphBuilder& builder) const {
-  LOCKSTEP_RETURN_IF_ERROR(check());
+  LOCKSTEP_RETURN_IF_ERROR(check(true));
   Tensors inputs;
   for (const Input& input : inputs_) {
     inputs.push_back(builder.add_input(input.name.empty() ? "input" : input.name, input.shape));

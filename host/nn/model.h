@@ -29,7 +29,7 @@ class Model {
   };
   struct Input {
     std::string name;
-    Shape shape;
+    Shape shape;  // -1 where it is left open, which only a model within another may do
   };
   // A layer of the table, or a model in its place.
   struct LayerInstance {
@@ -75,6 +75,9 @@ class Model {
   // Keras' config of the model: part of the recipe.
   nlohmann::json config() const;
 
+  // The shapes of each call's results, in the order of calls(), for inputs of these shapes.
+  Result<std::vector<std::vector<Shape>>> call_shapes(const std::vector<Shape>& inputs) const;
+
   // Appends the forward pass to a builder: inputs, then the calls. The outputs.
   Result<Tensors> build_forward(GraphBuilder& builder) const;
   // Forward pass only.
@@ -95,9 +98,10 @@ class Model {
   using CallCounts = std::map<int, int>;  // of each layer so far
 
   void fail(const Error& error);
-  Status check() const;
+  Status check(bool is_outermost) const;
+  // The outputs; where asked for, also what each call returned.
   Result<Tensors> build(GraphBuilder& builder, const Tensors& inputs, const Place& place,
-                        CallCounts* counts) const;
+                        CallCounts* counts, std::vector<Tensors>* results = nullptr) const;
   Result<Tensors> build_call(GraphBuilder& builder, const Call& call, const Tensors& inputs,
                              const Place& place, CallCounts* counts) const;
   std::string last_layer() const;

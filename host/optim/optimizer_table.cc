@@ -138,6 +138,8 @@ std::vector<double> adamax_scalars(const Json& config, double, int64_t t) {
 
 Slots nadam_slots(const Json&) { return {{"momentum"}, {"velocity"}}; }
 
+constexpr double kNadamDecay = 0.96;
+
 // Scalars: 0 the factor of m in m_hat, 1 that of the gradient, 2: 1 - beta_2^t.
 std::vector<Term> nadam_formula(const Terms& t) {
   const Term m = moved(t.slots[0], t.gradient, 1 - t.number("beta_1"));
@@ -148,17 +150,9 @@ std::vector<Term> nadam_formula(const Terms& t) {
 }
 
 std::vector<double> nadam_scalars(const Json& config, double, int64_t t) {
-  constexpr double kDecay = 0.96;
-  constexpr int64_t kLastFactor = 1000;  // those behind it are 1 to the last bit
   const double beta_1 = config["beta_1"];
-  const auto share = [&](int64_t step) { return 1 - 0.5 * integer_power(kDecay, step); };
-  // Keras keeps this product as a state; as a function of t it needs none.
-  double product = integer_power(beta_1, t);
-  double power = 1;
-  for (int64_t step = 1; step <= std::min(t, kLastFactor); ++step) {
-    power *= kDecay;
-    product *= 1 - 0.5 * power;
-  }
+  const auto share = [&](int64_t step) { return 1 - 0.5 * integer_power(kNadamDecay, step); };
+  const double product = nadam_product(beta_1, t);
   const double next = beta_1 * share(t + 1);
   return {next / (1 - product * next), (1 - beta_1 * share(t)) / (1 - product),
           1 - integer_power(config["beta_2"], t)};
@@ -275,6 +269,17 @@ std::vector<OptimizerRow> make_table() {
 }
 
 }  // namespace
+
+double nadam_product(double beta_1, int64_t t) {
+  constexpr int64_t kLastFactor = 1000;  // those behind it are 1 to the last bit
+  double product = integer_power(beta_1, t);
+  double power = 1;
+  for (int64_t step = 1; step <= std::min(t, kLastFactor); ++step) {
+    power *= kNadamDecay;
+    product *= 1 - 0.5 * power;
+  }
+  return product;
+}
 
 bool FormulaTerms::flag(const char* key) const { return config.value(key, false); }
 

@@ -38,6 +38,9 @@ struct OptimizerRow {
   UpdateDesc (*fused)(const nlohmann::json& config, double learning_rate, int64_t t) = nullptr;
 };
 
+// Nadam's product of beta_1 * (1 - 0.96^i / 2) over the steps i = 1 … t. Keras keeps it as a state.
+double nadam_product(double beta_1, int64_t t);
+
 const std::vector<OptimizerRow>& optimizer_table();
 std::vector<std::string> optimizer_names();
 

@@ -132,6 +132,14 @@ Result<CheckpointRecord> Journal::commit(const CommitCheckpoint& commit) {
   return record;
 }
 
+Status Journal::begin_with(const std::string& state) {
+  if (recovered_.view || !recovered_.checkpoints.empty()) return {};
+  LOCKSTEP_ASSIGN(const StateRef ref, store_state(state));
+  LOCKSTEP_ASSIGN(auto record, commit({ref, 0, {}}));
+  recovered_.checkpoints.push_back(std::move(record));
+  return {};
+}
+
 // Records of checkpoints that are gone stay out of a compacted log.
 Status Journal::compact_if_long() {
   if (records_.size() < kLongLog) return {};

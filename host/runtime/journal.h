@@ -39,6 +39,10 @@ class Journal {
   // What was cut or left out, for people.
   const std::vector<std::string>& notes() const { return notes_; }
 
+  // Where the job has no checkpoint yet, makes one of this state, from which it then begins. Call
+  // before recovered() is used.
+  Status begin_with(const std::string& state);
+
   // Durable when it returns. Never tried again after a failure.
   Status append(const JobRecord& record);
   // Writes the manifest and its record; then removes the checkpoints that are not kept.

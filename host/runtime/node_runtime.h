@@ -8,7 +8,6 @@
 #include "host/core/result.h"
 #include "host/data/dataset.h"
 #include "host/job/job.h"
-#include "host/nn/model.h"
 #include "host/runtime/device_team.h"
 #include "host/runtime/node_gauges.h"
 #include "host/runtime/stream.h"
@@ -29,9 +28,6 @@ struct NodeOptions {
   std::function<int(const std::string& numerics)> available_devices;
   std::function<Result<std::unique_ptr<Device>>(const std::string& numerics, int index)>
       make_device;
-  std::function<Result<std::unique_ptr<Model>>(const std::string& name, const Shape& input_shape,
-                                               int64_t classes)>
-      build_model;
   std::function<void(const std::string&)> log;
   std::shared_ptr<NodeGauges> gauges = std::make_shared<NodeGauges>();
 };

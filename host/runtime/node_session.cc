@@ -9,6 +9,7 @@
 
 #include "host/core/digest.h"
 #include "host/job/data_job.h"
+#include "host/nn/model_config.h"
 #include "host/runtime/clock.h"
 
 namespace lockstep {
@@ -105,8 +106,7 @@ Status NodeSession::load() {
       options_.validation_data.empty() ? job_.validation_data : options_.validation_data;
   LOCKSTEP_ASSIGN(data_, load_job_data(job_, data, validation, std::move(data_.train)));
   resident_before_ = resident_bytes();
-  LOCKSTEP_ASSIGN(const auto model,
-                  options_.build_model(job_.model, job_.input_shape, job_.classes));
+  LOCKSTEP_ASSIGN(const auto model, model_from_config(job_.model_config));
   const int devices =
       options_.devices > 0 ? options_.devices : options_.available_devices(job_.numerics);
   LOCKSTEP_ASSIGN(replica_, Replica::create(job_, *model, devices, [this](int index) {

@@ -83,7 +83,7 @@ Result<MetricSums> Replica::update(const float* reduced, const std::vector<Local
                                    bool digests) {
   std::vector<TreePiece> pieces;
   for (const LocalRoot& root : local) pieces.push_back({root.subtree, root.values});
-  const UpdateDesc desc = optimizer_.update_at(state_.step + 1);
+  const UpdateDesc desc = optimizer_.update_at(job_.optimizer_iterations + state_.step + 1);
   const int64_t metric_count = training_.metric_count;
   std::array<float, kTreeSumBlock> metrics;
   if (!device_states_.empty()) {

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <ctime>
+#include <filesystem>
 
 #include "host/job/recipe.h"
 #include "host/keras/safetensors.h"
@@ -70,7 +71,8 @@ Status write_job(const std::string& path, const Job& job) {
 
 std::string OutputFolder::default_path(const Job& job) {
   const std::time_t now = std::time(nullptr);
-  return fmt::format("lockstep-runs/{:%Y%m%d-%H%M%S}-{}", fmt::localtime(now), job.model);
+  return fmt::format("lockstep-runs/{:%Y%m%d-%H%M%S}-{}", fmt::localtime(now),
+                     std::filesystem::path(job.model).stem().string());
 }
 
 Result<OutputFolder> OutputFolder::open(const std::string& path, const Job& job, bool resume) {
@@ -93,6 +95,10 @@ Status OutputFolder::write_weights(const Graph& graph, const std::string& weight
   return write_file_atomically(path_ + "/weights.safetensors",
                                to_safetensors(graph.parameters, weights,
                                               {{"format", "lockstep"}, {"recipe_sha256", recipe}}));
+}
+
+Status OutputFolder::write_model(const std::string& keras_file) const {
+  return write_file_atomically(path_ + "/model.keras", keras_file);
 }
 
 Result<nlohmann::json> read_job_json(const std::string& folder) {

@@ -30,6 +30,8 @@ class OutputFolder {
   Status write_report(const JobReport& report) const;
   Status write_weights(const Graph& graph, const std::string& weights,
                        const std::string& recipe_sha256) const;
+  // The trained model as Keras reads it.
+  Status write_model(const std::string& keras_file) const;
   const std::string& path() const { return path_; }
 
  private:

@@ -9,8 +9,12 @@
 #include "host/job/data_job.h"
 #include "host/job/metric_table.h"
 #include "host/job/recipe.h"
+#include "host/keras/weights.h"
+#include "host/nn/model_config.h"
+#include "host/optim/optimizer.h"
 #include "host/reduce/layout.h"
 #include "host/runtime/node_runtime.h"
+#include "host/runtime/state_file.h"
 
 namespace lockstep {
 namespace {
@@ -44,13 +48,14 @@ Status check_classes(const Job& job, const JobData& data) {
 }
 
 Status check_inputs(const Job& job, const Dataset& data) {
-  if (data.inputs.size() == 1) return {};
+  if (data.inputs.size() == std::max<size_t>(1, job.inputs.size())) return {};
   std::vector<std::string> names;
   for (const Field& field : data.inputs) names.push_back(field.name);
   return usage_error(
-      fmt::format("'{}' has {} inputs ({}), and the model '{}' takes one: say with "
+      fmt::format("'{}' has {} inputs ({}), and the model '{}' takes {}: say with "
                   "--target what are targets, and leave out what is neither",
-                  data.name, names.size(), fmt::join(names, ", "), job.model));
+                  data.name, names.size(), fmt::join(names, ", "), job.model,
+                  job.inputs.size() > 1 ? fmt::format("{}", fmt::join(job.inputs, ", ")) : "one"));
 }
 
 // Of the only target; several lie side by side.
@@ -85,10 +90,128 @@ bool normalizes_batches(const Graph& graph) {
   });
 }
 
+std::string_view bytes_of(const std::vector<float>& values) {
+  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)};
+}
+
+Result<std::shared_ptr<const Model>> model_of(const ResolvedJob& resolved, const Dataset& data,
+                                              const ModelBuilder& build_model) {
+  const Job& job = resolved.job;
+  nlohmann::json config;
+  if (resolved.file) {
+    if (!resolved.file->has_model()) {
+      return usage_error(fmt::format(
+          "'{}' holds weights, but no model: give a .keras file, or convert it with the model",
+          job.model));
+    }
+    config = resolved.file->config;
+  } else {
+    if (data.classes == 0) {
+      return usage_error(fmt::format(
+          "model '{}' tells classes apart, and the targets of '{}' are not whole numbers from 0 "
+          "on, one a row: say with --target what the classes are",
+          job.model, data.name));
+    }
+    LOCKSTEP_ASSIGN(const auto built, build_model(job.model, data.row_shape, data.classes));
+    config = built->config();
+  }
+  LOCKSTEP_ASSIGN(std::shared_ptr<const Model> model, model_from_config(config, input_rows(data)));
+  LOCKSTEP_RETURN_IF_ERROR(check_rows(*model, data));
+  return model;
+}
+
+// Against what the model of a file puts out; models by name are built for the data.
+Status check_file_data(const Graph& graph, const JobData& data, Job* job) {
+  if (!reads_classes(*job)) return {};
+  const Shape& output = graph.output_shapes.at(0);
+  const int64_t classes = output.empty() ? 1 : output.back();
+  if (data.train.classes > classes) {
+    return usage_error(
+        fmt::format("the targets of '{}' are classes up to {}, and the model '{}' has {} outputs",
+                    data.train.name, data.train.classes - 1, job->model, classes));
+  }
+  job->classes = classes;
+  return {};
+}
+
+Status take_initial_state(ResolvedJob* resolved) {
+  Job& job = resolved->job;
+  const auto& parameters = resolved->graph.parameters;
+  LOCKSTEP_ASSIGN(const auto weights, read_weights(*resolved->file, *resolved->model, parameters));
+  LOCKSTEP_ASSIGN(const auto optimizer, Optimizer::create(job.optimizer));
+  std::string why_not;
+  LOCKSTEP_ASSIGN(auto state,
+                  read_optimizer_state(*resolved->file, optimizer, parameters, &why_not));
+  if (!why_not.empty()) {
+    resolved->notes.push_back(
+        fmt::format("the optimizer's state in '{}' is not used: {}", job.model, why_not));
+  }
+  const bool goes_on = state.has_value();
+  if (!goes_on) {
+    state.emplace();
+    for (const OptimizerSlot& slot : optimizer.slots()) {
+      state->slots.emplace_back(weights.size(), slot.initial_value);
+    }
+  }
+  StateHeader header;
+  header.parameters = resolved->graph.parameter_count;
+  header.vectors = 1 + std::ssize(state->slots);
+  header.sums = MetricSums(static_cast<size_t>(MetricTable(job).size()));
+  std::string& bytes = resolved->initial_state;
+  bytes = encode_state_header(header);
+  bytes += bytes_of(weights);
+  const size_t slots_at = bytes.size();
+  for (const auto& slot : state->slots) bytes += bytes_of(slot);
+  job.initial_weights_sha256 = sha256_hex(bytes_of(weights));
+  if (!goes_on) return {};
+  job.optimizer_iterations = state->iterations;
+  job.initial_optimizer_sha256 = sha256_hex(std::string_view(bytes).substr(slots_at));
+  return {};
+}
+
 }  // namespace
 
+bool is_model_path(const std::string& model) {
+  return model.find_first_of("./") != std::string::npos;
+}
+
+std::vector<Shape> input_rows(const Dataset& data) {
+  if (data.inputs.size() == 1) return {data.row_shape};
+  std::vector<Shape> rows;
+  for (const Field& field : data.inputs) rows.push_back(field.row_shape);
+  return rows;
+}
+
+bool feeds(const Shape& row, const Shape& input) {
+  const auto sizes = [](const Shape& shape) {
+    Shape larger;
+    std::copy_if(shape.begin(), shape.end(), std::back_inserter(larger),
+                 [](int64_t size) { return size != 1; });
+    return larger;
+  };
+  return sizes(row) == sizes(input);
+}
+
+Status check_rows(const Model& model, const Dataset& data) {
+  if (model.inputs().size() != data.inputs.size()) {
+    return usage_error(fmt::format("the model '{}' has {} inputs, and the data '{}' has {}",
+                                   model.name(), model.inputs().size(), data.name,
+                                   data.inputs.size()));
+  }
+  const std::vector<Shape> rows = input_rows(data);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const Model::Input& input = model.inputs()[i];
+    if (feeds(rows[i], input.shape)) continue;
+    return usage_error(
+        fmt::format("the rows of '{}' have the shape {}, and the model '{}' takes {}: give other "
+                    "data, or a model with another input shape",
+                    data.name, to_string(rows[i]), model.name(), to_string(input.shape)));
+  }
+  return {};
+}
+
 Status check_measured_data(const Job& job, const Dataset& data) {
-  if (data.row_shape != job.input_shape) {
+  if (!feeds(data.row_shape, job.input_shape)) {
     return usage_error(fmt::format("the data's rows have the shape {}, the model '{}' takes {}",
                                    to_string(data.row_shape), job.model,
                                    to_string(job.input_shape)));
@@ -108,6 +231,12 @@ Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilde
   ResolvedJob resolved;
   LOCKSTEP_ASSIGN(resolved.job, job_from_options(options));
   Job& job = resolved.job;
+  // A file that cannot be used is told before the data is read.
+  if (is_model_path(job.model)) {
+    LOCKSTEP_ASSIGN(resolved.file, read_model_file(job.model));
+    job.inputs = input_names(resolved.file->config);
+    if (job.inputs.size() == 1) job.inputs.clear();
+  }
   LOCKSTEP_ASSIGN(const JobData data, load_job_data(job, job.data, job.validation_data));
   LOCKSTEP_RETURN_IF_ERROR(check_inputs(job, data.train));
   job.target_shape = target_shape_of(data.train);
@@ -117,27 +246,24 @@ Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilde
   LOCKSTEP_RETURN_IF_ERROR(check_weights(job, data));
   if (data.validation_rows.size() > 0)
     LOCKSTEP_RETURN_IF_ERROR(check_targets(job, data.validation()));
-  job.input_shape = data.train.row_shape;
   job.classes = data.train.classes;
   job.train_rows = data.train_rows.size();
   job.validation_rows = data.validation_rows.size();
   job.data_digest = data.train.digest;
   job.validation_digest = data.validation_set.digest;
-  if (job.classes == 0) {
-    return usage_error(fmt::format(
-        "model '{}' tells classes apart, and the targets of '{}' are not whole numbers from 0 on, "
-        "one a row: say with --target what the classes are",
-        job.model, data.train.name));
-  }
-  LOCKSTEP_ASSIGN(const auto model, build_model(job.model, job.input_shape, job.classes));
-  job.model_config = model->config();
-  LOCKSTEP_ASSIGN(resolved.graph, model->training_graph(objective_of(job)));
+  LOCKSTEP_ASSIGN(resolved.model, model_of(resolved, data.train, build_model));
+  job.model_config = resolved.model->config();
+  job.input_shape = job.inputs.empty() ? resolved.model->inputs()[0].shape : data.train.row_shape;
+  LOCKSTEP_ASSIGN(resolved.graph, resolved.model->training_graph(objective_of(job)));
+  if (resolved.file) LOCKSTEP_RETURN_IF_ERROR(check_file_data(resolved.graph, data, &job));
   if (options.at("partitions") == 0 && normalizes_batches(resolved.graph)) {
     job.partitions = default_partitions(job.batch_size, kLeastRowsOfStatistics);
   }
-  const std::vector<float> weights = initial_weights(resolved.graph, job.seed);
-  job.initial_weights_sha256 = sha256_hex(
-      std::string_view(reinterpret_cast<const char*>(weights.data()), weights.size() * 4));
+  if (resolved.file && resolved.file->has_weights()) {
+    LOCKSTEP_RETURN_IF_ERROR(take_initial_state(&resolved));
+  } else {
+    job.initial_weights_sha256 = sha256_hex(bytes_of(initial_weights(resolved.graph, job.seed)));
+  }
   return resolved;
 }
 

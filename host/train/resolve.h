@@ -4,7 +4,9 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "host/cluster/coordinator.h"
 #include "host/core/result.h"
@@ -12,6 +14,7 @@
 #include "host/graph/graph.h"
 #include "host/job/job.h"
 #include "host/job/run_options.h"
+#include "host/keras/model_file.h"
 #include "host/nn/model.h"
 
 namespace lockstep {
@@ -21,14 +24,35 @@ using ModelBuilder = std::function<Result<std::unique_ptr<Model>>(
 
 struct ResolvedJob {
   Job job;
-  Graph graph;  // for training
+  std::shared_ptr<const Model> model;
+  Graph graph;                    // for training
+  std::optional<ModelFile> file;  // of the model, where the job names one
+  // The state from which the job begins, as nodes fetch it; "": each makes it from the seed.
+  std::string initial_state;
+  std::vector<std::string> notes;  // what of the file is not used, for people
 };
+
+// Whether a job's model is a file and no name: it has a dot or a slash.
+bool is_model_path(const std::string& model);
 
 // `options` has passed check_option_object with every default filled in.
 Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilder& build_model);
 
 // What the coordinator must know of it.
 ClusterFacts cluster_facts(const ResolvedJob& resolved, const RunOptions& run);
+
+// Options that the model's file brings along, as Keras compiled it: optimizer, loss, metrics. Empty
+// where `model` is a name, or not compiled. What else was compiled is told in `notes`.
+Result<nlohmann::json> compiled_options(const std::string& model, std::vector<std::string>* notes);
+
+// The shape of each input's rows.
+std::vector<Shape> input_rows(const Dataset& data);
+
+// Whether rows of this shape can be fed to an input: axes of size 1 make no difference.
+bool feeds(const Shape& row, const Shape& input);
+
+// Whether the model can be fed the data's rows.
+Status check_rows(const Model& model, const Dataset& data);
 
 // Whether a trained model can be measured on these rows.
 Status check_measured_data(const Job& job, const Dataset& data);

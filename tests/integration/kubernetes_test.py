@@ -7,7 +7,7 @@ import unittest
 
 import runs
 
-ENVIRONMENT = runs.ROOT / "build" / "venv-tests"
+ENVIRONMENT = runs.ROOT / "build" / "venv-support"
 MANIFESTS = runs.ROOT / "docker" / "kubernetes"
 VERSIONS = ("1.31.0", "1.34.0", "1.37.0")
 TO_JSON = "import sys, json, yaml; print(json.dumps(list(yaml.safe_load_all(sys.stdin))))"

@@ -9,7 +9,7 @@ import faults
 import runs
 
 JOB = ["--model", "mlp", "--data", "digits:512", "--epochs", "40", "--batch-size", "32"]
-ENVIRONMENT = runs.ROOT / "build" / "venv-tests"
+ENVIRONMENT = runs.ROOT / "build" / "venv-support"
 SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z0-9_]+="(?:[^"\\]|\\.)*",?)*)\})? (-?[0-9.e+-]+|NaN)$')
 
 

@@ -28,7 +28,7 @@ MAY_INCLUDE = {
     "host/cluster": "core reduce",
     "host/checkpoint": "core tensor",
     "host/runtime": "core tensor device graph nn optim data job reduce strategy cluster checkpoint",
-    "host/keras": "core tensor graph nn optim job",
+    "host/keras": "core tensor graph nn optim data job",
     "host/train": "core tensor device graph nn optim data job reduce strategy cluster checkpoint "
                   "runtime keras",
     "host/observe": "core job cluster train",
@@ -42,6 +42,7 @@ MAY_INCLUDE = {
 VENDOR_HEADERS = {
     "cuda": re.compile(r"cuda(_|\.h|/std/)|cudnn|cublas|nccl|nvtx|cub/|thrust/|cooperative_groups"),
     "rpc": re.compile(r"thrift/|wire/|openssl/(ssl|x509)"),
+    "host/keras": re.compile(r"hdf5(_hl)?\.h|H5"),
 }
 
 MAX_LINES = {".cc": 500, ".h": 500, ".py": 500, ".cu": 800}

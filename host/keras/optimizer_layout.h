@@ -1,0 +1,47 @@
+// In which order Keras keeps the variables of an optimizer.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "host/graph/graph.h"
+#include "host/optim/optimizer.h"
+
+namespace lockstep {
+
+// Number 0 is the iteration, then the learning rate, unless it follows a schedule, then the slots:
+// those of a parameter side by side, but for RMSprop's and AMSGrad's, which come slot by slot.
+// Nadam's product stands behind the slots, or before them, as Keras up to 3.9 had it.
+class OptimizerLayout {
+ public:
+  using SlotOf = std::pair<size_t, const Parameter*>;
+
+  OptimizerLayout(const Optimizer& optimizer, const std::vector<const Parameter*>& trained,
+                  bool product_first);
+
+  std::optional<float> learning_rate() const { return learning_rate_; }
+  size_t first_slot() const { return head() + (has_product_ && product_first_ ? 1 : 0); }
+  const std::vector<SlotOf>& slots() const { return slots_; }
+  // Where Nadam's product is.
+  std::optional<size_t> product() const {
+    if (!has_product_) return std::nullopt;
+    return product_first_ ? head() : head() + slots_.size();
+  }
+  size_t size() const { return head() + slots_.size() + (has_product_ ? 1 : 0); }
+
+ private:
+  size_t head() const { return learning_rate_ ? 2 : 1; }
+
+  std::optional<float> learning_rate_;
+  bool has_product_ = false;
+  bool product_first_ = false;
+  std::vector<SlotOf> slots_;
+};
+
+// Whether a state of the one can be gone on from by the other: class and slots are the same. The
+// learning rate may be another.
+bool keeps_same_state(const Optimizer& a, const Optimizer& b);
+
+}  // namespace lockstep

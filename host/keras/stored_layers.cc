@@ -1,0 +1,58 @@
+#include "host/keras/stored_layers.h"
+
+#include <fmt/format.h>
+
+#include <cctype>
+#include <map>
+
+namespace lockstep {
+namespace {
+
+// Keras' to_snake_case of a class that is no layer type: "Functional".
+std::string group_name(const Model::LayerInstance& layer) {
+  if (layer.model != nullptr) return layer.class_name == "Sequential" ? "sequential" : "functional";
+  const auto type = layer_type(layer.class_name);
+  return type.ok() ? type->default_name() : layer.class_name;
+}
+
+void add_layers(const Model& model, const std::string& prefix, const std::string& path, int top,
+                std::vector<StoredLayer>* stored) {
+  std::map<std::string, int> used;  // of each class so far
+  for (size_t i = 0; i < model.layers().size(); ++i) {
+    const Model::LayerInstance& layer = model.layers()[i];
+    const std::string group = group_name(layer);
+    const int number = used[group]++;
+    const std::string at =
+        fmt::format("{}layers/{}", path, number == 0 ? group : fmt::format("{}_{}", group, number));
+    const int outermost = top < 0 ? static_cast<int>(i) : top;
+    if (layer.model != nullptr) {
+      add_layers(*layer.model, prefix + layer.name + ".", at + "/", outermost, stored);
+    } else {
+      stored->push_back({prefix + layer.name, at, outermost, {}});
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<StoredLayer> stored_layers(const Model& model,
+                                       const std::vector<Parameter>& parameters) {
+  std::vector<StoredLayer> stored;
+  add_layers(model, "", "", -1, &stored);
+  std::map<std::string, StoredLayer*> by_name;
+  for (StoredLayer& layer : stored) by_name[layer.name] = &layer;
+  for (const Parameter& parameter : parameters) {
+    by_name.at(parameter.layer)->parameters.push_back(&parameter);
+  }
+  return stored;
+}
+
+std::vector<const Parameter*> trained_parameters(const std::vector<Parameter>& parameters) {
+  std::vector<const Parameter*> trained;
+  for (const Parameter& parameter : parameters) {
+    if (parameter.role == ParameterRole::trained) trained.push_back(&parameter);
+  }
+  return trained;
+}
+
+}  // namespace lockstep

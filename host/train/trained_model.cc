@@ -1,0 +1,73 @@
+#include "host/train/trained_model.h"
+
+#include <fmt/format.h>
+
+#include "host/core/files.h"
+#include "host/job/data_job.h"
+#include "host/keras/safetensors.h"
+#include "host/keras/save_model.h"
+#include "host/keras/weights.h"
+#include "host/nn/model_config.h"
+#include "host/optim/optimizer.h"
+#include "host/train/output_folder.h"
+#include "host/train/resolve.h"
+
+namespace lockstep {
+
+Result<TrainedModelFile> read_trained_model(const std::string& path) {
+  if (path.empty()) return usage_error("--model is missing: give a file, or a run's output folder");
+  TrainedModelFile trained;
+  trained.path = path;
+  if (file_exists(path + "/job.json")) {
+    LOCKSTEP_ASSIGN(trained.job, read_job(path));
+    trained.data_options = data_options(*trained.job);
+    return trained;
+  }
+  LOCKSTEP_ASSIGN(trained.file, read_model_file(path));
+  if (!trained.file->has_model() || !trained.file->has_weights()) {
+    return usage_error(
+        fmt::format("'{}' holds {}: give a .keras or .h5 file of the whole model", path,
+                    trained.file->has_model() ? "no weights" : "weights, but no model"));
+  }
+  trained.data_options.inputs = input_names(trained.file->config);
+  if (trained.data_options.inputs.size() == 1) trained.data_options.inputs.clear();
+  return trained;
+}
+
+Result<ReadyModel> TrainedModelFile::make_ready(const Dataset& dataset) const {
+  ReadyModel ready;
+  LOCKSTEP_ASSIGN(ready.model,
+                  model_from_config(job ? job->model_config : file->config, input_rows(dataset)));
+  LOCKSTEP_RETURN_IF_ERROR(check_rows(*ready.model, dataset));
+  LOCKSTEP_ASSIGN(ready.graph, ready.model->predict_graph());
+  if (job) {
+    LOCKSTEP_ASSIGN(ready.weights,
+                    read_safetensors(path + "/weights.safetensors", ready.graph.parameters));
+  } else {
+    LOCKSTEP_ASSIGN(ready.weights, read_weights(*file, *ready.model, ready.graph.parameters));
+  }
+  return ready;
+}
+
+std::span<const float> floats_of(std::string_view vector) {
+  return {reinterpret_cast<const float*>(vector.data()), vector.size() / sizeof(float)};
+}
+
+Result<std::string> keras_file_of(const Job& job, const Model& model,
+                                  const std::vector<Parameter>& parameters, const StateView& state,
+                                  const ModelFile* source) {
+  LOCKSTEP_ASSIGN(const Optimizer optimizer, Optimizer::create(job.optimizer));
+  TrainedModel trained;
+  trained.model = &model;
+  trained.parameters = &parameters;
+  trained.weights = floats_of(state.vectors[0]);
+  trained.optimizer = {&optimizer, job.optimizer_iterations + state.header.step, {}};
+  for (size_t i = 1; i < state.vectors.size(); ++i) {
+    trained.optimizer->slots.push_back(floats_of(state.vectors[i]));
+  }
+  trained.compile = {job.optimizer, job.loss, job.metrics};
+  trained.source = source;
+  return make_keras_file(trained);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,199 @@
+"""Real Keras on one side, lockstep on the other: files, predictions, hashes, optimizers' states.
+
+Needs Keras from PyPI, which `./dev test` installs into build/venv-interop; skipped without it.
+"""
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+import unittest
+import zipfile
+
+import runs
+from runs import run
+
+PYTHON = runs.ROOT / "build" / "venv-interop" / "bin" / "python"
+os.environ["KERAS_BACKEND"] = "jax"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+try:
+    import keras
+    import numpy as np
+    from keras import layers
+except ImportError:
+    keras = None
+
+MISSING = "Keras is not here: PyPI could not be reached"
+ROWS = 32
+CLASSES = 4
+
+
+def sequential():
+    return keras.Sequential([
+        keras.Input((8, 8, 1)),
+        layers.Conv2D(4, 3, activation="relu"),
+        layers.MaxPooling2D(2),
+        layers.Flatten(),
+        layers.Dense(8, activation="tanh"),
+        layers.Dense(CLASSES, activation="softmax"),
+    ])
+
+
+def dense():
+    return keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(),
+                             layers.Dense(CLASSES, activation="softmax")])
+
+
+def functional():
+    """Branches of different depth, a nested model that is called twice, open input sizes."""
+    image = keras.Input((None, None, 1), name="image")
+    base = keras.Sequential([layers.Conv2D(4, 3, padding="same"), layers.BatchNormalization(),
+                             layers.Activation("relu")], name="base")
+    x = layers.Concatenate()([base(image), base(layers.Rescaling(0.5)(image), training=False),
+                              layers.Conv2D(2, 1)(image)])
+    x = layers.Add()([x, layers.SeparableConv2D(10, 3, padding="same")(x)])
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, layers.Dense(CLASSES, activation="softmax")(x))
+
+
+def digest(model):
+    return hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights())).hexdigest()
+
+
+@unittest.skipIf(keras is None, MISSING)
+class KerasTest(runs.RunTest):
+    def setUp(self):
+        super().setUp()
+        keras.utils.set_random_seed(11)
+        rng = np.random.default_rng(2)
+        self.x = rng.normal(size=(ROWS, 8, 8, 1)).astype("float32")
+        self.y = rng.integers(0, CLASSES, size=ROWS)
+        self.data = self.folder / "data.npz"
+        np.savez(self.data, x=self.x, y=self.y)
+
+    def compiled(self, model, optimizer="adam"):
+        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+        return model
+
+    def fit(self, model, epochs, batch_size=8):
+        model.fit(self.x, self.y, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0)
+
+    def predict(self, model):
+        """What lockstep puts out."""
+        output = self.folder / "predictions.npy"
+        done = run("predict", "--model", model, "--data", self.data, "--output", output)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return np.load(output)
+
+    def assert_near(self, ours, theirs, tolerance=1e-5):
+        self.assertEqual(ours.shape, theirs.shape)
+        self.assertLessEqual(np.abs(ours - theirs).max(), tolerance)
+
+    def test_keras_writes_and_we_predict(self):
+        for make in (sequential, functional):
+            model = self.compiled(make())
+            self.fit(model, 2)
+            expected = model.predict(self.x, verbose=0)
+            for ending in (".keras", ".h5"):
+                with self.subTest(model=make.__name__, ending=ending):
+                    path = self.folder / f"{make.__name__}{ending}"
+                    model.save(path)
+                    self.assert_near(self.predict(path), expected)
+            done = run("evaluate", "--model", self.folder / f"{make.__name__}.keras", "--data",
+                       self.data)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            loss = float(done.stdout.split("loss: ")[1].split()[0])
+            self.assertAlmostEqual(loss, model.evaluate(self.x, self.y, verbose=0)[0], delta=1e-4)
+
+    def test_we_train_and_keras_loads(self):
+        for make in (sequential, functional):
+            with self.subTest(model=make.__name__):
+                model = self.compiled(make())
+                path = self.folder / f"{make.__name__}.keras"
+                model.save(path)
+                sha256, output = self.train("--model", path, "--data", self.data, "--epochs", 2,
+                                            "--batch-size", 8, "--nodes", 2)
+                trained = keras.models.load_model(output / "model.keras")
+                self.assertEqual(digest(trained), sha256)
+                self.assertEqual(int(trained.optimizer.iterations.numpy()), 8)
+                self.assert_near(self.predict(output), trained.predict(self.x, verbose=0))
+                self.assert_near(self.predict(output / "model.keras"),
+                                 trained.predict(self.x, verbose=0))
+                with zipfile.ZipFile(path) as before, \
+                        zipfile.ZipFile(output / "model.keras") as after:
+                    self.assertEqual(before.read("config.json"), after.read("config.json"))
+
+    def test_models_by_name_load(self):
+        for name in ("seed-cnn", "lenet", "resnet20"):
+            with self.subTest(model=name):
+                sha256, output = self.train("--model", name, "--data", "digits:64", "--epochs", 1,
+                                            "--batch-size", 32)
+                model = keras.models.load_model(output / "model.keras")
+                self.assertEqual(digest(model), sha256)
+                x = np.random.default_rng(4).random((6, 28, 28, 1)).astype("float32")
+                np.savez(self.data, x=x)
+                self.assert_near(self.predict(output), model.predict(x, verbose=0))
+
+    def optimizers(self):
+        return {
+            "amsgrad": lambda: keras.optimizers.Adam(0.01, amsgrad=True),
+            "sgd": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
+            "rmsprop": lambda: keras.optimizers.RMSprop(0.002, momentum=0.5, centered=True),
+            "nadam": lambda: keras.optimizers.Nadam(0.01),
+            "schedule": lambda: keras.optimizers.AdamW(
+                keras.optimizers.schedules.ExponentialDecay(0.01, 5, 0.9)),
+        }
+
+    def test_optimizers_go_on_here_and_there(self):
+        """Five steps by Keras, five here, five by Keras: as fifteen by Keras alone."""
+        for name, make in self.optimizers().items():
+            with self.subTest(optimizer=name):
+                keras.utils.set_random_seed(3)
+                model = self.compiled(dense(), make())
+                self.fit(model, 5, ROWS)
+                path = self.folder / f"{name}.keras"
+                model.save(path)
+                sha256, output = self.train("--model", path, "--data", self.data, "--epochs", 5,
+                                            "--batch-size", ROWS, "--no-shuffle")
+                self.fit(model, 5, ROWS)
+                ours = keras.models.load_model(output / "model.keras")
+                self.assertEqual(digest(ours), sha256)
+                self.assertEqual(int(ours.optimizer.iterations.numpy()), 10)
+                for mine, theirs in zip(ours.get_weights(), model.get_weights()):
+                    self.assert_near(mine, theirs)
+                self.fit(model, 5, ROWS)
+                self.fit(ours, 5, ROWS)
+                for mine, theirs in zip(ours.get_weights(), model.get_weights()):
+                    self.assert_near(mine, theirs)
+
+    def test_convert(self):
+        model = self.compiled(functional(), keras.optimizers.SGD(0.05, momentum=0.9))
+        self.fit(model, 1)
+        path = self.folder / "model.keras"
+        model.save(path)
+        rows = ["--rows", "8,8,1"]
+        for ending in (".h5", ".weights.h5", ".safetensors"):
+            done = run("convert", path, self.folder / f"out{ending}", *rows)
+            self.assertEqual(done.returncode, 0, done.stderr)
+        self.assert_near(
+            keras.models.load_model(self.folder / "out.h5").predict(self.x, verbose=0),
+            model.predict(self.x, verbose=0))
+        other = functional()
+        other.load_weights(self.folder / "out.weights.h5")
+        self.assertEqual(digest(other), digest(model))
+        for name in ("out.weights.h5", "out.safetensors", "out.h5"):
+            back = self.folder / f"back-{name}.keras"
+            done = run("convert", self.folder / name, back, "--model", path, *rows)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(digest(keras.models.load_model(back)), digest(model))
+
+
+def main():
+    if keras is None and PYTHON.exists() and pathlib.Path(sys.executable) != PYTHON:
+        command = [str(PYTHON), "-B", *sys.argv]
+        sys.exit(subprocess.run(command, check=False).returncode)
+    runs.main()
+
+
+if __name__ == "__main__":
+    main()

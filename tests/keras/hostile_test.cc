@@ -1,0 +1,109 @@
+// Files that claim what is not there, or reach for what is not theirs.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "host/core/files.h"
+#include "tests/keras/keras_files.h"
+#include "tests/support/test_folder.h"
+
+namespace lockstep {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+
+// Why the small model cannot be made from its own config and these weights.
+std::string weights_error(const std::string& path) {
+  const auto config = read_model_file(keras_path("small.json")).value();
+  const auto model = model_from_config(config.config).value();
+  const Graph graph = model->predict_graph().value();
+  const auto file = read_model_file(path);
+  if (!file.ok()) return file.error().message;
+  if (!file->has_weights()) return "no weights";
+  const auto weights = read_weights(*file, *model, graph.parameters);
+  return weights.ok() ? "" : weights.error().message;
+}
+
+TEST(HostileTest, NothingIsFollowedOutOfTheFile) {
+  EXPECT_EQ(weights_error(keras_path("small.weights.h5")), "");
+  EXPECT_THAT(
+      weights_error(keras_path("soft_link.weights.h5")),
+      AllOf(HasSubstr("'layers/dense/vars/0' is a soft link"), HasSubstr("save the model")));
+  EXPECT_THAT(weights_error(keras_path("external_link.weights.h5")),
+              HasSubstr("'layers/dense/vars/0' is an external link"));
+  EXPECT_THAT(weights_error(keras_path("external_storage.weights.h5")),
+              HasSubstr("'layers/dense/vars/0' keeps its values in other files"));
+  EXPECT_THAT(weights_error(keras_path("virtual.weights.h5")),
+              HasSubstr("'layers/dense/vars/0' keeps its values in other files"));
+}
+
+TEST(HostileTest, NoMoreThanTheFileHolds) {
+  EXPECT_THAT(weights_error(keras_path("claims.weights.h5")),
+              HasSubstr("'layers/dense/vars/0' claims 1073741824 bytes, more than the file holds"));
+}
+
+TEST(HostileTest, PathsStayInTheArchive) {
+  EXPECT_THAT(read_model_file(keras_path("leaves.keras")).error().message,
+              HasSubstr("holds a member '../../escape' whose path leaves the archive"));
+  EXPECT_THAT(read_model_file(keras_path("absolute.keras")).error().message,
+              HasSubstr("holds a member '/etc/escape' whose path leaves the archive"));
+}
+
+TEST(HostileTest, CodeIsRefusedAllAtOnce) {
+  const auto file = read_model_file(keras_path("lambda.keras")).value();
+  EXPECT_THAT(model_from_config(file.config).error().message,
+              AllOf(HasSubstr("layer 'twice': layer Lambda is refused: it holds Python code"),
+                    HasSubstr("layer 'bins': layer Discretization is refused")));
+}
+
+TEST(HostileTest, CutFilesAreErrors) {
+  const TestFolder folder;
+  for (const char* name :
+       {"small.keras", "small_deflated.keras", "small.h5", "small.weights.h5", "small.json"}) {
+    const std::string whole = read_file(keras_path(name)).value();
+    for (const double share : {0.1, 0.5, 0.9, 0.99}) {
+      SCOPED_TRACE(std::string(name) + " " + std::to_string(share));
+      const std::string path = folder.path() + "/cut";
+      const auto size = static_cast<size_t>(share * static_cast<double>(whole.size()));
+      ASSERT_TRUE(write_file_atomically(path, whole.substr(0, size)).ok());
+      EXPECT_NE(weights_error(path), "");
+    }
+  }
+}
+
+// One byte changed anywhere: an error or other numbers, but no crash.
+TEST(HostileTest, ChangedBytesAreSurvived) {
+  const TestFolder folder;
+  const std::string path = folder.path() + "/changed";
+  for (const char* name : {"small_deflated.keras", "small.weights.h5", "small.h5"}) {
+    const std::string whole = read_file(keras_path(name)).value();
+    for (size_t at = 0; at < whole.size(); at += 1 + whole.size() / 150) {
+      std::string changed = whole;
+      changed[at] = static_cast<char>(changed[at] ^ 0xff);
+      ASSERT_TRUE(write_file_atomically(path, changed).ok());
+      weights_error(path);
+    }
+  }
+}
+
+TEST(HostileTest, DeepJsonIsRefused) {
+  const TestFolder folder;
+  const std::string path = folder.path() + "/deep.json";
+  const std::string deep = "{\"class_name\": " + std::string(100'000, '[');
+  ASSERT_TRUE(write_file_atomically(path, deep).ok());
+  EXPECT_THAT(read_model_file(path).error().message, HasSubstr("nests more than 200 deep"));
+}
+
+TEST(HostileTest, OtherFilesAreNamed) {
+  const TestFolder folder;
+  const std::string path = folder.path() + "/notes.txt";
+  ASSERT_TRUE(write_file_atomically(path, "hello").ok());
+  EXPECT_THAT(read_model_file(path).error().message, HasSubstr("is no model: expected a .keras"));
+  EXPECT_THAT(read_model_file(folder.path()).error().message, HasSubstr("holds no config.json"));
+  EXPECT_FALSE(read_model_file(folder.path() + "/none.keras").ok());
+}
+
+}  // namespace
+}  // namespace lockstep
