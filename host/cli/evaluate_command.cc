@@ -5,12 +5,15 @@
 #include "host/cli/factories.h"
 #include "host/job/data_job.h"
 #include "host/job/metric_table.h"
+#include "host/observe/events.h"
 #include "host/train/evaluate.h"
 #include "host/train/resolve.h"
 #include "host/train/trained_model.h"
 
 namespace lockstep {
 namespace {
+
+constexpr int kEventsMs = 1000;  // for a slow reader
 
 std::vector<OptionSpec> evaluate_options() {
   using enum OptionType;
@@ -21,7 +24,8 @@ std::vector<OptionSpec> evaluate_options() {
           {"metrics", list, nullptr, "NAMES", "of a file [what it was compiled with]"},
           {"target", list, nlohmann::json::array(), "NAMES",
            "columns or arrays that are the targets [the run's; the last column; y]"},
-          {"numerics", text, "auto", "NAME", "as of 'train' [the run's]"}};
+          {"numerics", text, "auto", "NAME", "as of 'train' [the run's]"},
+          {"events", text, "", "FD", "tell the result in a line of JSON too: -, or a descriptor"}};
 }
 
 // What is measured of a file: what it was compiled with, unless something else is asked for.
@@ -54,7 +58,23 @@ Status complete_job(const Dataset& dataset, const ReadyModel& ready, Job* job) {
   return {};
 }
 
-Result<std::string> evaluate_model(const nlohmann::json& values) {
+// Tells the result, in full to a program that reads events.
+Status tell(const Job& job, const Evaluation& evaluation, const std::string& target) {
+  const MetricTable table(job);
+  if (!target.empty()) {
+    LOCKSTEP_ASSIGN(EventStream events, EventStream::open(target));
+    nlohmann::json logs = nlohmann::json::object();
+    const std::vector<double> values = table.values(evaluation.sums);
+    for (size_t i = 0; i < values.size(); ++i) logs[table.names()[i]] = values[i];
+    events.say("evaluation",
+               {{"rows", evaluation.rows}, {"metrics", table.names()}, {"logs", std::move(logs)}});
+    LOCKSTEP_RETURN_IF_ERROR(events.finish(kEventsMs));
+  }
+  fmt::print("{} rows - {}\n", evaluation.rows, table.text(evaluation.sums));
+  return {};
+}
+
+Status evaluate_model(const nlohmann::json& values) {
   LOCKSTEP_ASSIGN(const TrainedModelFile trained, read_trained_model(values.at("model")));
   Job job;
   if (trained.job) {
@@ -78,7 +98,7 @@ Result<std::string> evaluate_model(const nlohmann::json& values) {
   LOCKSTEP_ASSIGN(const Evaluation evaluation,
                   evaluate(job, *ready.model, ready.weights, dataset, devices,
                            [&](int index) { return make_device(kind, job.numerics, index); }));
-  return fmt::format("{} rows - {}", evaluation.rows, MetricTable(job).text(evaluation.sums));
+  return tell(job, evaluation, values.at("events"));
 }
 
 }  // namespace
@@ -92,10 +112,8 @@ int run_evaluate(const Arguments& arguments, Context&) {
   }
   const auto values = parse_arguments(options, arguments);
   if (!values.ok()) return report_error(values.error());
-  const auto text = evaluate_model(*values);
-  if (!text.ok()) return report_error(text.error());
-  fmt::print("{}\n", *text);
-  return 0;
+  const Status status = evaluate_model(*values);
+  return status.ok() ? 0 : report_error(status.error());
 }
 
 }  // namespace lockstep

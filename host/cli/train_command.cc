@@ -25,11 +25,21 @@ constexpr const char* kCoordinatorHelp =
     "When it dies the nodes wait for it. The same command with the same --state or --output goes "
     "on, with the nodes\nthat are still there or with others, to the same bits.\n";
 
+constexpr int kEventsMs = 1000;  // for a slow reader of the last events
+
+int exit_code_of(const Error& error, int signal) {
+  return signal != 0 ? 128 + signal : static_cast<int>(error.kind);
+}
+
 std::vector<OptionSpec> shared_options() {
   using enum OptionType;
   return {{"job", text, "", "FILE", "JSON file with job options; flags win over it"},
           {"output", text, "", "DIR", "folder for the results [lockstep-runs/…]"},
           {"checkpoints", text, "", "DIR", "where states are kept [beside the log of the run]"},
+          {"events", text, "", "FD",
+           "tell what happens in lines of JSON: -, or a file descriptor (python/README.md)"},
+          {"epoch_models", boolean, false, "",
+           "write the model of each epoch's end: OUTPUT/epoch-1.keras, …"},
           {"ledger", text, "", "FILE", "write which samples each step consumed"}};
 }
 
@@ -51,19 +61,18 @@ std::vector<OptionSpec> coordinator_options() {
 
 // What the model's file was compiled with stands below everything that is said.
 Result<nlohmann::json> with_compiled(const std::vector<OptionSpec>& options,
-                                     const Arguments& arguments, const nlohmann::json& values) {
-  std::vector<std::string> notes;
+                                     const Arguments& arguments, const nlohmann::json& values,
+                                     std::vector<std::string>* notes) {
   if (!values.at("model").is_string()) return values;
-  LOCKSTEP_ASSIGN(const auto compiled, compiled_options(values.at("model"), &notes));
-  for (const std::string& note : notes) fmt::print(stderr, "note: {}\n", note);
+  LOCKSTEP_ASSIGN(const auto compiled, compiled_options(values.at("model"), notes));
   return parse_arguments(options, arguments, compiled);
 }
 
 // With --resume the job is the one in the folder, as far as nothing else is said.
-Result<nlohmann::json> parse_train(const Arguments& arguments) {
+Result<nlohmann::json> parse_train(const Arguments& arguments, std::vector<std::string>* notes) {
   const auto options = train_options();
   LOCKSTEP_ASSIGN(auto values, parse_arguments(options, arguments));
-  if (values.at("resume") == false) return with_compiled(options, arguments, values);
+  if (values.at("resume") == false) return with_compiled(options, arguments, values, notes);
   const std::string output = values.at("output");
   if (output.empty()) {
     return usage_error("--resume: say with --output in which folder the run is to go on");
@@ -84,6 +93,7 @@ Result<TrainingRequest> request_from(const nlohmann::json& values) {
   request.checkpoints = values.at("checkpoints");
   request.ledger = values.at("ledger");
   LOCKSTEP_ASSIGN(request.monitoring, monitoring_from(values));
+  request.epoch_models = values.at("epoch_models");
   request.run.keep_ledger = !request.ledger.empty();
   return request;
 }
@@ -111,16 +121,42 @@ Result<TrainingRequest> coordinator_request(const nlohmann::json& values) {
 }
 
 // Runs the job; the last line on standard output is the hash of the weights.
-int train(const Result<TrainingRequest>& request, Context& context) {
-  if (!request.ok()) return report_error(request.error());
-  const auto outcome = run_training(*request, context);
-  if (context.signals.received() != 0) {
-    if (!outcome.ok()) report_error(outcome.error());
-    return 128 + context.signals.received();
+Result<TrainingOutcome> train(const TrainingRequest& request, Context& context) {
+  LOCKSTEP_ASSIGN(TrainingOutcome outcome, run_training(request, context));
+  if (context.signals.received() != 0) return Error{"ended by a signal"};
+  fmt::print("weights sha256: {}\n", outcome.weights_sha256);
+  return outcome;
+}
+
+// The exit code; the last event tells the end.
+int finish(const Result<TrainingOutcome>& outcome, const Context& context, EventStream* events) {
+  const int signal = context.signals.received();
+  if (events != nullptr) {
+    if (outcome.ok()) {
+      events->say("done",
+                  {{"weights_sha256", outcome->weights_sha256}, {"seconds", outcome->seconds}});
+    } else {
+      events->say("error", {{"exit_code", exit_code_of(outcome.error(), signal)},
+                            {"message", outcome.error().message}});
+    }
+    static_cast<void>(events->finish(kEventsMs));  // a reader that is gone misses nothing
   }
-  if (!outcome.ok()) return report_error(outcome.error());
-  fmt::print("weights sha256: {}\n", outcome->weights_sha256);
-  return 0;
+  if (outcome.ok()) return 0;
+  report_error(outcome.error());
+  return exit_code_of(outcome.error(), signal);
+}
+
+int run_request(Result<TrainingRequest> request, const nlohmann::json& values, Context& context) {
+  std::optional<EventStream> events;
+  if (values.at("events") != "") {
+    auto opened = EventStream::open(values.at("events"));
+    if (!opened.ok()) return report_error(opened.error());
+    events.emplace(std::move(*opened));
+  }
+  EventStream* stream = events ? &*events : nullptr;
+  if (!request.ok()) return finish(request.error(), context, stream);
+  request->events = stream;
+  return finish(train(*request, context), context, stream);
 }
 
 }  // namespace
@@ -130,9 +166,12 @@ int run_train(const Arguments& arguments, Context& context) {
     fmt::print(kTrainHelp, options_help(train_options()));
     return 0;
   }
-  const auto values = parse_train(arguments);
+  std::vector<std::string> notes;
+  const auto values = parse_train(arguments, &notes);
   if (!values.ok()) return report_error(values.error());
-  return train(train_request(*values), context);
+  auto request = train_request(*values);
+  if (request.ok()) request->notes = std::move(notes);
+  return run_request(std::move(request), *values, context);
 }
 
 int run_coordinator(const Arguments& arguments, Context& context) {
@@ -143,7 +182,8 @@ int run_coordinator(const Arguments& arguments, Context& context) {
   const auto options = coordinator_options();
   const auto said = parse_arguments(options, arguments);
   if (!said.ok()) return report_error(said.error());
-  const auto values = with_compiled(options, arguments, *said);
+  std::vector<std::string> notes;
+  const auto values = with_compiled(options, arguments, *said, &notes);
   if (!values.ok()) return report_error(values.error());
   const Status network = use_network(
       *values, context, [json = values->at("log_format") == "json"](const std::string& line) {
@@ -151,7 +191,9 @@ int run_coordinator(const Arguments& arguments, Context& context) {
                    json ? json_log_line({"", "coordinator"}, line, now()) : line + "\n");
       });
   if (!network.ok()) return report_error(network.error());
-  return train(coordinator_request(*values), context);
+  auto request = coordinator_request(*values);
+  if (request.ok()) request->notes = std::move(notes);
+  return run_request(std::move(request), *values, context);
 }
 
 }  // namespace lockstep

@@ -52,6 +52,8 @@ class Training {
   nlohmann::json describe();
   Status serve_metrics();
   void say(const std::string& line);
+  void note(const std::string& text);
+  Status export_models();
   Status prepare();
   void say_plan();
   int devices_of_node() const;
@@ -61,7 +63,7 @@ class Training {
   std::optional<Error> look_around();
   Result<StateView> final_state(const CoordinatorResult& result) const;
   Status write_files(const Status& status, const StateView& state);
-  Status write_model(const OutputFolder& folder, const StateView& state) const;
+  Result<std::string> keras_file(const StateView& state) const;
   Result<TrainingOutcome> outcome(const StateView& state);
 
   const TrainingRequest& request_;
@@ -77,6 +79,8 @@ class Training {
   std::optional<JobReport> report_;
   std::optional<Progress> progress_;
   std::optional<JobMonitor> monitor_;
+  std::optional<JobEvents> events_;
+  std::vector<CheckpointDone> to_export_;
   std::map<SessionId, std::string> present_;  // names of nodes that have joined and not left
   std::set<std::string> worked_;  // nodes that did some work since the main thread looked
   bool begun_ = false;            // a view was made
@@ -100,10 +104,13 @@ void Training::observe(const CoordinatorAction& action) {
     const auto found = present_.find(samples->session);
     if (found != present_.end()) worked_.insert(found->second);
   }
+  const auto* checkpoint = std::get_if<CheckpointDone>(&action);
+  if (checkpoint != nullptr && request_.epoch_models) to_export_.push_back(*checkpoint);
   begun_ = begun_ || std::holds_alternative<ViewMade>(action);
   report_->observe(action);
   store_.files().observe(action);
   progress_->observe(action);
+  if (events_) events_->observe(action);
   monitor_->observe(action, now);
 }
 
@@ -143,13 +150,24 @@ Status Training::prepare() {
   }
   progress_.emplace(job, stderr, begin_, request_.monitoring.json_logs);
   progress_->set_term(store_.journal().term());
+  if (request_.events != nullptr) {
+    events_.emplace(job, *request_.events);
+    events_->resolved(resolved_.graph.parameter_count,
+                      store_.folder() ? store_.folder()->path() : "");
+  }
   if (store_.resumes()) {
     progress_->resumed(store_.journal().term(), store_.journal().recovered().view);
   }
   say_plan();
-  for (const std::string& note : resolved_.notes) progress_->line("note: " + note);
-  for (const std::string& note : store_.journal().notes()) progress_->line("note: " + note);
+  for (const std::string& text : request_.notes) note(text);
+  for (const std::string& text : resolved_.notes) note(text);
+  for (const std::string& text : store_.journal().notes()) note(text);
   return {};
+}
+
+void Training::note(const std::string& text) {
+  progress_->line("note: " + text);
+  if (request_.events != nullptr) request_.events->say("note", {{"text", text}});
 }
 
 void Training::say_plan() {
@@ -162,8 +180,8 @@ void Training::say_plan() {
   const int of_node = devices_of_node();
   const int devices = nodes * of_node;
   if (devices > job.partitions) {
-    progress_->line(fmt::format(
-        "note: {} nodes of {} device{} are more devices than the {} partitions of a batch: {} will "
+    note(fmt::format(
+        "{} nodes of {} device{} are more devices than the {} partitions of a batch: {} will "
         "idle. Use fewer, or --partitions {} (other bits) where the batch is large enough",
         nodes, of_node, of_node > 1 ? "s" : "", job.partitions, devices - job.partitions,
         job.partitions * 2));
@@ -265,11 +283,17 @@ std::optional<Error> Training::look_around() {
   {
     const std::lock_guard lock(mutex_);
     if (const auto& failure = store_.files().failure()) return failure;
+    if (request_.events != nullptr) {
+      const Status written = request_.events->flush();
+      if (!written.ok()) return written.error();
+    }
     seen.begun = begun_;
     seen.worked.swap(worked_);
     for (const auto& [session, name] : present_) seen.present.insert(name);
     steps = report_->steps();
   }
+  const Status exported = export_models();
+  if (!exported.ok()) return exported.error();
   if (!nodes_) return std::nullopt;
   if (request_.kill_node_at_step && faults_.empty() && steps >= *request_.kill_node_at_step) {
     const auto killed = nodes_->kill_one();
@@ -289,11 +313,33 @@ Result<StateView> Training::final_state(const CoordinatorResult& result) const {
   return state;
 }
 
-Status Training::write_model(const OutputFolder& folder, const StateView& state) const {
-  LOCKSTEP_ASSIGN(const std::string bytes,
-                  keras_file_of(resolved_.job, *resolved_.model, resolved_.graph.parameters, state,
-                                resolved_.file ? &*resolved_.file : nullptr));
-  return folder.write_model(bytes);
+Result<std::string> Training::keras_file(const StateView& state) const {
+  return keras_file_of(resolved_.job, *resolved_.model, resolved_.graph.parameters, state,
+                       resolved_.file ? &*resolved_.file : nullptr);
+}
+
+// The models of epochs that have ended since the last call. The last epoch's may come too late: it
+// is the run's model.
+Status Training::export_models() {
+  std::vector<CheckpointDone> checkpoints;
+  {
+    const std::lock_guard lock(mutex_);
+    checkpoints.swap(to_export_);
+  }
+  for (const CheckpointDone& checkpoint : checkpoints) {
+    const int64_t per_epoch = resolved_.job.steps_per_epoch();
+    if (checkpoint.step == 0 || checkpoint.step % per_epoch != 0 || !store_.folder()) continue;
+    LOCKSTEP_ASSIGN(const std::string bytes, store_.journal().read_state(checkpoint.object));
+    LOCKSTEP_ASSIGN(const StateView state, decode_state(bytes));
+    LOCKSTEP_ASSIGN(const std::string file, keras_file(state));
+    const int64_t epoch = checkpoint.step / per_epoch;
+    const std::string path = fmt::format("{}/epoch-{}.keras", store_.folder()->path(), epoch);
+    LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(path, file));
+    if (request_.events == nullptr) continue;
+    const std::lock_guard lock(mutex_);
+    request_.events->say("model", {{"epoch", epoch - 1}, {"path", path}});
+  }
+  return {};
 }
 
 Status Training::write_files(const Status& status, const StateView& state) {
@@ -313,7 +359,8 @@ Status Training::write_files(const Status& status, const StateView& state) {
   if (status.ok()) {
     LOCKSTEP_RETURN_IF_ERROR(folder->write_weights(resolved_.graph, std::string(state.vectors[0]),
                                                    recipe_sha256(resolved_.job)));
-    LOCKSTEP_RETURN_IF_ERROR(write_model(*folder, state));
+    LOCKSTEP_ASSIGN(const std::string file, keras_file(state));
+    LOCKSTEP_RETURN_IF_ERROR(folder->write_model(file));
     progress_->line(fmt::format("results in {}", folder->path()));
   } else {
     progress_->line(fmt::format("the state is kept in {}: {} goes on from it", store_.state_path(),

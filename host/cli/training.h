@@ -11,6 +11,7 @@
 #include "host/cli/monitoring.h"
 #include "host/core/result.h"
 #include "host/job/run_options.h"
+#include "host/observe/events.h"
 #include "host/train/report.h"
 
 namespace lockstep {
@@ -22,13 +23,16 @@ struct TrainingRequest {
   std::string device = "auto";
   int devices = 0;  // of each spawned node; 0: a fair share of this machine
   Address listen{"127.0.0.1", 0};
-  std::string output;       // "": the default folder
-  std::string state;        // folder of the log; "": in the output folder
-  std::string checkpoints;  // folder of the states; "": the log's
-  std::string ledger;       // file; "": none
-  bool resume = false;      // goes on with what the folders hold
+  std::string output;              // "": the default folder
+  std::string state;               // folder of the log; "": in the output folder
+  std::string checkpoints;         // folder of the states; "": the log's
+  std::string ledger;              // file; "": none
+  bool resume = false;             // goes on with what the folders hold
+  bool epoch_models = false;       // writes the model of each epoch's end
+  std::vector<std::string> notes;  // on the options, for people
+  EventStream* events = nullptr;   // outlives the run; nothing: nobody reads any
   Monitoring monitoring;
-  bool keep_files = true;  // false: all in a temporary folder, removed at the end
+  bool keep_files = true;          // false: all in a temporary folder, removed at the end
   std::optional<int64_t>
       kill_node_at_step;  // a spawned node is killed, to show that no bit changes
 };

@@ -86,6 +86,7 @@ struct CommitCheckpoint {
 };
 struct CheckpointDone {
   int64_t step = 0;
+  std::string object;  // of the state
 };
 // The job goes on from an earlier state.
 struct Restored {

@@ -326,7 +326,7 @@ void Coordinator::checkpoint_durable(const CheckpointRecord& record, Coordinator
   consumption_.durable_before(step);
   digests_.erase(digests_.begin(), digests_.lower_bound(step - 1));
   checkpoint_ms_ = -1;  // the clock starts again at the next tick
-  actions->push_back(CheckpointDone{step});
+  actions->push_back(CheckpointDone{step, record.state.object});
   send_to_all(CheckpointEvent{step}, actions);
   if (too_few_work()) let_leave([](SessionId) { return true; }, actions);
   if (started_) plan_snapshot(actions);
