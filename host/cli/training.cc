@@ -318,8 +318,8 @@ Result<std::string> Training::keras_file(const StateView& state) const {
                        resolved_.file ? &*resolved_.file : nullptr);
 }
 
-// The models of epochs that have ended since the last call. The last epoch's may come too late: it
-// is the run's model.
+// The models of epochs that have ended since the last call. Where epochs take less time than this,
+// some states are gone by now and left out; the last epoch's may come too late: it is the run's.
 Status Training::export_models() {
   std::vector<CheckpointDone> checkpoints;
   {
@@ -329,8 +329,9 @@ Status Training::export_models() {
   for (const CheckpointDone& checkpoint : checkpoints) {
     const int64_t per_epoch = resolved_.job.steps_per_epoch();
     if (checkpoint.step == 0 || checkpoint.step % per_epoch != 0 || !store_.folder()) continue;
-    LOCKSTEP_ASSIGN(const std::string bytes, store_.journal().read_state(checkpoint.object));
-    LOCKSTEP_ASSIGN(const StateView state, decode_state(bytes));
+    const auto bytes = store_.journal().read_state(checkpoint.object);
+    if (!bytes.ok()) continue;
+    LOCKSTEP_ASSIGN(const StateView state, decode_state(*bytes));
     LOCKSTEP_ASSIGN(const std::string file, keras_file(state));
     const int64_t epoch = checkpoint.step / per_epoch;
     const std::string path = fmt::format("{}/epoch-{}.keras", store_.folder()->path(), epoch);

@@ -1,0 +1,101 @@
+"""Arrays and data frames as NPY files, which the nodes map into memory."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+
+from lockstep._binary import LockstepError
+
+_FOR_OTHERS = "give numpy arrays or pandas data frames of numbers"
+
+
+def _is_frame(value: Any) -> bool:
+    return hasattr(value, "columns") and hasattr(value, "to_numpy")
+
+
+def _as_array(value: Any, name: str) -> np.ndarray:
+    """Without a copy where that can be."""
+    if value is None or isinstance(value, (str, bytes, Mapping)) or callable(value):
+        raise LockstepError(f"{name} is a {type(value).__name__}: {_FOR_OTHERS}")
+    array = value.to_numpy() if hasattr(value, "to_numpy") else np.asarray(value)
+    if array.dtype.name == "bfloat16":
+        array = array.astype(np.float32)
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise LockstepError(f"{name} holds values of type {array.dtype}: {_FOR_OTHERS}")
+    if array.ndim == 0:
+        raise LockstepError(f"{name} is one {type(value).__name__}, no rows: {_FOR_OTHERS}")
+    return array
+
+
+def _whole_file_of(array: np.ndarray) -> str | None:
+    """The NPY file that a memory-mapped array is, all of it."""
+    filename = getattr(array, "filename", None)
+    if not isinstance(array, np.memmap) or filename is None or not str(filename).endswith(".npy"):
+        return None
+    whole = np.load(filename, mmap_mode="r", allow_pickle=False)
+    same = (whole.shape == array.shape and whole.dtype == array.dtype
+            and whole.offset == array.offset and whole.strides == array.strides)
+    return os.path.abspath(filename) if same and array.flags["C_CONTIGUOUS"] else None
+
+
+def _write(folder: pathlib.Path, file: str, value: Any, name: str) -> int:
+    """One array, copied once, or not at all where it is a file. Its number of rows."""
+    path = folder / f"{file}.npy"
+    if _is_frame(value):
+        columns = [_as_array(value[column], f"column '{column}' of {name}")
+                   for column in value.columns]
+        kind = np.result_type(*(column.dtype for column in columns))
+        out = np.lib.format.open_memmap(path, "w+", kind, (len(value), len(columns)))
+        for at, column in enumerate(columns):
+            out[:, at] = column
+        return len(value)
+    array = _as_array(value, name)
+    whole = _whole_file_of(array)
+    if whole is not None:
+        os.symlink(whole, path)
+    elif array.size == 0:
+        raise LockstepError(f"{name} is empty: give it rows")
+    else:
+        kind = array.dtype.newbyteorder("<")
+        np.lib.format.open_memmap(path, "w+", kind, array.shape)[...] = array
+    return array.shape[0]
+
+
+def _by_input(x: Any, inputs: Sequence[str]) -> dict[str, Any]:
+    """The array of each input."""
+    if isinstance(x, Mapping):
+        if sorted(x) != sorted(inputs):
+            raise LockstepError(f"x holds {', '.join(map(str, x))}, and the model's inputs are "
+                                f"{', '.join(inputs)}: give an array of each")
+        return dict(x)
+    arrays = list(x) if isinstance(x, (list, tuple)) and len(inputs) > 1 else [x]
+    if len(arrays) != len(inputs):
+        raise LockstepError(f"x is {len(arrays)} array(s), and the model has {len(inputs)} inputs "
+                            f"({', '.join(inputs)}): give a list of as many")
+    return dict(zip(inputs, arrays))
+
+
+def write_data(folder: pathlib.Path, inputs: Sequence[str], x: Any, y: Any = None,
+               sample_weight: Any = None, ending: str = "") -> int:
+    """x.npy, y.npy and sample_weight.npy as the binary reads them; the number of rows.
+
+    Several inputs are files of their names. `ending`: "_train" or "_val", where a folder holds
+    both.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {}
+    for name, array in _by_input(x, inputs).items():
+        file = "x" if len(inputs) == 1 else name
+        rows[f"x['{name}']" if len(inputs) > 1 else "x"] = _write(folder, file + ending, array, "x")
+    if y is not None:
+        rows["y"] = _write(folder, "y" + ending, y, "y")
+    if sample_weight is not None:
+        rows["sample_weight"] = _write(folder, "sample_weight" + ending, sample_weight,
+                                       "sample_weight")
+    if len(set(rows.values())) > 1:
+        raise LockstepError("rows differ: " + ", ".join(f"{k} has {v}" for k, v in rows.items()))
+    return next(iter(rows.values()))

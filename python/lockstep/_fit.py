@@ -1,0 +1,224 @@
+"""lockstep.fit: a Keras model, trained by a cluster on this machine."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import sys
+import tempfile
+import warnings
+from typing import Any, Mapping
+
+from lockstep import _binary, _model
+from lockstep._arrays import write_data
+from lockstep._binary import Event, LockstepError
+from lockstep._callbacks import Hooks, check, warn_of_thinned
+
+
+def fit(model: Any, x: Any, y: Any, *, nodes: int | str = 1, epochs: int = 1, batch_size: int = 32,
+        validation_split: float = 0.0, validation_data: Any = None,
+        validation_steps: int | None = None, callbacks: Any = None,
+        class_weight: Mapping[int, float] | None = None, sample_weight: Any = None,
+        shuffle: bool = True, initial_epoch: int = 0, seed: int = 0,
+        partitions: int | None = None, numerics: str | None = None, verbose: int | str = "auto",
+        ) -> Any:
+    """Trains as `model.fit` does, on `nodes` processes, and returns Keras' History.
+
+    The model has the trained weights and its optimizer's state afterwards. The weights depend on
+    everything but `nodes`.
+
+    Args:
+        model: A compiled Sequential or functional model of layers that Lockstep knows.
+        x, y: numpy arrays (memory-mapped NPY files are not copied) or pandas frames; for several
+            inputs a list, or a dictionary by the names of the model's inputs.
+        nodes: How many processes, "MIN:MAX" if the job shall go on with fewer. Changes no bit.
+        batch_size: Rows of a batch, over all nodes.
+        validation_data: (x, y) or (x, y, sample_weight). validation_split, validation_steps,
+            class_weight, sample_weight, epochs, verbose as Keras has them.
+        callbacks: Keras' callbacks. Those that watch, or stop training, are called here; those
+            that change the learning rate or weights are refused.
+        shuffle: A new order of rows each epoch, that follows from `seed`.
+        initial_epoch: The number of the first epoch; `epochs` is where training ends.
+        seed: Of the order of rows and of dropout.
+        partitions: Shares of a batch, a power of two, that fix the bits. None: from model and
+            batch size.
+        numerics: What decides bits: "cpu-avx2", "cpu-avx512", "cuda-fp32", "cuda-tf32". None: by
+            the machine.
+
+    Raises:
+        LockstepError: What cannot be carried, before anything starts; and what ends the cluster.
+            The model then has the weights of the last epoch that was done, as after Ctrl-C.
+    """
+    listed = check(callbacks)
+    _model.check(model, training=True)
+    if not 0 <= initial_epoch <= epochs:
+        raise LockstepError(f"initial_epoch={initial_epoch}: must be between 0 and epochs")
+    shown = 1 if verbose == "auto" else int(verbose)
+    with tempfile.TemporaryDirectory(prefix="lockstep-") as name:
+        folder = pathlib.Path(name)
+        _model.build(model, x)
+        rows = _write(folder / "data", model, x, y, sample_weight, validation_data)
+        steps = _steps(rows, validation_split, batch_size)
+        hooks = Hooks(model, listed, initial_epoch, epochs, steps, shown)
+        warn_of_thinned(listed)
+        hooks.begin()
+        if initial_epoch == epochs or model.stop_training:
+            return hooks.end({})
+        _model.save(model, folder / "model.keras")
+        options = {
+            "model": folder / "model.keras", "data": folder / "data", "output": folder / "run",
+            "nodes": nodes, "epochs": epochs - initial_epoch, "batch_size": batch_size,
+            "loss": _model.loss_flag(model), "validation_split": validation_split or None,
+            "validation_data": folder / "data" if validation_data is not None else None,
+            "validation_steps": validation_steps, "shuffle": bool(shuffle), "seed": seed,
+            "class_weight": _class_weights(class_weight), "partitions": partitions,
+            "numerics": numerics, "epoch_models": True}
+        return _Training(model, hooks, folder / "run", shown).run(options)
+
+
+def _write(folder: pathlib.Path, model: Any, x: Any, y: Any, sample_weight: Any,
+           validation_data: Any) -> int:
+    inputs = _model.input_names(model)
+    if y is None:
+        raise LockstepError("y is missing: give targets as an array of their own")
+    if validation_data is None:
+        return write_data(folder, inputs, x, y, sample_weight)
+    if not isinstance(validation_data, (list, tuple)) or not 2 <= len(validation_data) <= 3:
+        raise LockstepError("validation_data must be (x, y) or (x, y, sample_weight)")
+    write_data(folder, inputs, *validation_data, ending="_val")
+    return write_data(folder, inputs, x, y, sample_weight, ending="_train")
+
+
+def _steps(rows: int, validation_split: float, batch_size: int) -> int:
+    return -(-math.floor(rows * (1.0 - validation_split)) // batch_size)
+
+
+def _class_weights(weights: Mapping[int, float] | None) -> dict[str, float] | None:
+    if not weights:
+        return None
+    return {str(int(label)): float(weight) for label, weight in weights.items()}
+
+
+class _Training:
+    """One run of the binary: its events become calls of hooks."""
+
+    def __init__(self, model: Any, hooks: Hooks, output: pathlib.Path, verbose: int):
+        self._model = model
+        self._hooks = hooks
+        self._output = output
+        self._verbose = verbose
+        self._metrics: list[str] = []
+        self._epochs: dict[int, dict[str, float]] = {}  # logs of those that wait for their model
+        self._done = -1  # the last epoch whose hooks were called
+        self._newest: tuple[int, str] | None = None  # epoch and file of a model
+        self._logs: dict[str, float] = {}
+        self._epochs_of_job = 0
+        self._finished_epochs = 0  # all, once the whole job is done
+        self._warned = False
+
+    def run(self, options: dict[str, object]) -> Any:
+        try:
+            with _binary.start("train", *_binary.flags(options)) as process:
+                for event in process.events():
+                    self._take(event)
+                    if self._model.stop_training and self._may_stop():
+                        break
+            self._keep(options)
+        except BaseException:
+            if self._newest:
+                _model.load(self._model, self._newest[1])
+            raise
+        return self._hooks.end(self._logs)
+
+    def _take(self, event: Event) -> None:
+        kind = event["event"]
+        if kind == "job":
+            self._metrics = event["metrics"]
+            self._epochs_of_job = event["epochs"]
+            self._hooks.begin_epoch(0)
+        elif kind == "note":
+            warnings.warn(event["text"], stacklevel=4)
+        elif kind == "step":
+            if event["epoch"] == self._done + 1 and not self._epochs:
+                self._hooks.batch(event["batch"], self._ordered(event["logs"]))
+        elif kind == "epoch":
+            if event["epoch"] > self._done:  # after a rollback it comes again, the same
+                self._epochs[event["epoch"]] = self._ordered(event["logs"])
+        elif kind == "model":
+            self._take_model(event["epoch"], event["path"])
+        elif kind == "done":
+            self._finish(event["weights_sha256"])
+        elif self._verbose:
+            self._tell(event)
+        if not self._hooks.needs_weights:
+            self._end_epochs(up_to=event.get("epoch", -1))
+
+    def _take_model(self, epoch: int, path: str) -> None:
+        before, self._newest = self._newest, (epoch, path)
+        if before:
+            pathlib.Path(before[1]).unlink()
+        if not self._hooks.needs_weights or not self._epochs or self._model.stop_training:
+            return
+        _model.load(self._model, path)
+        self._end_epochs(up_to=epoch)
+
+    def _end_epochs(self, up_to: int) -> None:
+        """Calls the hooks of epochs that are over, with the weights that are there."""
+        ended = sorted(epoch for epoch in self._epochs if epoch <= up_to)
+        if len(ended) > 1 and self._hooks.needs_weights and not self._warned:
+            self._warned = True
+            warnings.warn("epochs take less time than writing their models: some hooks see the "
+                          "weights of a later epoch's end", stacklevel=5)
+        for epoch in ended:
+            if not self._model.stop_training:
+                self._end_epoch(epoch)
+
+    def _end_epoch(self, epoch: int) -> None:
+        self._logs = self._epochs.pop(epoch)
+        self._done = epoch
+        self._hooks.epoch(epoch, self._logs)
+
+    def _may_stop(self) -> bool:
+        """Whether training may end where a callback has stopped it."""
+        return self._done < 0 or bool(self._newest and self._newest[0] >= self._done)
+
+    def _keep(self, options: dict[str, object]) -> None:
+        """The weights of the last epoch whose hooks were called."""
+        if self._finished_epochs == self._done + 1 or self._done < 0:
+            return
+        if self._newest and self._newest[0] == self._done:
+            _model.load(self._model, self._newest[1])
+            return
+        # Its model was not kept, so short are the epochs. Trained again it has the same bits.
+        again = self._output.with_name("again")
+        _binary.run("train", *_binary.flags({**options, "epochs": self._done + 1, "output": again,
+                                             "epoch_models": None}))
+        _model.load(self._model, again / "model.keras")
+
+    def _finish(self, weights_sha256: str) -> None:
+        """The last epoch's model is the run's."""
+        path = str(self._output / "model.keras")
+        _model.load(self._model, path)
+        if _model.digest(self._model) != weights_sha256:
+            raise LockstepError("the model in Python has not the weights that were trained: "
+                                f"their SHA-256 is {weights_sha256}", 1)
+        self._finished_epochs = self._epochs_of_job
+        self._end_epochs(up_to=self._epochs_of_job)
+
+    def _ordered(self, logs: dict[str, float | None]) -> dict[str, float]:
+        """As Keras has them: the metrics in order, then those of validation; null is NaN."""
+        names = [prefix + name for prefix in ("", "val_") for name in self._metrics]
+        values = {name: logs[name] for name in names if name in logs}
+        return {name: math.nan if value is None else value for name, value in values.items()}
+
+    @staticmethod
+    def _tell(event: Event) -> None:
+        if event["event"] == "node_left" and event["why"] != "done":
+            text = f"node '{event['node']}' left at step {event['step']}: {event['why']}"
+        elif event["event"] == "recovery":
+            text = f"steps go on {event['seconds']:.2f} s after node '{event['node']}' died"
+        elif event["event"] == "restored":
+            text = f"back to step {event['step']}: {event['why']}"
+        else:
+            return
+        print(f"\n{text}", file=sys.stderr)

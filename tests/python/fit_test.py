@@ -1,0 +1,333 @@
+"""lockstep.fit, evaluate and predict from Python against real Keras, and against the command line.
+
+Needs Keras from PyPI, which `./dev test` installs into build/venv-interop; skipped without it.
+"""
+import contextlib
+import hashlib
+import io
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import unittest
+import warnings
+
+import runs
+
+PYTHON = runs.ROOT / "build" / "venv-interop" / "bin" / "python"
+sys.path.insert(0, str(runs.ROOT / "python"))
+os.environ["KERAS_BACKEND"] = "jax"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+try:
+    import keras
+    import numpy as np
+    import pandas
+    from keras import layers
+
+    import lockstep
+except ImportError as error:
+    if "lockstep" in str(error):
+        raise
+    keras = None
+    Callback = object
+else:
+    Callback = keras.callbacks.Callback
+
+MISSING = "Keras is not here: PyPI could not be reached"
+ROWS = 256
+FEATURES = 12
+CLASSES = 4
+
+
+def digest(model):
+    return hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights())).hexdigest()
+
+
+def compiled(*, dropout=0.2, loss="sparse_categorical_crossentropy", optimizer="adam"):
+    keras.utils.set_random_seed(5)
+    model = keras.Sequential([
+        keras.Input((FEATURES,)),
+        layers.Dense(16, activation="relu"),
+        layers.Dropout(dropout),
+        layers.Dense(CLASSES, activation="softmax"),
+    ])
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    return model
+
+
+class Watcher(Callback):
+    """What a callback of a user sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.epochs = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append((epoch, digest(self.model), int(self.model.optimizer.iterations)))
+
+
+class Saboteur(Callback):
+    """Does to processes of the cluster what it is told, once, at the end of the first epoch."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.act = act
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 0:
+            self.act()
+
+
+def cluster():
+    """The binary that runs below this process, and its nodes."""
+    binaries = [pid for pid in runs.children_of(os.getpid())
+                if os.readlink(f"/proc/{pid}/exe") == runs.LOCKSTEP]
+    return binaries[0], runs.children_of(binaries[0])
+
+
+@unittest.skipIf(keras is None, MISSING)
+class PythonTest(runs.RunTest):
+    def setUp(self):
+        super().setUp()
+        os.environ["LOCKSTEP_BINARY"] = runs.LOCKSTEP
+        rng = np.random.default_rng(2)
+        self.x = rng.normal(size=(ROWS, FEATURES)).astype("float32")
+        self.y = self.x[:, :CLASSES].argmax(axis=1)
+
+    def fit(self, model, **options):
+        return lockstep.fit(model, options.pop("x", self.x), self.y,
+                            **{"epochs": 2, "verbose": 0, **options})
+
+    def assert_near(self, ours, theirs):
+        self.assertLessEqual(np.abs(np.asarray(ours) - np.asarray(theirs)).max(), 1e-5)
+
+
+class FitTest(PythonTest):
+    def test_the_bits_are_those_of_the_command_line(self):
+        model = compiled()
+        model.save(self.folder / "model.keras")
+        weight = np.linspace(0.5, 2, ROWS).astype("float32")
+        np.savez(self.folder / "data.npz", x=self.x, y=self.y, sample_weight=weight)
+        sha256, _ = self.train("--model", self.folder / "model.keras", "--data",
+                               self.folder / "data.npz", "--epochs", 2, "--seed", 3,
+                               "--validation-split", 0.25, "--class-weight", '{"1": 2.0}')
+        np.save(self.folder / "mapped.npy", self.x)
+        inputs = {1: np.load(self.folder / "mapped.npy", mmap_mode="r"), 2: self.x}
+        for nodes, x in inputs.items():
+            model = compiled()
+            history = self.fit(model, x=x, nodes=nodes, seed=3, validation_split=0.25,
+                               class_weight={1: 2.0}, sample_weight=weight)
+            self.assertEqual(digest(model), sha256)
+            self.assertEqual(int(model.optimizer.iterations), 2 * ROWS * 3 // 4 // 32)
+            self.assertEqual(sorted(history.history),
+                             ["accuracy", "loss", "val_accuracy", "val_loss"])
+            self.assertEqual([len(values) for values in history.history.values()], [2] * 4)
+
+    def test_keras_and_we_measure_the_same(self):
+        model = compiled()
+        history = self.fit(model, validation_data=(self.x[:50], self.y[:50]))
+        expected = model.evaluate(self.x[:50], self.y[:50], verbose=0)
+        self.assert_near([history.history[f"val_{n}"][-1] for n in ("loss", "accuracy")], expected)
+        ours = lockstep.evaluate(model, self.x[:50], self.y[:50], verbose=0)
+        self.assert_near(ours, expected)
+        self.assert_near(lockstep.predict(model, self.x), model.predict(self.x, verbose=0))
+
+    def test_training_goes_on_in_keras_and_here(self):
+        """Optimizer and weights: four epochs in turns are four epochs of Keras alone."""
+        ours, theirs = (compiled(dropout=0.0) for _ in range(2))
+        how = {"batch_size": 64, "shuffle": False}
+        for fit in (self.fit, lambda m, **o: m.fit(self.x, self.y, epochs=2, verbose=0, **o)):
+            fit(ours, **how)
+            theirs.fit(self.x, self.y, epochs=2, verbose=0, **how)
+        for mine, other in zip(ours.get_weights(), theirs.get_weights()):
+            self.assert_near(mine, other)
+
+    def test_frames_and_several_inputs(self):
+        frame = pandas.DataFrame(self.x, columns=[f"c{i}" for i in range(FEATURES)])
+        models = [compiled(), compiled()]
+        self.fit(models[0])
+        lockstep.fit(models[1], frame, pandas.Series(self.y), epochs=2, verbose=0)
+        self.assertEqual(digest(models[0]), digest(models[1]))
+        a, b = keras.Input((FEATURES - 2,), name="left"), keras.Input((2,), name="right")
+        model = keras.Model({"left": a, "right": b}, layers.Dense(CLASSES, activation="softmax")(
+            layers.Concatenate()([a, b])))
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        parts = {"right": self.x[:, -2:], "left": self.x[:, :-2]}
+        history = self.fit(model, x=parts)
+        self.assertLess(history.history["loss"][1], history.history["loss"][0])
+        self.assert_near(lockstep.predict(model, parts), model.predict(parts, verbose=0))
+
+    def test_a_node_is_killed(self):
+        quiet, shot, killed = compiled(), compiled(), []
+
+        def kill():
+            killed.append(cluster()[1][0])
+            os.kill(killed[0], signal.SIGKILL)
+
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            history = self.fit(shot, epochs=40, nodes=2, callbacks=[
+                Saboteur(kill), keras.callbacks.LambdaCallback(on_epoch_begin=self.pause)],
+                verbose=2)
+        self.assertEqual(len(killed), 1)
+        self.assertRegex(said.getvalue(), r"node 'node-\d' left at step \d+: ")
+        self.assertEqual(len(history.epoch), 40)
+        self.fit(quiet, epochs=40)
+        self.assertEqual(digest(shot), digest(quiet))
+
+    @staticmethod
+    def pause(*_):
+        time.sleep(0.01)
+
+
+class CallbackTest(PythonTest):
+    def test_epoch_hooks_see_each_epoch(self):
+        watcher, log = Watcher(), self.folder / "log.csv"
+        best = self.folder / "best.keras"
+        model = compiled()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            history = self.fit(model, epochs=4, initial_epoch=1, callbacks=[
+                watcher, keras.callbacks.CSVLogger(log),
+                keras.callbacks.ModelCheckpoint(best, monitor="loss", save_best_only=True)])
+        self.assertEqual([e for e, *_ in watcher.epochs], [1, 2, 3])
+        self.assertEqual(watcher.epochs[-1][1], digest(model))
+        if not any("epochs take less time" in str(w.message) for w in caught):
+            self.assertEqual([i for *_, i in watcher.epochs], [8, 16, 24])
+        self.assertEqual(history.epoch, [1, 2, 3])
+        self.assertEqual(len(log.read_text().splitlines()), 4)
+        self.assertEqual(digest(keras.models.load_model(best)), digest(model))
+
+    def test_early_stopping_stops_where_it_should(self):
+        model, short = compiled(), compiled()
+        stopping = keras.callbacks.EarlyStopping("loss", min_delta=1.0, patience=2)
+        history = self.fit(model, epochs=50, callbacks=[stopping])
+        self.assertEqual(history.epoch, [0, 1, 2])
+        self.fit(short, epochs=3)
+        self.assertEqual(digest(model), digest(short))
+        self.assertEqual(int(model.optimizer.iterations), 24)
+
+    def test_batch_hooks_are_thinned_with_a_warning(self):
+        batches = []
+        hook = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: batches.append((batch, logs["loss"])))
+        with self.assertWarnsRegex(UserWarning, "LambdaCallback: batch hooks"):
+            history = self.fit(compiled(), callbacks=[hook])
+        self.assertEqual(batches[-1], (7, history.history["loss"][-1]))
+
+    def test_what_changes_training_is_refused(self):
+        def set_rate(epoch, _):
+            model.optimizer.learning_rate = 0.5
+
+        model = compiled()
+        before = digest(model)
+        with self.assertRaisesRegex(lockstep.LockstepError,
+                                    "LearningRateScheduler.*ReduceLROnPlateau.*save_freq"):
+            self.fit(model, callbacks=[
+                keras.callbacks.LearningRateScheduler(lambda e: 0.1),
+                keras.callbacks.ReduceLROnPlateau(),
+                keras.callbacks.ModelCheckpoint("x.keras", save_freq=10)])
+        self.assertEqual(digest(model), before)
+        with self.assertRaisesRegex(lockstep.LockstepError, "changed the learning rate"):
+            self.fit(model, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=set_rate)])
+
+
+class RefusalTest(PythonTest):
+    def test_all_that_cannot_be_carried_is_in_one_message(self):
+        class Own(layers.Layer):
+            def call(self, x):
+                return x
+
+        def my_loss(truth, output):
+            return keras.ops.mean(truth - output)
+
+        model = keras.Sequential([
+            keras.Input((FEATURES,)), Own(name="own"), layers.Lambda(lambda x: x, name="code"),
+            layers.Dense(CLASSES, activation=my_loss, name="dense"),
+            layers.Dense(CLASSES)])
+        model.compile("adam", my_loss, metrics=[my_loss])
+        with self.assertRaises(lockstep.LockstepError) as caught:
+            self.fit(model)
+        for what in ("'own': the class Own", "'code': Lambda", "'dense': the function my_loss",
+                     "loss: the function my_loss", "metric: the function my_loss"):
+            self.assertIn(what, str(caught.exception))
+
+    def test_data(self):
+        model = compiled()
+        for x, words in ((np.array([["a"] * FEATURES] * ROWS), "x holds values of type <U1"),
+                         (self.x[:10], "rows differ: x has 10, y has 256"),
+                         (iter([]), "x holds values of type object"),
+                         (self.x[:, :5], "shape")):
+            with self.assertRaisesRegex(lockstep.LockstepError, words):
+                self.fit(model, x=x)
+        with self.assertRaisesRegex(lockstep.LockstepError, "must be between 1 and") as caught:
+            self.fit(model, nodes=0)
+        self.assertEqual(caught.exception.exit_code, 2)
+        with self.assertRaisesRegex(lockstep.LockstepError, "not compiled"):
+            self.fit(keras.Sequential([keras.Input((2,)), layers.Dense(1)]))
+
+
+class EndTest(PythonTest):
+    def test_ctrl_c_ends_the_cluster_and_the_model_is_usable(self):
+        model, watcher, pids = compiled(), Watcher(), []
+
+        def interrupt(epoch, _):
+            if epoch == 2:
+                binary, nodes = cluster()
+                pids.extend([binary, *nodes])
+                self.begin = time.monotonic()
+                threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
+
+        with self.assertRaises(KeyboardInterrupt):
+            self.fit(model, epochs=100_000, nodes=2, callbacks=[
+                watcher, keras.callbacks.LambdaCallback(on_epoch_end=interrupt)])
+        self.assertLess(time.monotonic() - self.begin, 2.0)
+        self.assertEqual(len(pids), 3)
+        self.assertFalse([pid for pid in pids if runs.is_alive(pid)])
+        self.assertGreaterEqual(int(model.optimizer.iterations), 24)
+        self.assertGreater(model.evaluate(self.x, self.y, verbose=0)[1], 0.2)
+        self.fit(model, epochs=1)
+
+    def test_the_binary_dies(self):
+        def kill():
+            os.kill(cluster()[0], signal.SIGKILL)
+
+        with self.assertRaisesRegex(lockstep.LockstepError, "SIGKILL"):
+            self.fit(compiled(), epochs=100_000, callbacks=[Saboteur(kill)])
+
+    def test_no_binary(self):
+        os.environ["LOCKSTEP_BINARY"] = "/nowhere/lockstep"
+        with self.assertRaisesRegex(lockstep.LockstepError, "LOCKSTEP_BINARY=/nowhere/lockstep"):
+            self.fit(compiled())
+
+
+@unittest.skipIf(keras is None, MISSING)
+class ReadmeTest(runs.RunTest):
+    def test_the_example_runs_as_it_stands(self):
+        text = (runs.ROOT / "python" / "README.md").read_text()
+        example = re.search(r"```python\n(.*?)```", text, re.S).group(1)
+        self.assertIn(example, (runs.ROOT / "README.md").read_text())
+        (self.folder / "example.py").write_text(example)
+        done = subprocess.run(
+            [sys.executable, "example.py"], cwd=self.folder, capture_output=True, text=True,
+            timeout=runs.TIMEOUT_S, check=False,
+            env=runs.environment({"LOCKSTEP_BINARY": runs.LOCKSTEP,
+                                  "PYTHONPATH": str(runs.ROOT / "python")}))
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("Epoch 2/2", done.stdout)
+        self.assertGreater(float(done.stdout.split("accuracy: ")[-1].split()[0]), 0.85)
+
+
+def main():
+    if keras is None and PYTHON.exists() and pathlib.Path(sys.executable) != PYTHON:
+        command = [str(PYTHON), "-B", *sys.argv]
+        sys.exit(subprocess.run(command, check=False).returncode)
+    runs.main()
+
+
+if __name__ == "__main__":
+    main()
