@@ -1,10 +1,10 @@
+#include "host/keras/hdf5_writer.h"
+
 #include <fmt/format.h>
 #include <hdf5.h>
 
 #include <algorithm>
-
-#include "host/core/check.h"
-#include "host/keras/hdf5.h"
+#include <utility>
 
 namespace lockstep {
 namespace {
@@ -39,6 +39,19 @@ size_t longest(const std::vector<std::string>& texts) {
 }
 
 }  // namespace
+
+Hdf5Handle::Hdf5Handle(Hdf5Handle&& other) noexcept
+    : id_(std::exchange(other.id_, -1)), close_(other.close_) {}
+
+Hdf5Handle& Hdf5Handle::operator=(Hdf5Handle&& other) noexcept {
+  std::swap(id_, other.id_);
+  std::swap(close_, other.close_);
+  return *this;
+}
+
+Hdf5Handle::~Hdf5Handle() {
+  if (id_ >= 0) close_(id_);
+}
 
 Hdf5Writer::Hdf5Writer() {
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);

@@ -23,8 +23,7 @@ std::vector<std::vector<size_t>> groups_of(const Optimizer& optimizer) {
 }  // namespace
 
 OptimizerLayout::OptimizerLayout(const Optimizer& optimizer,
-                                 const std::vector<const Parameter*>& trained,
-                                 bool product_first)
+                                 const std::vector<const Parameter*>& trained, bool product_first)
     : has_product_(optimizer.config().at("name") == "nadam"), product_first_(product_first) {
   const nlohmann::json& rate = optimizer.config().at("learning_rate");
   if (rate.is_number()) learning_rate_ = rate.get<float>();

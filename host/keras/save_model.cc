@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "host/data/zip_writer.h"
+#include "host/keras/hdf5_writer.h"
 #include "host/keras/optimizer_layout.h"
 #include "host/keras/stored_layers.h"
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "host/core/check.h"
+#include "host/keras/hdf5_writer.h"
 #include "host/keras/optimizer_layout.h"
 #include "host/keras/stored_layers.h"
 #include "host/optim/optimizer_table.h"
@@ -43,14 +44,13 @@ Status read_arrays(const ModelFile& file, const std::string& layer, const Parame
   }
   for (size_t i = 0; i < arrays.size(); ++i) {
     const Parameter& parameter = *parameters[i];
-    LOCKSTEP_ASSIGN(const Hdf5Array array, file.weights->describe(arrays[i]));
-    if (array.shape != parameter.shape) {
+    LOCKSTEP_ASSIGN(const Field array, file.weights->array(arrays[i]));
+    if (array.row_shape != parameter.shape) {
       return misfit(file, layer,
                     fmt::format("needs '{}' of shape {}, and the file has {}", parameter.name,
-                                to_string(parameter.shape), to_string(array.shape)));
+                                to_string(parameter.shape), to_string(array.row_shape)));
     }
-    LOCKSTEP_RETURN_IF_ERROR(file.weights->read_floats(
-        arrays[i], parameter.count(), weights->data() + static_cast<size_t>(parameter.offset)));
+    array.copy_floats(0, parameter.count(), weights->data() + parameter.offset);
   }
   return {};
 }
@@ -140,8 +140,8 @@ Result<OptimizerLayout> layout_of(const ModelFile& file, const Optimizer& optimi
   const auto trained = trained_parameters(parameters);
   OptimizerLayout layout(optimizer, trained, true);
   if (!layout.product() || *layout.product() >= arrays.size()) return layout;
-  LOCKSTEP_ASSIGN(const Hdf5Array array, file.weights->describe(arrays[*layout.product()]));
-  return OptimizerLayout(optimizer, trained, array.shape.empty());
+  LOCKSTEP_ASSIGN(const Field array, file.weights->array(arrays[*layout.product()]));
+  return OptimizerLayout(optimizer, trained, array.row_shape.empty());
 }
 
 }  // namespace
@@ -180,7 +180,7 @@ Result<std::optional<OptimizerState>> read_optimizer_state(const ModelFile& file
     return State();
   }
   OptimizerState state;
-  LOCKSTEP_ASSIGN(state.iterations, file.weights->read_integer(arrays[0]));
+  LOCKSTEP_ASSIGN(state.iterations, file.weights->integer(arrays[0]));
   if (state.iterations < 0) {
     return usage_error(
         fmt::format("'{}': the optimizer has made {} iterations", file.path, state.iterations));
@@ -192,15 +192,14 @@ Result<std::optional<OptimizerState>> read_optimizer_state(const ModelFile& file
   }
   for (size_t i = 0; i < layout.slots().size(); ++i) {
     const auto& [slot, parameter] = layout.slots()[i];
-    const std::string& array = arrays[layout.first_slot() + i];
-    LOCKSTEP_ASSIGN(const Hdf5Array description, file.weights->describe(array));
-    if (description.shape != parameter->shape) {
-      return misfit(file, parameter->layer,
-                    fmt::format("needs an optimizer's slot of shape {}, and '{}' has {}",
-                                to_string(parameter->shape), array, to_string(description.shape)));
+    LOCKSTEP_ASSIGN(const Field array, file.weights->array(arrays[layout.first_slot() + i]));
+    if (array.row_shape != parameter->shape) {
+      return misfit(
+          file, parameter->layer,
+          fmt::format("needs an optimizer's slot of shape {}, and '{}' has {}",
+                      to_string(parameter->shape), array.name, to_string(array.row_shape)));
     }
-    LOCKSTEP_RETURN_IF_ERROR(file.weights->read_floats(
-        array, parameter->count(), state.slots[slot].data() + parameter->offset));
+    array.copy_floats(0, parameter->count(), state.slots[slot].data() + parameter->offset);
   }
   return State(std::move(state));
 }
@@ -226,8 +225,8 @@ Result<std::string> make_weights_h5(const Model& model, const std::vector<Parame
                    static_cast<int32_t>(std::min<int64_t>(optimizer->iterations, INT32_MAX)));
   if (const auto rate = layout.learning_rate()) file.add_floats(name(1), {}, &*rate);
   if (const auto place = layout.product()) {
-    const auto product = static_cast<float>(nadam_product(
-        optimizer->optimizer->config().at("beta_1"), optimizer->iterations));
+    const auto product = static_cast<float>(
+        nadam_product(optimizer->optimizer->config().at("beta_1"), optimizer->iterations));
     file.add_floats(name(*place), {}, &product);
   }
   for (size_t i = 0; i < layout.slots().size(); ++i) {

@@ -8,7 +8,6 @@
 
 #include "host/core/result.h"
 #include "host/graph/graph.h"
-#include "host/keras/hdf5.h"
 #include "host/keras/model_file.h"
 #include "host/nn/model.h"
 #include "host/optim/optimizer.h"

@@ -28,8 +28,8 @@ void collect_metrics(const Json& metrics, std::vector<std::string>* names,
   } else if (metrics.is_object() && metrics.contains("class_name")) {
     const std::string class_name = metrics.value("class_name", "");
     names->push_back(name_of_class(class_name));
-    notes->push_back(fmt::format("metric {} of the model's file is measured with its defaults",
-                                 class_name));
+    notes->push_back(
+        fmt::format("metric {} of the model's file is measured with its defaults", class_name));
   } else if (metrics.is_structured()) {
     for (const Json& each : metrics) collect_metrics(each, names, notes);
   }

@@ -79,7 +79,7 @@ TEST(HostileTest, ChangedBytesAreSurvived) {
   const std::string path = folder.path() + "/changed";
   for (const char* name : {"small_deflated.keras", "small.weights.h5", "small.h5"}) {
     const std::string whole = read_file(keras_path(name)).value();
-    for (size_t at = 0; at < whole.size(); at += 1 + whole.size() / 150) {
+    for (size_t at = 0; at < whole.size(); at += 1 + whole.size() / 60) {
       std::string changed = whole;
       changed[at] = static_cast<char>(changed[at] ^ 0xff);
       ASSERT_TRUE(write_file_atomically(path, changed).ok());

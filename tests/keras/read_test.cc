@@ -41,9 +41,9 @@ TEST_P(ReadTest, PredictsAsKeras) {
 INSTANTIATE_TEST_SUITE_P(
     Files, ReadTest,
     testing::Values(FileCase{"small.keras", "small"}, FileCase{"small_deflated.keras", "small"},
-                    FileCase{"small.h5", "small"},
-                                         FileCase{"keras_2.h5", "small"}, FileCase{"branches.keras", "branches"},
-                    FileCase{"branches.h5", "branches"}, FileCase{"pair.keras", "pair"}),
+                    FileCase{"small.h5", "small"}, FileCase{"keras_2.h5", "small"},
+                    FileCase{"branches.keras", "branches"}, FileCase{"branches.h5", "branches"},
+                    FileCase{"pair.keras", "pair"}),
     [](const auto& test) {
       std::string name = test.param.file;
       for (char& c : name) c = c == '.' ? '_' : c;
