@@ -9,7 +9,7 @@
 #include "host/job/data_job.h"
 #include "host/job/metric_table.h"
 #include "host/keras/safetensors.h"
-#include "host/nn/layer.h"
+#include "host/nn/layers_page.h"
 #include "host/train/output_folder.h"
 #include "models/models.h"
 
@@ -83,20 +83,6 @@ Status inspect_folder(const std::string& folder) {
   return is_state_folder(state) ? inspect_state(state) : Status{};
 }
 
-// The table of layers: what each does, and its keys with their defaults.
-void print_layers() {
-  for (const std::string& name : layer_class_names()) {
-    const LayerType type = layer_type(name).value();
-    fmt::print("{}: {}\n", name, type.summary);
-    std::string keys;
-    for (const ConfigKey& key : type.keys) {
-      keys += fmt::format("{}{}{}", keys.empty() ? "    " : ", ", key.name,
-                          key.is_required() ? "" : " = " + key.default_value.dump());
-    }
-    if (!keys.empty()) fmt::print("{}\n", keys);
-  }
-}
-
 }  // namespace
 
 int run_inspect(const Arguments& arguments, Context&) {
@@ -105,11 +91,11 @@ int run_inspect(const Arguments& arguments, Context&) {
         "lockstep inspect DIR: the job, the parameters and the weights of a run, and its "
         "checkpoints as a tree;\nor those of a state folder. Every hash is verified: exit code 1 "
         "where something is damaged.\nlockstep inspect --layers: Keras' layers that a model may "
-        "have, with their keys\n");
+        "have, with their keys, in Markdown\n");
     return arguments.size() == 1 ? 0 : 2;
   }
   if (arguments[0] == "--layers") {
-    print_layers();
+    fmt::print("{}", layers_page());
     return 0;
   }
   const Status status = inspect_folder(arguments[0]);

@@ -28,6 +28,7 @@ struct Objective {
   std::vector<std::string> metrics;
   Shape target_shape;     // of a row; (): one number
   bool weighted = false;  // each row's loss by its weight
+  bool has_activity_losses = false;  // the model's layers add to the rows' losses
 
   Objective() = default;
   Objective(const char* name) : loss(name) {}         // NOLINT: a loss alone is one

@@ -6,6 +6,7 @@
 
 #include "host/core/check.h"
 #include "host/graph/passes.h"
+#include "host/nn/constraints.h"
 
 namespace lockstep {
 namespace {
@@ -23,6 +24,25 @@ nlohmann::json input_layer(const Model::Input& input) {
   layer["config"]["dtype"] = "float32";
   if (!input.name.empty()) layer["config"]["name"] = input.name;
   return layer;
+}
+
+// Constraints must fit the shapes; a regularizer changes what the loss does not reach as well, and
+// that has no gradient here.
+Status check_weight_rules(const Graph& graph) {
+  for (const Parameter& parameter : graph.parameters) {
+    if (!parameter.constraint.is_null()) {
+      LOCKSTEP_RETURN_IF_ERROR(weight_constraint(parameter));
+    }
+    if (parameter.regularizer.is_null() || parameter.role != ParameterRole::trained ||
+        parameter.gradient_offset >= 0) {
+      continue;
+    }
+    return usage_error(
+        fmt::format("layer '{}': the loss does not depend on its {}, which has a regularizer; "
+                    "leave that out, or freeze the layer",
+                    parameter.layer, parameter.name));
+  }
+  return {};
 }
 
 }  // namespace
@@ -253,7 +273,7 @@ Result<Tensors> Model::build_call(GraphBuilder& builder, const Call& call, const
   builder.begin_layer(name, index, number);
   LayerContext context(builder, {name, layer.class_name, &layer.config, std::move(arguments), index,
                                  number, trainable});
-  LOCKSTEP_ASSIGN(SymbolicTensor result, type.build(context, inputs));
+  LOCKSTEP_ASSIGN(SymbolicTensor result, call_layer(type, context, inputs));
   return Tensors{std::move(result)};
 }
 
@@ -296,6 +316,7 @@ Result<Graph> Model::training_graph(const Objective& objective) const {
   if (graph.gradient_count == 0) {
     return usage_error(fmt::format("model '{}' has no weights to train", name_));
   }
+  LOCKSTEP_RETURN_IF_ERROR(check_weight_rules(graph));
   finish_training_graph(&graph);
   return graph;
 }

@@ -6,7 +6,8 @@
 Needs the packages of tests/golden/requirements.txt; `./dev golden` makes an environment for it. For
 each case: the layer's class and get_config(), its weights, inputs and an upstream gradient c by the
 formula of make_golden.py, y, and the gradients of sum(y * c): of each weight, and of each input
-summed over the rows.
+summed over the rows. Some cases are a chain of layers, as masks flow; one that merges in it gets
+the last two results.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import jax
 import keras
 import numpy as np
 from keras import layers
+from keras.src.applications import convnext, inception_resnet_v2
 
 FILE = pathlib.Path(__file__).with_name("layers.json")
 ROWS = 3
@@ -98,8 +100,65 @@ def convolution_cases(case, sequence, even, image, volume):
         case(f"separable_conv{axes}d", separable(5, 3, depth_multiplier=2, activation="relu"),
              shape)
         case(f"separable_conv{axes}d_same", separable(3, 3, strides=2, padding="same"), shape)
+    for padding in ("valid", "same"):
+        case(f"conv3d_transpose_{padding}",
+             layers.Conv3DTranspose(2, (2, 3, 2), strides=(2, 1, 3), padding=padding), volume)
+    case("conv3d_transpose_dilated",
+         layers.Conv3DTranspose(3, 2, dilation_rate=2, activation="relu", use_bias=False), volume)
+    case("conv3d_transpose_output_padding",
+         layers.Conv3DTranspose(2, 3, strides=2, output_padding=1), volume)
     case("depthwise_conv2d_first",
          layers.DepthwiseConv2D(3, depth_multiplier=2, data_format="channels_first"), (3, 5, 4))
+
+
+def normalization_cases(case, sequence, image, row):
+    case("group_normalization", layers.GroupNormalization(2), sequence)
+    case("group_normalization_first", layers.GroupNormalization(3, axis=1, epsilon=0.1), (6, 5, 3))
+    case("group_normalization_each", layers.GroupNormalization(-1, scale=False), image)
+    case("group_normalization_rows", layers.GroupNormalization(3, center=False), row)
+    case("unit_normalization", layers.UnitNormalization(), sequence)
+    case("unit_normalization_axes", layers.UnitNormalization(axis=(1, 3)), image)
+    case("normalization", layers.Normalization(), image)
+    case("normalization_axes", layers.Normalization(axis=(1, 2)), image)
+    case("normalization_whole", layers.Normalization(axis=None), row)
+    case("normalization_given",
+         layers.Normalization(mean=[0.5, -1.0, 0.25], variance=[4.0, 1.0, 0.5]), image)
+    case("normalization_inverted", layers.Normalization(mean=0.5, variance=4.0, invert=True), row)
+
+
+def einsum_cases(case, sequence, image):
+    dense = layers.EinsumDense
+    case("einsum_dense", dense("ab,bc->ac", 5, bias_axes="c", activation="relu"), (6,))
+    case("einsum_dense_sequence", dense("abc,cd->abd", (None, 3), bias_axes="d"), sequence)
+    case("einsum_dense_heads", dense("abc,cde->abde", (None, 2, 3), bias_axes="de"), sequence)
+    case("einsum_dense_join", dense("abcd,cde->abe", (None, 4), bias_axes="e"), image)
+    case("einsum_dense_steps", dense("abc,bd->adc", (5, None), bias_axes="d"), sequence)
+    case("einsum_dense_swapped", dense("abc,cd->adb", (2, None)), sequence)
+    case("einsum_dense_left", dense("...b,bc->...c", 5, bias_axes="c"), image)
+    case("einsum_dense_right", dense("ab...,bc->ac...", 4, bias_axes="c"), image)
+
+
+def mask_cases(case):
+    """Steps of one feature, of which relu makes about half 0."""
+    steps = (9, 1)
+    masked = (layers.ReLU, layers.Masking)
+    pool = layers.GlobalAveragePooling1D
+    case("masking", [make() for make in masked], steps)
+    case("masking_pooled", [*(make() for make in masked), layers.Dense(3), pool()], steps)
+    case("masking_value", [layers.ReLU(max_value=0.3), layers.Masking(0.3), pool(keepdims=True)],
+         steps)
+    case("masking_first", [layers.ReLU(), layers.Masking(), layers.Activation("tanh"),
+                           pool(data_format="channels_first")], (4, 1))
+    case("masking_dropped", [*(make() for make in masked), layers.Conv1D(2, 1), pool()], steps)
+    case("masking_added", [*(make() for make in masked), layers.Dense(1), layers.Add(), pool()],
+         steps)
+    for axis in (1, 2):
+        case(f"masking_concatenated_{axis}",
+             [*(make() for make in masked), layers.Concatenate(axis=axis), layers.Dense(2), pool()],
+             steps)
+    case("embedding_masked",
+         [layers.Rescaling(1e6), layers.ReLU(max_value=2), layers.Embedding(3, 4, mask_zero=True),
+          layers.TimeDistributed(layers.Dense(3)), pool()], (8,))
 
 
 def cases():
@@ -158,6 +217,22 @@ def cases():
     case("layer_normalization_axes", layers.LayerNormalization(axis=(2, 3)), image)
     case("rms_normalization", layers.RMSNormalization(), sequence)
     case("dropout_inference", layers.Dropout(0.5), row)
+    normalization_cases(case, sequence, odd, row)
+    einsum_cases(case, sequence, odd)
+    mask_cases(case)
+    case("dot", layers.Dot(axes=-1), row, row)
+    case("dot_matrices", layers.Dot(axes=(2, 1)), (3, 4), (4, 5))
+    case("dot_axes", layers.Dot(axes=(1, 3)), (4, 3), (2, 5, 4))
+    case("dot_normalized", layers.Dot(axes=1, normalize=True), (4, 3), (4,))
+    case("activity_regularization", layers.ActivityRegularization(l1=0.1), row)
+    case("layer_scale", convnext.LayerScale(0.5, 4), image)
+    case("stochastic_depth", convnext.StochasticDepth(0.2), image)
+    case("custom_scale_layer", inception_resnet_v2.CustomScaleLayer(0.3), image, image)
+    distributed = layers.TimeDistributed
+    case("time_distributed_dense", distributed(layers.Dense(3, activation="relu")), sequence)
+    case("time_distributed_conv2d", distributed(layers.Conv2D(2, 2)), volume)
+    case("time_distributed_flatten", distributed(layers.Flatten()), volume)
+    case("time_distributed_norm", distributed(layers.LayerNormalization()), sequence)
     return found
 
 
@@ -170,15 +245,30 @@ def config_of(layer):
     return json.loads(json.dumps(layer.get_config()).replace("float64", "float32"))
 
 
+def call_chain(chain, inputs):
+    """The last result; all but the first layer of a chain take the one before."""
+    results = [inputs if len(inputs) > 1 else inputs[0]]
+    for layer in chain:
+        merges = len(chain) > 1 and isinstance(layer, (layers.Add, layers.Concatenate))
+        results.append(layer(results[-1:-3:-1] if merges else results[-1]))
+    return results[-1]
+
+
 def golden(layer, shapes, training):
     inputs = [keras.Input(shape) for shape in shapes]
-    model = keras.Model(inputs, layer(inputs if len(inputs) > 1 else inputs[0]))
+    chain = layer if isinstance(layer, list) else [layer]
+    model = keras.Model(inputs, call_chain(chain, inputs))
     trained = []
     for number, weight in enumerate(model.weights):
         value = made_up(500 + number, tuple(weight.shape))
         # Variances are positive, the others go both ways.
         weight.assign(value + 0.5 if "variance" in weight.path else 2 * value - 1)
+        if weight.name == "count":
+            weight.assign(0)
         trained.append(weight.trainable)
+    for link in chain:
+        if isinstance(link, layers.Normalization):
+            link.finalize_state()  # it reads its weights here
     x = [2 * made_up(1000 + number, (ROWS, *shape)) - 1
          for number, shape in enumerate(shapes)]
     still = [weight.value for weight in model.non_trainable_variables]
@@ -193,14 +283,17 @@ def golden(layer, shapes, training):
         lambda w, v: (outputs(w, v)[0] * c).sum(), argnums=(0, 1))(weights, x)
     gradients = iter(of_weights)
     averages = iter(moved)
+    # A table has no gradient for the whole numbers that it is asked for.
+    reads_numbers = any(isinstance(link, layers.Embedding) for link in chain)
     return {
-        "class_name": type(layer).__name__,
-        "config": config_of(layer),
+        "layers": [{"class_name": type(link).__name__, "config": config_of(link)}
+                   for link in chain],
         "training": training,
         "input_shapes": [list(shape) for shape in shapes],
         "output_shape": list(y.shape[1:]),
         "y": rounded(y),
-        "input_gradients": [rounded(gradient.sum(0)) for gradient in of_inputs],
+        "input_gradients": [] if reads_numbers else
+                           [rounded(gradient.sum(0)) for gradient in of_inputs],
         # In get_weights() order: a trained one's gradient, else its new value.
         "weights": [
             {"name": weight.name, "shape": list(weight.shape), "trained": is_trained,

@@ -61,6 +61,20 @@ const std::vector<LayerChoice>& image_layers() {
       {"Permute", {{"dims", {2, 1, 3}}}},
       {"Dense", {{"units", 3}, {"activation", "tanh"}}},
       {"Rescaling", {{"scale", 0.5}, {"offset", 0.25}}},
+      {"GroupNormalization", {{"groups", -1}}},
+      {"UnitNormalization", {{"axis", {1, 3}}}},
+      {"Normalization", Json::object()},
+      {"EinsumDense",
+       {{"equation", "abcd,de->abce"}, {"output_shape", {nullptr, nullptr, 3}}, {"bias_axes", "e"}}},
+      {"TimeDistributed",
+       {{"layer",
+         {{"class_name", "Conv1D"},
+          {"config", {{"filters", 3}, {"kernel_size", 2}, {"padding", "same"}}}}}}},
+      {"ActivityRegularization", {{"l1", 0.01}, {"l2", 0.02}}},
+      {"Conv2D",
+       {{"filters", 3}, {"kernel_size", 1}, {"activity_regularizer", "l2"}}},
+      {"StochasticDepth", {{"drop_path_rate", 0.3}}},
+      {"Dropout", {{"rate", 0.25}, {"noise_shape", {nullptr, 1, nullptr, 1}}}},
   };
   return *layers;
 }
@@ -85,6 +99,11 @@ Model random_model(uint64_t seed) {
     }
   }
   x = model.call("Flatten", Json::object(), {x});
+  if (random.below(4) == 0) {
+    x = model.call("RepeatVector", {{"n", 3}}, {x});
+    x = model.call("GlobalAveragePooling1D", Json::object(),
+                   {model.call("Masking", Json::object(), {x})});
+  }
   model.set_outputs({model.call("Dense", {{"units", 4}, {"activation", "softmax"}}, {x})});
   return model;
 }
@@ -102,7 +121,9 @@ TEST_P(RandomModels, give_the_same_bits_however_partitions_are_grouped) {
     ASSERT_TRUE(graph.ok()) << graph.error().message;
     TrainingStep step(*device, *graph);
     step.set_weights(initial_weights(*graph, seed));
-    const HostBatch batch = made_up_batch(19, graph->input_features, 4);
+    HostBatch batch = made_up_batch(19, graph->input_features, 4);
+    batch.target_features = 1;
+    batch.targets.assign(batch.labels.begin(), batch.labels.end());
     const std::vector<float> whole = step.flat(batch, kPartitions);
     for (const std::vector<int>& cuts : {std::vector<int>{0, 3, 8}, std::vector<int>{0, 1, 6, 8}}) {
       std::vector<GroupResult> results;

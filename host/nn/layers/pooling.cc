@@ -65,10 +65,35 @@ LayerType pool() {
           build_pool<kAxes, kMaximum>};
 }
 
+// The mean over the steps that count; NaN where none does, as in Keras.
+SymbolicTensor masked_mean(LayerContext& layer, const SymbolicTensor& input, size_t steps) {
+  const SymbolicTensor mask{input.mask, input.mask_shape};
+  const int64_t size = input.shape[steps];
+  const Broadcast step{steps == 0 ? input.features() / size : 1, size};
+  ExpressionBuilder s;
+  const SymbolicTensor kept = layer.map(
+      "kept", s.finish({s.select(s.operand(1), s.operand(0), s.constant(0))}), {input, mask},
+      {whole_operand(0, input), {1, 0, step}}, input.shape);
+  const bool keep = layer.flag("keepdims");
+  const SymbolicTensor sum =
+      layer.reduce("sum", kept, {steps}, LayerContext::Reduction::sum, keep);
+  const SymbolicTensor count =
+      layer.reduce("count", mask, {0}, LayerContext::Reduction::sum, true);
+  ExpressionBuilder e;
+  return layer.map("forward", e.finish({e.operand(0) / e.operand(1)}), {sum, count},
+                   {whole_operand(0, sum), {1, 0, {1, 1}}}, sum.shape);
+}
+
 template <size_t kAxes, bool kMaximum>
 Result<SymbolicTensor> build_global(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   LOCKSTEP_ASSIGN(const size_t first, first_spatial_axis(layer, inputs[0].shape, kAxes));
+  if (kAxes == 1 && !kMaximum && inputs[0].mask >= 0) {
+    if (inputs[0].mask_shape != Shape{inputs[0].shape[first]}) {
+      return layer.error("its input's mask must have the steps as its only axis");
+    }
+    return masked_mean(layer, inputs[0], first);
+  }
   std::vector<size_t> axes;
   for (size_t axis = first; axis < first + kAxes; ++axis) axes.push_back(axis);
   return layer.reduce("forward", inputs[0], axes,
