@@ -9,6 +9,7 @@
 #include "host/core/suggest.h"
 #include "host/nn/constraints.h"
 #include "host/nn/initializers.h"
+#include "host/nn/layers/operations.h"
 #include "host/nn/regularizers.h"
 
 namespace lockstep {
@@ -231,7 +232,7 @@ Result<nlohmann::json> resolve_value(const ConfigKey& key, const nlohmann::json&
 // "MaxPooling2D" -> "max_pooling2d", as Keras' to_snake_case does.
 std::string LayerType::default_name() const {
   std::string name;
-  for (size_t i = 0; i < class_name.size(); ++i) {
+  for (size_t i = class_name.rfind('.') + 1; i < class_name.size(); ++i) {
     const char c = class_name[i];
     const bool upper = std::isupper(static_cast<unsigned char>(c)) != 0;
     const bool after_lower =
@@ -254,6 +255,14 @@ Result<LayerType> layer_type(const std::string& class_name) {
   for (const auto make : kLayers) {
     LayerType type = make();
     if (type.class_name == class_name) return type;
+  }
+  std::vector<std::string> operations;
+  for (LayerType& type : layers::operation_types()) {
+    if (type.class_name == class_name) return std::move(type);
+    operations.push_back(type.class_name);
+  }
+  if (class_name.starts_with("keras.ops.")) {
+    return usage_error(unknown_name_message("operation", class_name, operations));
   }
   for (const Refusal& refusal : kRefusals) {
     if (class_name == refusal.class_name) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "host/nn/layer.h"
+#include "host/nn/layers/operations.h"
 
 namespace lockstep {
 namespace {
@@ -40,6 +41,11 @@ std::string layers_page() {
       "key without one must be\ngiven. Every layer also takes `name`, `trainable` and `dtype` "
       "(float32). `lockstep inspect --layers` wrote this\npage from the table of layers.\n";
   for (const std::string& name : layer_class_names()) page += section(layer_type(name).value());
+  page +=
+      "\n# Operations\n\nWhat arithmetic, indexing and `preprocess_input` leave in a functional "
+      "graph (`keras.src.ops.numpy`); their\noperands are tensors and numbers. Rows stay apart: "
+      "none works along the batch.\n";
+  for (const LayerType& type : layers::operation_types()) page += section(type);
   return page;
 }
 

@@ -219,9 +219,8 @@ Result<MetricPlaces> place_metrics(const Objective& objective) {
   return places;
 }
 
-Result<Graph> finish_with_loss(const Objective& asked, LossMode mode,
-                               const std::string& last_layer, GraphBuilder& builder,
-                               const Tensors& outputs) {
+Result<Graph> finish_with_loss(const Objective& asked, LossMode mode, const std::string& last_layer,
+                               GraphBuilder& builder, const Tensors& outputs) {
   Objective objective = asked;
   objective.has_activity_losses = !builder.row_losses().empty();
   LOCKSTEP_ASSIGN(const ResolvedLoss found, find_loss(objective.loss));

@@ -26,8 +26,8 @@ bool is_sparse_loss(const nlohmann::json& loss);
 struct Objective {
   nlohmann::json loss;
   std::vector<std::string> metrics;
-  Shape target_shape;     // of a row; (): one number
-  bool weighted = false;  // each row's loss by its weight
+  Shape target_shape;                // of a row; (): one number
+  bool weighted = false;             // each row's loss by its weight
   bool has_activity_losses = false;  // the model's layers add to the rows' losses
 
   Objective() = default;

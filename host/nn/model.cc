@@ -126,7 +126,13 @@ nlohmann::json Model::layer_config(const LayerInstance& layer) const {
   nlohmann::json config = layer.config;
   config["name"] = layer.name;
   if (!layer.trainable) config["trainable"] = false;
-  return {{"class_name", layer.class_name}, {"config", std::move(config)}};
+  nlohmann::json written{{"class_name", layer.class_name}, {"config", std::move(config)}};
+  const auto type = layer_type(layer.class_name);
+  if (!type.ok() || type->module == "keras.layers") return written;
+  // The name of an operation begins with keras.ops here, and not in Keras' configs.
+  written["class_name"] = layer.class_name.substr(layer.class_name.rfind('.') + 1);
+  written["module"] = type->module;
+  return written;
 }
 
 nlohmann::json Model::config() const {
@@ -180,6 +186,14 @@ nlohmann::json Model::functional_config() const {
     nlohmann::json node;
     node["args"] = nlohmann::json::array({tensors.size() == 1 ? tensors[0] : tensors});
     node["kwargs"] = call.arguments;
+    if (const auto operands = call.arguments.find("operands"); operands != call.arguments.end()) {
+      size_t next = 0;
+      node["args"] = *operands;
+      for (auto& operand : node["args"]) {
+        if (operand.is_null() && next < tensors.size()) operand = tensors[next++];
+      }
+      node["kwargs"].erase("operands");
+    }
     layers[inputs_.size() + static_cast<size_t>(call.layer)]["inbound_nodes"].push_back(
         std::move(node));
   }

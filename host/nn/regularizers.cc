@@ -22,7 +22,8 @@ std::vector<ClassType> regularizer_types() {
 Result<nlohmann::json> resolve_regularizer(const nlohmann::json& regularizer) {
   const std::string name = class_name_of(regularizer);
   if (name == "OrthogonalRegularizer" || name == "orthogonal_regularizer") {
-    return usage_error("regularizer OrthogonalRegularizer is not supported yet: use L1, L2 or L1L2");
+    return usage_error(
+        "regularizer OrthogonalRegularizer is not supported yet: use L1, L2 or L1L2");
   }
   LOCKSTEP_ASSIGN(auto resolved, resolve_class("regularizer", regularizer_types(), regularizer));
   if (resolved.is_null()) return resolved;

@@ -20,8 +20,8 @@ Penalties::Penalties(const Graph& graph, int64_t block) : block_(block) {
   value_ = std::make_shared<const Expression>(
       v.finish({v.scalar(0) * v.absolute(w) + v.scalar(1) * (w * w)}));
   ExpressionBuilder g;
-  gradient_ = std::make_shared<const Expression>(g.finish(
-      {g.operand(1) + (g.scalar(0) * g.sign(g.operand(0)) + g.scalar(1) * g.operand(0))}));
+  gradient_ = std::make_shared<const Expression>(
+      g.finish({g.operand(1) + (g.scalar(0) * g.sign(g.operand(0)) + g.scalar(1) * g.operand(0))}));
   add_ = add_expression();
 }
 
@@ -45,8 +45,7 @@ Result<float> Penalties::value(Device& device, int64_t block, const float* weigh
     return apply(device, value_, scalars, weights + piece.offset + first,
                  scratch + (piece.position + first - begin), count);
   }));
-  LOCKSTEP_RETURN_IF_ERROR(
-      fold_rows(device, scratch, std::min(block_, total_ - begin), 1, add_));
+  LOCKSTEP_RETURN_IF_ERROR(fold_rows(device, scratch, std::min(block_, total_ - begin), 1, add_));
   float value = 0;
   LOCKSTEP_RETURN_IF_ERROR(device.copy_to_host(scratch, 1, &value));
   return value;

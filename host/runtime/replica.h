@@ -156,8 +156,8 @@ class Replica {
   const Penalties penalties_;
   const WeightConstraints constraints_;
   std::vector<std::unique_ptr<Buffer>> scratch_;  // of these, one a device
-  std::vector<Segment> segments_;      // by offset; frozen parameters are in none
-  std::vector<float> whole_gradient_;  // flat, where the graph is not plain
+  std::vector<Segment> segments_;                 // by offset; frozen parameters are in none
+  std::vector<float> whole_gradient_;             // flat, where the graph is not plain
   // [device][vector]: weights, then slots; empty where the devices share the host's memory.
   std::vector<std::vector<std::unique_ptr<Buffer>>> device_states_;
   std::vector<std::unique_ptr<Buffer>> device_gradients_;  // flat, one a device

@@ -250,14 +250,13 @@ Status Replica::update_device(int index, const UpdateDesc& desc, const float* re
     for (size_t i = 1; i < vectors.size(); ++i) {
       slots.push_back(vectors[i]->data() + segment.offset);
     }
-    LOCKSTEP_RETURN_IF_ERROR(
-        device.update(update_of(segment, desc), gradient + segment.gradient_offset,
-                      weights + segment.offset, slots, segment.count,
-                      is_plain && lanes != nullptr ? lanes->data() : nullptr));
+    LOCKSTEP_RETURN_IF_ERROR(device.update(
+        update_of(segment, desc), gradient + segment.gradient_offset, weights + segment.offset,
+        slots, segment.count, is_plain && lanes != nullptr ? lanes->data() : nullptr));
   }
   for (int number = 0; number < constraints_.count(); ++number) {
-    LOCKSTEP_RETURN_IF_ERROR(constraints_.apply_to(
-        device, number, weights, scratch_[static_cast<size_t>(index)]->data()));
+    LOCKSTEP_RETURN_IF_ERROR(constraints_.apply_to(device, number, weights,
+                                                   scratch_[static_cast<size_t>(index)]->data()));
   }
   if (!is_plain && lanes != nullptr) {
     std::vector<const float*> slots;

@@ -34,8 +34,8 @@ WeightConstraints::WeightConstraints(const Graph& graph)
     if (constraint->by_norm) {
       scratch_size_ = std::max(scratch_size_, constraint->size * constraint->inner);
     }
-    items_.push_back({parameter.offset, parameter.count(), *std::move(constraint),
-                      std::move(expression)});
+    items_.push_back(
+        {parameter.offset, parameter.count(), *std::move(constraint), std::move(expression)});
   }
 }
 

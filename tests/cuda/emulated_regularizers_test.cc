@@ -15,8 +15,11 @@ TEST_P(EmulatedRegularizers, TrainAsKerasTrains) {
   std::vector<uint64_t> one;
   for (const int devices : {1, 2}) {
     emulated::Machine machine({.devices = devices, .seed = static_cast<uint64_t>(devices)});
-    const auto digests = golden::RegularizerCase(GetParam()).check(
-        devices, [](int index) { return make_cuda_device(index, "cuda-fp32"); }, devices == 1);
+    const auto digests =
+        golden::RegularizerCase(GetParam())
+            .check(
+                devices, [](int index) { return make_cuda_device(index, "cuda-fp32"); },
+                devices == 1);
     if (devices == 1) one = digests;
     EXPECT_EQ(digests, one);
   }

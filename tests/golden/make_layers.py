@@ -21,7 +21,7 @@ from make_golden import uniform  # first: it chooses the backend, and float64
 import jax
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 from keras.src.applications import convnext, inception_resnet_v2
 
 FILE = pathlib.Path(__file__).with_name("layers.json")
@@ -162,7 +162,7 @@ def mask_cases(case):
 
 
 def cases():
-    """(layer, shapes of its inputs, training) by name."""
+    """(layer, a chain of them or an operation, shapes of inputs, training) by name."""
     image, odd, sequence, volume, row = (6, 6, 4), (7, 5, 3), (9, 4), (4, 5, 3, 2), (6,)
     found = {}
 
@@ -220,6 +220,13 @@ def cases():
     normalization_cases(case, sequence, odd, row)
     einsum_cases(case, sequence, odd)
     mask_cases(case)
+    other_cases(case, sequence, image, volume)
+    operation_cases(case, sequence, odd)
+    return found
+
+
+def other_cases(case, sequence, image, volume):
+    row = (6,)
     case("dot", layers.Dot(axes=-1), row, row)
     case("dot_matrices", layers.Dot(axes=(2, 1)), (3, 4), (4, 5))
     case("dot_axes", layers.Dot(axes=(1, 3)), (4, 3), (2, 5, 4))
@@ -233,7 +240,36 @@ def cases():
     case("time_distributed_conv2d", distributed(layers.Conv2D(2, 2)), volume)
     case("time_distributed_flatten", distributed(layers.Flatten()), volume)
     case("time_distributed_norm", distributed(layers.LayerNormalization()), sequence)
-    return found
+
+
+def operation_cases(case, sequence, image):
+    """Each leaves one operation in the graph."""
+    numbers = np.array([[[[0.5, -1.0, 2.0]]]])
+    for name, operation in {
+            "add": lambda x: x + 0.5, "subtract": lambda x: x - 2, "subtract_from": lambda x: 1 - x,
+            "multiply": lambda x: x * -3, "divide": lambda x: x / 127.5,
+            "negative": lambda x: -x, "square": ops.square,
+            "power": lambda x: x ** 2, "absolute": ops.abs, "exp": ops.exp, "tanh": ops.tanh,
+            "maximum": lambda x: ops.maximum(x, 0.25), "add_array": lambda x: x + numbers,
+            "multiply_array": lambda x: numbers[0, 0, 0] * x}.items():
+        case(f"operation_{name}", operation, image)
+    for name, index in {
+            "channel": np.s_[..., 0], "backwards": np.s_[..., ::-1], "step": np.s_[:, 2],
+            "last": np.s_[:, -1], "slices": np.s_[:, 1:-1, ::2],
+            "mixed": np.s_[:, 1:4, ..., 0]}.items():
+        case(f"operation_item_{name}", lambda x, index=index: x[index], image)
+    case("operation_add_tensors", lambda x, y: x + y, image, (7, 1, 3))
+    case("operation_minimum", ops.minimum, image, image)
+    case("operation_stack", lambda x, y: ops.stack([x, y], axis=-1), sequence, sequence)
+    case("operation_stack_first", lambda x, y: ops.stack([x, y], axis=1), sequence, sequence)
+    case("operation_concatenate", lambda x, y: ops.concatenate([x, y], axis=1), sequence, (2, 4))
+    case("operation_mean", lambda x: ops.mean(x, axis=[1, 2]), image)
+    case("operation_sum", lambda x: ops.sum(x, axis=-1, keepdims=True), image)
+    case("operation_max", lambda x: ops.max(x, axis=1), image)
+    case("operation_reshape", lambda x: ops.reshape(x, (-1, 15, 7)), image)
+    case("operation_transpose", lambda x: ops.transpose(x, (0, 3, 1, 2)), image)
+    case("operation_expand_dims", lambda x: ops.expand_dims(x, 1), image)
+    case("operation_squeeze", lambda x: ops.squeeze(x, 2), (4, 1))
 
 
 def rounded(array):
@@ -245,8 +281,28 @@ def config_of(layer):
     return json.loads(json.dumps(layer.get_config()).replace("float64", "float32"))
 
 
+def operation_of(model):
+    """The one operation of a model, its operands with null for each tensor."""
+    node = json.loads(model.to_json())["config"]["layers"][-1]
+    assert node["module"] == "keras.src.ops.numpy", node["module"]
+    config = {key: value for key, value in node["config"].items() if key != "name"}
+    arguments = node["inbound_nodes"][0]["args"]
+    operands = [None if isinstance(argument, dict) and argument["class_name"] == "__keras_tensor__"
+                else argument for argument in arguments]
+    made = {"class_name": f"keras.ops.{node['class_name']}", "config": config}
+    return made if isinstance(arguments[0], list) else {**made, "operands": operands}
+
+
+def layers_of(model, chain):
+    if not isinstance(chain[0], layers.Layer):
+        return [operation_of(model)]
+    return [{"class_name": type(link).__name__, "config": config_of(link)} for link in chain]
+
+
 def call_chain(chain, inputs):
     """The last result; all but the first layer of a chain take the one before."""
+    if not isinstance(chain[0], layers.Layer):
+        return chain[0](*inputs)
     results = [inputs if len(inputs) > 1 else inputs[0]]
     for layer in chain:
         merges = len(chain) > 1 and isinstance(layer, (layers.Add, layers.Concatenate))
@@ -286,8 +342,7 @@ def golden(layer, shapes, training):
     # A table has no gradient for the whole numbers that it is asked for.
     reads_numbers = any(isinstance(link, layers.Embedding) for link in chain)
     return {
-        "layers": [{"class_name": type(link).__name__, "config": config_of(link)}
-                   for link in chain],
+        "layers": layers_of(model, chain),
         "training": training,
         "input_shapes": [list(shape) for shape in shapes],
         "output_shape": list(y.shape[1:]),

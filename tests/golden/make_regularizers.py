@@ -4,8 +4,9 @@
     python tests/golden/make_regularizers.py --check    compares it with what Keras computes now
 
 Needs the packages of tests/golden/requirements.txt; `./dev golden` makes an environment for it. The
-tensors follow the formula of make_golden.py. For each sequential model: its layers, the loss of each
-step (with what is added to it), the weights behind them, and the loss that `evaluate` finds then.
+tensors follow the formula of make_golden.py. For each sequential model: its layers, the loss of
+each step (with what is added to it), the weights behind them, and the loss that `evaluate` finds
+then.
 """
 
 import argparse

@@ -111,7 +111,9 @@ class LayerCase {
       LOCKSTEP_ASSIGN(const LayerType type, layer_type(class_name));
       LOCKSTEP_ASSIGN(config_, resolve_config(type, "layer", chain[i].at("config")));
       builder.begin_layer("layer", static_cast<int>(i), 0);
-      LayerContext layer(builder, {"layer", class_name, &config_});
+      nlohmann::json arguments = nlohmann::json::object();
+      if (chain[i].contains("operands")) arguments["operands"] = chain[i]["operands"];
+      LayerContext layer(builder, {"layer", class_name, &config_, std::move(arguments)});
       const bool merges = chain.size() > 1 && (class_name == "Add" || class_name == "Concatenate");
       if (merges) inputs.push_back(before);
       before = inputs[0];
@@ -182,7 +184,9 @@ class LayerCase {
       for (int64_t i = 0; i < parameter.count(); ++i) {
         const double value = made_up_uniform(500 + k, static_cast<uint64_t>(i));
         weights[static_cast<size_t>(parameter.offset + i)] =
-            parameter.name == "count" ? 0 : static_cast<float>(is_variance ? value + 0.5 : 2 * value - 1);
+            parameter.name == "count"
+                ? 0
+                : static_cast<float>(is_variance ? value + 0.5 : 2 * value - 1);
       }
     }
     return weights;

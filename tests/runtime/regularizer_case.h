@@ -114,8 +114,7 @@ class RegularizerCase {
           static_cast<float>(2 * made_up_uniform(1000, static_cast<uint64_t>(i)) - 1));
     }
     for (int64_t i = 0; i < whole.rows * kTargets; ++i) {
-      whole.targets.push_back(
-          static_cast<float>(made_up_uniform(2000, static_cast<uint64_t>(i))));
+      whole.targets.push_back(static_cast<float>(made_up_uniform(2000, static_cast<uint64_t>(i))));
     }
     for (int row = 0; row < whole.rows; ++row) {
       whole.labels.push_back(0);
@@ -124,9 +123,9 @@ class RegularizerCase {
     }
     std::vector<HostBatch> batches;
     for (const PartitionRange range : ranges) {
-      batches.push_back(
-          slice_batch(whole, partition_begin(whole.rows, job_.partitions, range.begin),
-                      partition_begin(whole.rows, job_.partitions, range.end)));
+      batches.push_back(slice_batch(whole,
+                                    partition_begin(whole.rows, job_.partitions, range.begin),
+                                    partition_begin(whole.rows, job_.partitions, range.end)));
     }
     return batches;
   }

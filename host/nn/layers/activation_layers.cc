@@ -127,7 +127,10 @@ LayerType prelu() {
 }
 
 LayerType softmax() {
-  return {"Softmax", "probabilities along an axis", {{"axis", KeyKind::any, -1}}, build_softmax,
+  return {"Softmax",
+          "probabilities along an axis",
+          {{"axis", KeyKind::any, -1}},
+          build_softmax,
           Masking::pass};
 }
 

@@ -92,8 +92,8 @@ Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
   ExpressionBuilder e;
   const Term mean = e.operand(1);
   const Term deviation = e.maximum(e.square_root(e.operand(2)), e.constant(kEpsilon));
-  const Term y = layer.flag("invert") ? mean + e.operand(0) * deviation
-                                      : (e.operand(0) - mean) / deviation;
+  const Term y =
+      layer.flag("invert") ? mean + e.operand(0) * deviation : (e.operand(0) - mean) / deviation;
   return layer.map("forward", e.finish({y}), statistics.inputs,
                    {whole_operand(0, x), statistics.mean, statistics.variance}, x.shape);
 }

@@ -45,8 +45,8 @@ Result<Equation> read_equation(const LayerContext& layer, const Shape& shape) {
       "'...b,bc->...c', the batch first",
       text, to_string(shape)));
   if (comma == std::string::npos || arrow == std::string::npos || arrow < comma) return wrong;
-  Equation equation{text.substr(0, comma), text.substr(comma + 1, arrow - comma - 1),
-                    text.substr(arrow + 2), {}};
+  Equation equation{
+      text.substr(0, comma), text.substr(comma + 1, arrow - comma - 1), text.substr(arrow + 2), {}};
   const nlohmann::json& given = layer.at("output_shape");
   const nlohmann::json sizes = given.is_array() ? given : nlohmann::json::array({given});
   const size_t elided_before = equation.input.size();
@@ -83,8 +83,7 @@ Result<Equation> read_equation(const LayerContext& layer, const Shape& shape) {
 
 // The axes of a tensor, named by letters, in another order.
 SymbolicTensor reordered(LayerContext& layer, const std::string& what, const SymbolicTensor& x,
-                         const Equation& equation, const std::string& from,
-                         const std::string& to) {
+                         const Equation& equation, const std::string& from, const std::string& to) {
   const Shape shape = equation.shape_of(to);
   if (from == to) return {x.value, shape};
   std::map<char, int64_t> strides;
@@ -177,8 +176,7 @@ Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
   const SymbolicTensor x =
       reordered(layer, "input", inputs[0], equation, equation.input, kept + summed);
   const SymbolicTensor y = layer.op("forward", op, {x}, equation.shape_of(kept + made));
-  SymbolicTensor result =
-      reordered(layer, "output", y, equation, kept + made, equation.output);
+  SymbolicTensor result = reordered(layer, "output", y, equation, kept + made, equation.output);
   if (!layer.is_null("bias_axes")) {
     LOCKSTEP_ASSIGN(result, add_bias(layer, equation, result));
   }

@@ -1,5 +1,5 @@
-// Layers that act in training alone. Most are random: each number is a function of seed, epoch, position, layer and
-// call, so the same on any number of nodes.
+// Layers that act in training alone. Most are random: each number is a function of seed, epoch,
+// position, layer and call, so the same on any number of nodes.
 #include <fmt/format.h>
 
 #include "host/nn/layer_table.h"

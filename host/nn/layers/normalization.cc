@@ -173,8 +173,7 @@ Result<SymbolicTensor> build_group_norm(LayerContext& layer, const Tensors& inpu
   }
   const NormParameters parameters = norm_parameters(layer, {channels});
   const Broadcast channel = along_axis(x.shape, axis);
-  const Moments moments =
-      moments_of_groups(layer, x, groups, channels / groups * channel.divisor);
+  const Moments moments = moments_of_groups(layer, x, groups, channels / groups * channel.divisor);
   return normalize_by_moments(layer, x, moments, parameters, channel);
 }
 
@@ -241,14 +240,13 @@ LayerType with_keys(LayerType type, const std::vector<ConfigKey>& keys) {
 SymbolicTensor normalize_along(LayerContext& layer, const SymbolicTensor& x,
                                const std::vector<size_t>& axes, double epsilon) {
   ExpressionBuilder s;
-  const SymbolicTensor squares =
-      layer.map("squares", s.finish({s.operand(0) * s.operand(0)}), {x});
+  const SymbolicTensor squares = layer.map("squares", s.finish({s.operand(0) * s.operand(0)}), {x});
   const SymbolicTensor sums =
       layer.reduce("square_sum", squares, axes, LayerContext::Reduction::sum, true);
   ExpressionBuilder n;
   const Term inverse = n.constant(1) / n.square_root(n.operand(0));
-  const SymbolicTensor norms = layer.map(
-      "inverse_norm", n.finish({n.minimum(inverse, n.constant(1 / epsilon))}), {sums});
+  const SymbolicTensor norms =
+      layer.map("inverse_norm", n.finish({n.minimum(inverse, n.constant(1 / epsilon))}), {sums});
   ExpressionBuilder e;
   return layer.map("normalized", e.finish({e.operand(0) * e.operand(1)}),
                    {x, layer.stretch("norms", norms, x.shape)});

@@ -71,14 +71,12 @@ SymbolicTensor masked_mean(LayerContext& layer, const SymbolicTensor& input, siz
   const int64_t size = input.shape[steps];
   const Broadcast step{steps == 0 ? input.features() / size : 1, size};
   ExpressionBuilder s;
-  const SymbolicTensor kept = layer.map(
-      "kept", s.finish({s.select(s.operand(1), s.operand(0), s.constant(0))}), {input, mask},
-      {whole_operand(0, input), {1, 0, step}}, input.shape);
+  const SymbolicTensor kept =
+      layer.map("kept", s.finish({s.select(s.operand(1), s.operand(0), s.constant(0))}),
+                {input, mask}, {whole_operand(0, input), {1, 0, step}}, input.shape);
   const bool keep = layer.flag("keepdims");
-  const SymbolicTensor sum =
-      layer.reduce("sum", kept, {steps}, LayerContext::Reduction::sum, keep);
-  const SymbolicTensor count =
-      layer.reduce("count", mask, {0}, LayerContext::Reduction::sum, true);
+  const SymbolicTensor sum = layer.reduce("sum", kept, {steps}, LayerContext::Reduction::sum, keep);
+  const SymbolicTensor count = layer.reduce("count", mask, {0}, LayerContext::Reduction::sum, true);
   ExpressionBuilder e;
   return layer.map("forward", e.finish({e.operand(0) / e.operand(1)}), {sum, count},
                    {whole_operand(0, sum), {1, 0, {1, 1}}}, sum.shape);

@@ -22,9 +22,8 @@ Result<InnerLayer> inner_layer(const LayerContext& layer) {
   }
   InnerLayer inner;
   LOCKSTEP_ASSIGN(inner.type, layer_type(class_name));
-  LOCKSTEP_ASSIGN(inner.config,
-                  resolve_config(inner.type, layer.name(),
-                                 given.value("config", nlohmann::json::object())));
+  LOCKSTEP_ASSIGN(inner.config, resolve_config(inner.type, layer.name(),
+                                               given.value("config", nlohmann::json::object())));
   return inner;
 }
 
@@ -53,10 +52,8 @@ Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
     std::vector<int64_t> index;
     for (int64_t i = 0; i < size; ++i) index.push_back(step * size + i);
     const auto number = layer.call_number() * steps + step;
-    LayerContext one =
-        layer.wrapped(inner.type.class_name, inner.config, static_cast<int>(number));
-    LOCKSTEP_ASSIGN(auto result,
-                    inner.type.build(one, {one.pick("step", index, {x}, step_shape)}));
+    LayerContext one = layer.wrapped(inner.type.class_name, inner.config, static_cast<int>(number));
+    LOCKSTEP_ASSIGN(auto result, inner.type.build(one, {one.pick("step", index, {x}, step_shape)}));
     results.push_back(std::move(result));
   }
   Shape shape = results[0].shape;
