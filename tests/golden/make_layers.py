@@ -251,7 +251,7 @@ def operation_cases(case, sequence, image):
             "negative": lambda x: -x, "square": ops.square,
             "power": lambda x: x ** 2, "absolute": ops.abs, "exp": ops.exp, "tanh": ops.tanh,
             "maximum": lambda x: ops.maximum(x, 0.25), "add_array": lambda x: x + numbers,
-            "multiply_array": lambda x: numbers[0, 0, 0] * x}.items():
+            "multiply_array": lambda x: x * numbers[0, 0, 0]}.items():
         case(f"operation_{name}", operation, image)
     for name, index in {
             "channel": np.s_[..., 0], "backwards": np.s_[..., ::-1], "step": np.s_[:, 2],
