@@ -17,6 +17,17 @@ std::vector<ClassType> regularizer_types() {
           {"L1L2", "l1l2", {{"l1", KeyKind::number, 0.0}, {"l2", KeyKind::number, 0.0}}}};
 }
 
+bool is_penalty(const nlohmann::json& regularizer) {
+  const auto resolved = resolve_regularizer(regularizer);
+  return resolved.ok() && !penalty_of(*resolved).is_none();
+}
+
+// l1 and l2 of a layer ActivityRegularization.
+nlohmann::json penalty_keys(const nlohmann::json& layer) {
+  const nlohmann::json config = layer.value("config", nlohmann::json::object());
+  return {{"l1", config.value("l1", 0.0)}, {"l2", config.value("l2", 0.0)}};
+}
+
 }  // namespace
 
 Result<nlohmann::json> resolve_regularizer(const nlohmann::json& regularizer) {
@@ -62,8 +73,11 @@ bool has_activity_losses(const nlohmann::json& model_config) {
   if (!model_config.is_structured()) return false;
   if (model_config.is_object()) {
     const auto regularizer = model_config.find("activity_regularizer");
-    if (regularizer != model_config.end() && !regularizer->is_null()) return true;
-    if (model_config.value("class_name", nlohmann::json()) == "ActivityRegularization") return true;
+    if (regularizer != model_config.end() && is_penalty(*regularizer)) return true;
+    const bool is_layer = class_name_of(model_config) == "ActivityRegularization";
+    if (is_layer && is_penalty({{"class_name", "L1L2"}, {"config", penalty_keys(model_config)}})) {
+      return true;
+    }
   }
   return std::any_of(model_config.begin(), model_config.end(), has_activity_losses);
 }

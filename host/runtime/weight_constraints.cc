@@ -31,9 +31,7 @@ WeightConstraints::WeightConstraints(const Graph& graph)
     auto constraint = weight_constraint(parameter);
     LOCKSTEP_CHECK(constraint.ok());
     auto expression = std::make_shared<const Expression>(constraint->expression);
-    if (constraint->by_norm) {
-      scratch_size_ = std::max(scratch_size_, constraint->size * constraint->inner);
-    }
+    scratch_size_ = std::max(scratch_size_, constraint->size * constraint->inner);
     items_.push_back(
         {parameter.offset, parameter.count(), *std::move(constraint), std::move(expression)});
   }

@@ -147,8 +147,6 @@ def mask_cases(case):
     case("masking_pooled", [*(make() for make in masked), layers.Dense(3), pool()], steps)
     case("masking_value", [layers.ReLU(max_value=0.3), layers.Masking(0.3), pool(keepdims=True)],
          steps)
-    case("masking_first", [layers.ReLU(), layers.Masking(), layers.Activation("tanh"),
-                           pool(data_format="channels_first")], (4, 1))
     case("masking_dropped", [*(make() for make in masked), layers.Conv1D(2, 1), pool()], steps)
     case("masking_added", [*(make() for make in masked), layers.Dense(1), layers.Add(), pool()],
          steps)

@@ -116,8 +116,10 @@ TEST_P(RandomModels, give_the_same_bits_however_partitions_are_grouped) {
   if (device == nullptr) GTEST_SKIP() << "this machine has no " << GetParam();
   const uint64_t base = 1;
   for (uint64_t seed = base; seed < base + kModels; ++seed) {
-    SCOPED_TRACE("seed " + std::to_string(seed));
     const Model model = random_model(seed);
+    std::string layers;
+    for (const auto& layer : model.layers()) layers += " " + layer.name;
+    SCOPED_TRACE("seed " + std::to_string(seed) + ":" + layers);
     const auto graph = model.training_graph("sparse_categorical_crossentropy");
     ASSERT_TRUE(graph.ok()) << graph.error().message;
     TrainingStep step(*device, *graph);

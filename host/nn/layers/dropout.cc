@@ -26,10 +26,10 @@ Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
   if (!(asked >= 0 && asked < 1)) {
     return layer.error(fmt::format("rate must be at least 0 and below 1, not {}", asked));
   }
+  LOCKSTEP_ASSIGN(const Shape noise, noise_shape_of(layer, input.shape));
   const float rate = static_cast<float>(asked);
   if (rate == 0 || !layer.training()) return input;
   if (rate == 1) return layer.error(fmt::format("rate {} rounds to 1 in float32", asked));
-  LOCKSTEP_ASSIGN(const Shape noise, noise_shape_of(layer, input.shape));
   if (noise != input.shape) return drop_together(layer, input, noise, rate);
   DropoutOp op;
   op.features = input.features();

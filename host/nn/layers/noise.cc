@@ -81,8 +81,8 @@ Result<SymbolicTensor> build_alpha_dropout(LayerContext& layer, const Tensors& i
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   LOCKSTEP_RETURN_IF_ERROR(check_rate(layer));
   const double rate = layer.number("rate");
-  if (rate == 0 || !layer.training()) return inputs[0];
   LOCKSTEP_ASSIGN(const Shape noise, noise_shape_of(layer, inputs[0].shape));
+  if (rate == 0 || !layer.training()) return inputs[0];
   constexpr double kDropped = -kSeluAlpha * kSeluScale;
   ExpressionBuilder e;
   const Term scale =

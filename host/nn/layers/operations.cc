@@ -34,7 +34,8 @@ bool flatten(const Json& value, size_t axis, Shape* shape, std::vector<float>* v
 
 // A constant of an operand, with as many axes as the rows have, or none: a number.
 Result<SymbolicTensor> constant_operand(LayerContext& layer, const Json& operand, size_t axes) {
-  const Json value = operand.is_object() && operand.value("class_name", "") == "__tensor__"
+  const std::string kind = operand.is_object() ? operand.value("class_name", "") : "";
+  const Json value = kind == "__tensor__" || kind == "__numpy__"
                          ? operand.value("/config/value"_json_pointer, Json())
                          : operand;
   Shape shape;
@@ -267,6 +268,9 @@ template <LayerContext::Reduction kReduction>
 Result<SymbolicTensor> build_reduce(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   const Json& given = layer.at("axis");
+  if (const Json* initial = layer.find("initial"); initial != nullptr && !initial->is_null()) {
+    return layer.error("initial is not supported: take the Maximum with it behind");
+  }
   if (!given.is_number_integer() && !given.is_array()) {
     return layer.error("axis must name axes of the row: each row is computed by itself");
   }
@@ -349,6 +353,8 @@ std::vector<LayerType> operation_types() {
   using Reduction = LayerContext::Reduction;
   const std::vector<ConfigKey> reduced = {{"axis", KeyKind::any, nullptr},
                                           {"keepdims", KeyKind::flag, false}};
+  std::vector<ConfigKey> largest = reduced;
+  largest.push_back({"initial", KeyKind::any, nullptr});
   const ConfigKey last{"axis", KeyKind::any, -1}, first{"axis", KeyKind::any, 0};
   return {
       operation("Absolute", "the absolute value", build_unary<Unary::absolute>),
@@ -360,7 +366,7 @@ std::vector<LayerType> operation_types() {
       operation("ExpandDims", "its tensor with a new axis of size 1", build_expand_dims, {last}),
       operation("GetItem", "the entries that an index of numbers and slices takes", build_get_item),
       operation("Log", "the natural logarithm", build_unary<Unary::log>),
-      operation("Max", "the largest entry over axes", build_reduce<Reduction::maximum>, reduced),
+      operation("Max", "the largest entry over axes", build_reduce<Reduction::maximum>, largest),
       operation("Maximum", "the larger of two operands", build_binary<Binary::maximum>),
       operation("Mean", "the mean over axes", build_reduce<Reduction::mean>, reduced),
       operation("Minimum", "the smaller of two operands", build_binary<Binary::minimum>),

@@ -66,16 +66,15 @@ LayerType pool() {
 }
 
 // The mean over the steps that count; NaN where none does, as in Keras.
-SymbolicTensor masked_mean(LayerContext& layer, const SymbolicTensor& input, size_t steps) {
+SymbolicTensor masked_mean(LayerContext& layer, const SymbolicTensor& input) {
   const SymbolicTensor mask{input.mask, input.mask_shape};
-  const int64_t size = input.shape[steps];
-  const Broadcast step{steps == 0 ? input.features() / size : 1, size};
+  const Broadcast step{input.shape[1], input.shape[0]};
   ExpressionBuilder s;
   const SymbolicTensor kept =
       layer.map("kept", s.finish({s.select(s.operand(1), s.operand(0), s.constant(0))}),
                 {input, mask}, {whole_operand(0, input), {1, 0, step}}, input.shape);
   const bool keep = layer.flag("keepdims");
-  const SymbolicTensor sum = layer.reduce("sum", kept, {steps}, LayerContext::Reduction::sum, keep);
+  const SymbolicTensor sum = layer.reduce("sum", kept, {0}, LayerContext::Reduction::sum, keep);
   const SymbolicTensor count = layer.reduce("count", mask, {0}, LayerContext::Reduction::sum, true);
   ExpressionBuilder e;
   return layer.map("forward", e.finish({e.operand(0) / e.operand(1)}), {sum, count},
@@ -87,10 +86,10 @@ Result<SymbolicTensor> build_global(LayerContext& layer, const Tensors& inputs) 
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   LOCKSTEP_ASSIGN(const size_t first, first_spatial_axis(layer, inputs[0].shape, kAxes));
   if (kAxes == 1 && !kMaximum && inputs[0].mask >= 0) {
-    if (inputs[0].mask_shape != Shape{inputs[0].shape[first]}) {
-      return layer.error("its input's mask must have the steps as its only axis");
+    if (first != 0 || inputs[0].mask_shape != Shape{inputs[0].shape[0]}) {
+      return layer.error("an input with a mask must have its channels last, and one axis of steps");
     }
-    return masked_mean(layer, inputs[0], first);
+    return masked_mean(layer, inputs[0]);
   }
   std::vector<size_t> axes;
   for (size_t axis = first; axis < first + kAxes; ++axis) axes.push_back(axis);

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "host/nn/layer_table.h"
+#include "host/nn/regularizers.h"
 
 namespace lockstep::layers {
 namespace {
@@ -17,6 +18,9 @@ Result<InnerLayer> inner_layer(const LayerContext& layer) {
     return layer.error("layer must be an object with class_name and config");
   }
   const std::string class_name = given["class_name"];
+  if (has_activity_losses(given)) {
+    return layer.error("an activity regularizer within it has no effect in Keras; leave it out");
+  }
   if (class_name == "Sequential" || class_name == "Functional") {
     return layer.error("a model in the place of its layer is not supported yet");
   }
