@@ -38,13 +38,17 @@ std::string section(const LayerType& type) {
 std::string layers_page() {
   std::string page =
       "# Layers\n\nKeras' layers that a model may have, each with its keys and their defaults; a "
-      "key without one must be\ngiven. Every layer also takes `name`, `trainable` and `dtype` "
-      "(float32). `lockstep inspect --layers` wrote this\npage from the table of layers.\n";
+      "key "
+      "without one must\nbe given. Every layer also takes `name`, `trainable` and `dtype` "
+      "(float32). "
+      "`lockstep inspect\n--layers` wrote this page from the table of layers.\n";
   for (const std::string& name : layer_class_names()) page += section(layer_type(name).value());
   page +=
       "\n# Operations\n\nWhat arithmetic, indexing and `preprocess_input` leave in a functional "
-      "graph (`keras.src.ops.numpy`); their\noperands are tensors and numbers. Rows stay apart: "
-      "none works along the batch.\n";
+      "graph "
+      "(`keras.src.ops.numpy`);\ntheir operands are tensors and numbers. Rows stay apart: none "
+      "works "
+      "along the batch.\n";
   for (const LayerType& type : layers::operation_types()) page += section(type);
   return page;
 }
