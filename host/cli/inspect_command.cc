@@ -10,7 +10,7 @@
 #include "host/job/data_job.h"
 #include "host/job/metric_table.h"
 #include "host/keras/safetensors.h"
-#include "host/nn/layer.h"
+#include "host/nn/layers_page.h"
 #include "host/nn/model_config.h"
 #include "host/train/output_folder.h"
 
@@ -84,20 +84,6 @@ Status inspect_folder(const std::string& folder) {
   return is_state_folder(state) ? inspect_state(state) : Status{};
 }
 
-// The table of layers: what each does, and its keys with their defaults.
-void print_layers() {
-  for (const std::string& name : layer_class_names()) {
-    const LayerType type = layer_type(name).value();
-    fmt::print("{}: {}\n", name, type.summary);
-    std::string keys;
-    for (const ConfigKey& key : type.keys) {
-      keys += fmt::format("{}{}{}", keys.empty() ? "    " : ", ", key.name,
-                          key.is_required() ? "" : " = " + key.default_value.dump());
-    }
-    if (!keys.empty()) fmt::print("{}\n", keys);
-  }
-}
-
 // The shape that stands behind FILE --rows; () where it does not.
 Result<Shape> rows_argument(const Arguments& arguments) {
   if (arguments.size() != 3 || arguments[1] != "--rows") return Shape{};
@@ -123,11 +109,12 @@ int run_inspect(const Arguments& arguments, Context&) {
         "checkpoints as a tree;\nor those of a state folder. Every hash is verified: exit code 1 "
         "where something is damaged.\nlockstep inspect FILE [--rows 224,224,3]: a model's layers, "
         "their shapes and weights; with the shape of\na row, where the model leaves it open\n"
-        "lockstep inspect --layers: Keras' layers that a model may have, with their keys\n");
+        "lockstep inspect --layers: Keras' layers that a model may have, with their keys, in "
+        "Markdown\n");
     return arguments.size() == 1 ? 0 : 2;
   }
   if (arguments[0] == "--layers") {
-    print_layers();
+    fmt::print("{}", layers_page());
     return 0;
   }
   const std::string& path = arguments[0];

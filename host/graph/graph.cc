@@ -59,7 +59,8 @@ bool Graph::is_plain() const {
   return gradient_sums.empty() &&
          std::all_of(parameters.begin(), parameters.end(), [](const Parameter& parameter) {
            return parameter.role == ParameterRole::trained &&
-                  parameter.gradient_offset == parameter.offset;
+                  parameter.gradient_offset == parameter.offset &&
+                  parameter.regularizer.is_null() && parameter.constraint.is_null();
          });
 }
 

@@ -37,6 +37,7 @@ struct Parameter {
   nlohmann::json initializer;    // {"class_name", "config"}, as Keras writes it
   nlohmann::json regularizer;    // the same, or null
   nlohmann::json constraint;
+  int64_t fan_in = 0, fan_out = 0;  // for the initializer; 0: as the shape says
   int64_t count() const { return element_count(shape); }
 };
 
@@ -64,7 +65,8 @@ struct Graph {
   std::vector<Shape> output_shapes;
 
   int64_t metrics_offset() const { return flat_size - metric_count; }
-  // Whether parameter i has gradient i, and nothing but the optimizer changes it.
+  // Whether parameter i has gradient i, and nothing but the optimizer changes it: no regularizer,
+  // no constraint.
   bool is_plain() const;
 };
 

@@ -23,7 +23,7 @@ SymbolicTensor GraphBuilder::add_batch_part(BatchPart part, int64_t offset, cons
   op.outputs = {static_cast<int>(graph_.values.size())};
   graph_.values.push_back({name, shape});
   graph_.ops.push_back(std::move(op));
-  return {graph_.ops.back().outputs[0], shape};
+  return {.value = graph_.ops.back().outputs[0], .shape = shape};
 }
 
 void GraphBuilder::begin_layer(std::string name, int position, int call) {
@@ -48,6 +48,8 @@ int64_t GraphBuilder::add_parameter(const ParameterSpec& spec) {
   parameter.initializer = spec.initializer;
   parameter.regularizer = spec.regularizer;
   parameter.constraint = spec.constraint;
+  parameter.fan_in = spec.fan_in;
+  parameter.fan_out = spec.fan_out;
   graph_.parameters.push_back(std::move(parameter));
   positions_.push_back(position_);
   return number;
@@ -75,7 +77,7 @@ SymbolicTensor GraphBuilder::add_op(const std::string& what, OpAttributes attrib
     op.outputs.push_back(add_value(what + " statistics", shape, true));
   }
   graph_.ops.push_back(std::move(op));
-  return {graph_.ops.back().outputs[0], std::move(output_shape)};
+  return {.value = graph_.ops.back().outputs[0], .shape = std::move(output_shape)};
 }
 
 Graph GraphBuilder::finish(const std::vector<SymbolicTensor>& outputs) {

@@ -14,6 +14,10 @@ namespace lockstep {
 struct SymbolicTensor {
   int value = -1;
   Shape shape;
+  // Keras' mask: a value that is 1 where an entry of the first axes counts and 0 where it does
+  // not; -1: all count. Its shape begins the tensor's.
+  int mask = -1;
+  Shape mask_shape = {};
   int64_t features() const { return element_count(shape); }
 };
 
@@ -28,6 +32,7 @@ struct ParameterSpec {
   nlohmann::json constraint;
   ParameterRole role = ParameterRole::trained;
   float momentum = 0;
+  int64_t fan_in = 0, fan_out = 0;  // for its initializer; 0: as its shape says
 };
 
 class GraphBuilder {
@@ -46,6 +51,7 @@ class GraphBuilder {
   // gets the parameters that it has.
   void begin_layer(std::string name, int position, int call);
   const std::string& layer_name() const { return layer_name_; }
+  int position() const { return position_; }
 
   // Stands for the parameter in ops until finish() knows its offset.
   int64_t add_parameter(const ParameterSpec& spec);
@@ -56,6 +62,9 @@ class GraphBuilder {
   SymbolicTensor add_op(const std::string& what, OpAttributes attributes,
                         const std::vector<SymbolicTensor>& inputs, Shape output_shape,
                         const std::vector<Shape>& statistics);
+  // Adds a value of one feature to each row's loss, beside what the objective says.
+  void add_row_loss(const SymbolicTensor& loss) { row_losses_.push_back(loss); }
+  const std::vector<SymbolicTensor>& row_losses() const { return row_losses_; }
   // The forward graph that ends in `outputs`: flat_size is 0. Call once.
   Graph finish(const std::vector<SymbolicTensor>& outputs);
 
@@ -67,6 +76,7 @@ class GraphBuilder {
   std::string layer_name_;
   int position_ = 0;
   int call_ = 0;
+  std::vector<SymbolicTensor> row_losses_;
   std::vector<int> positions_;                            // of each parameter's layer
   std::map<std::pair<int, std::string>, int64_t> known_;  // by position and name
 };

@@ -6,6 +6,8 @@
 #include <charconv>
 #include <cmath>
 
+#include "host/nn/regularizers.h"
+
 namespace lockstep {
 namespace {
 
@@ -95,6 +97,7 @@ Objective objective_of(const Job& job) {
   objective.metrics = job.metrics;
   objective.target_shape = job.target_shape;
   objective.weighted = job.weighted;
+  objective.has_activity_losses = has_activity_losses(job.model_config);
   return objective;
 }
 

@@ -33,9 +33,10 @@ void MetricTable::add(const std::string& name, Value value) {
   values_.push_back(std::move(value));
 }
 
-MetricSums MetricTable::sums(std::span<const float> measured, int64_t rows) const {
+MetricSums MetricTable::sums(std::span<const float> measured, int64_t rows, double penalty) const {
   LOCKSTEP_CHECK(static_cast<int64_t>(measured.size()) == measured_);
   MetricSums sums(measured.begin(), measured.end());
+  sums[0] += penalty * static_cast<double>(rows);
   sums.push_back(static_cast<double>(rows));
   return sums;
 }

@@ -25,8 +25,9 @@ class MetricTable {
   // All accumulators, and those of them that the graph measures.
   int64_t size() const { return size_; }
   int64_t measured() const { return measured_; }
-  // Of a step, or of a partition, of so many rows.
-  MetricSums sums(std::span<const float> measured, int64_t rows) const;
+  // Of a step, or of a partition, of so many rows. `penalty`, of the weights, is added to each
+  // row's loss.
+  MetricSums sums(std::span<const float> measured, int64_t rows, double penalty = 0) const;
 
   // Of the values, in Keras' order: "loss", then the metrics as the job lists them.
   const std::vector<std::string>& names() const { return names_; }

@@ -20,7 +20,11 @@ struct Fans {
 };
 
 // Kernels end in (in, out); what stands before is the receptive field and belongs to both fans.
-Fans fans_of(const Shape& shape) {
+Fans fans_of(const Parameter& parameter) {
+  if (parameter.fan_in > 0) {
+    return {static_cast<double>(parameter.fan_in), static_cast<double>(parameter.fan_out)};
+  }
+  const Shape& shape = parameter.shape;
   if (shape.empty()) return {};
   double receptive_field = 1;
   for (size_t axis = 0; axis + 2 < shape.size(); ++axis) {
@@ -51,7 +55,7 @@ void fill_uniform(const Draw& draw, float limit) {
 
 // Glorot and Bengio (2010): uniform in [-l, l), l = sqrt(6 / (fan_in + fan_out)).
 void glorot_uniform(const Draw& draw) {
-  const Fans fans = fans_of(draw.parameter.shape);
+  const Fans fans = fans_of(draw.parameter);
   fill_uniform(draw, static_cast<float>(std::sqrt(6.0 / (fans.in + fans.out))));
 }
 
@@ -79,7 +83,7 @@ constexpr double kTruncatedDeviation = 0.87962566103423978;
 // scale / n, n the mean number of inputs or outputs: Keras' VarianceScaling.
 void variance_scaling(const Draw& draw, double scale, const std::string& mode,
                       const std::string& distribution) {
-  const Fans fans = fans_of(draw.parameter.shape);
+  const Fans fans = fans_of(draw.parameter);
   const double n = mode == "fan_in"    ? fans.in
                    : mode == "fan_out" ? fans.out
                                        : (fans.in + fans.out) / 2;

@@ -9,6 +9,7 @@
 #include "host/core/check.h"
 #include "host/core/suggest.h"
 #include "host/nn/activations.h"
+#include "host/nn/regularizers.h"
 
 namespace lockstep {
 
@@ -40,6 +41,16 @@ bool LayerContext::training() const {
   if (builder_.mode() == GraphMode::inference) return false;
   const auto argument = call_.arguments.find("training");
   return argument == call_.arguments.end() || argument->is_null() || argument->get<bool>();
+}
+
+LayerContext LayerContext::wrapped(const std::string& class_name, const nlohmann::json& config,
+                                   int call_number) const {
+  Call call = call_;
+  call.class_name = class_name;
+  call.config = &config;
+  call.number = call_number;
+  builder_.begin_layer(call.name, builder_.position(), call_number);
+  return LayerContext(builder_, std::move(call));
 }
 
 Error LayerContext::error(const std::string& what) const {
@@ -198,6 +209,80 @@ SymbolicTensor LayerContext::reduce(const std::string& what, const SymbolicTenso
   const double count =
       static_cast<double>(input.features()) / static_cast<double>(result.features());
   return map(what + "_mean", e.finish({e.operand(0) / count}), {result});
+}
+
+SymbolicTensor LayerContext::constant(const std::string& what, const std::vector<float>& values,
+                                      const Shape& shape) {
+  ExpressionBuilder e;
+  const SymbolicTensor one = map(what + "_one", e.finish({e.constant(1)}), {}, {}, {1});
+  IndexLists lists;
+  lists.factor = values;
+  lists.index.assign(values.size(), 0);
+  for (size_t i = 0; i <= values.size(); ++i) lists.begin.push_back(static_cast<int64_t>(i));
+  return gather(what, std::move(lists), {one}, shape);
+}
+
+SymbolicTensor LayerContext::stretch(const std::string& what, const SymbolicTensor& input,
+                                     const Shape& shape) {
+  if (input.shape == shape) return input;
+  LOCKSTEP_CHECK(input.shape.size() == shape.size());
+  std::vector<int64_t> index;
+  for (int64_t o = 0; o < element_count(shape); ++o) {
+    int64_t rest = o, at = 0, inner = 1;
+    for (size_t axis = shape.size(); axis-- > 0;) {
+      if (input.shape[axis] > 1) at += rest % shape[axis] * inner;
+      rest /= shape[axis];
+      inner *= input.shape[axis];
+    }
+    index.push_back(at);
+  }
+  return pick(what, index, {input}, shape);
+}
+
+namespace {
+
+// 1 where any of the masks is.
+SymbolicTensor any_of_masks(LayerContext& layer, const Tensors& inputs) {
+  SymbolicTensor any{.value = inputs[0].mask, .shape = inputs[0].mask_shape};
+  for (size_t i = 1; i < inputs.size(); ++i) {
+    ExpressionBuilder e;
+    any = layer.map("mask", e.finish({e.maximum(e.operand(0), e.operand(1))}),
+                    {any, {.value = inputs[i].mask, .shape = inputs[i].mask_shape}});
+  }
+  return any;
+}
+
+Status set_mask(const LayerType& type, LayerContext& layer, const Tensors& inputs,
+                SymbolicTensor* output) {
+  if (type.masking == Masking::build) return {};
+  output->mask = -1;
+  output->mask_shape = {};
+  if (type.masking == Masking::drop || inputs.empty()) return {};
+  const bool join = type.masking == Masking::join;
+  for (const SymbolicTensor& input : inputs) {
+    if (input.mask < 0 && (join || &input == &inputs[0])) return {};
+    if (join && input.mask_shape != inputs[0].mask_shape) {
+      return layer.error("its inputs have masks of different shapes, which is not supported");
+    }
+  }
+  const SymbolicTensor mask =
+      join ? any_of_masks(layer, inputs)
+           : SymbolicTensor{.value = inputs[0].mask, .shape = inputs[0].mask_shape};
+  output->mask = mask.value;
+  output->mask_shape = mask.shape;
+  return {};
+}
+
+}  // namespace
+
+Result<SymbolicTensor> call_layer(const LayerType& type, LayerContext& layer,
+                                  const Tensors& inputs) {
+  LOCKSTEP_ASSIGN(SymbolicTensor output, type.build(layer, inputs));
+  LOCKSTEP_RETURN_IF_ERROR(set_mask(type, layer, inputs, &output));
+  if (const nlohmann::json* regularizer = layer.find("activity_regularizer")) {
+    add_activity_loss(layer, output, penalty_of(*regularizer));
+  }
+  return output;
 }
 
 Result<SymbolicTensor> LayerContext::activate(const SymbolicTensor& input,

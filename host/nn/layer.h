@@ -47,12 +47,22 @@ struct ConfigKey {
 
 class LayerContext;
 
+// What becomes of the masks of a layer's inputs (SymbolicTensor::mask).
+enum class Masking {
+  drop,   // the output has none, as with Keras' layers that do not support masks
+  pass,   // it has the first input's
+  join,   // where all inputs have one it counts what any of them counts
+  build,  // the build function decides
+};
+
 // One of Keras' layers: one file with a function that returns this, and a line of the table.
 struct LayerType {
   std::string class_name;       // Keras'
   std::string summary;          // for `lockstep inspect --layers`
   std::vector<ConfigKey> keys;  // beside name, trainable and dtype, which every layer has
   Result<SymbolicTensor> (*build)(LayerContext& layer, const Tensors& inputs) = nullptr;
+  Masking masking = Masking::drop;
+  std::string module = "keras.layers";  // where Keras keeps it
   // How Keras begins the names that it gives: "conv2d" for Conv2D.
   std::string default_name() const;
 };
@@ -103,6 +113,11 @@ class LayerContext {
   std::vector<int64_t> sizes(const char* key) const { return at(key).get<std::vector<int64_t>>(); }
   bool is_null(const char* key) const { return at(key).is_null(); }
   const nlohmann::json& at(const char* key) const { return call_.config->at(key); }
+  // nullptr where the config has no such key.
+  const nlohmann::json* find(const char* key) const {
+    const auto found = call_.config->find(key);
+    return found == call_.config->end() ? nullptr : &*found;
+  }
 
   const std::string& name() const { return call_.name; }
   int index() const { return call_.index; }
@@ -111,6 +126,10 @@ class LayerContext {
   bool training() const;
   bool trainable() const { return call_.trainable; }
   const nlohmann::json& arguments() const { return call_.arguments; }
+
+  // The context of a layer within this one: the same weights, randomness and name.
+  LayerContext wrapped(const std::string& class_name, const nlohmann::json& config,
+                       int call_number) const;
 
   // "layer 'conv2d' (Conv2D): <what>".
   Error error(const std::string& what) const;
@@ -150,6 +169,11 @@ class LayerContext {
   enum class Reduction { sum, mean, maximum };
   SymbolicTensor reduce(const std::string& what, const SymbolicTensor& input,
                         const std::vector<size_t>& axes, Reduction reduction, bool keep);
+  // The same numbers in each row.
+  SymbolicTensor constant(const std::string& what, const std::vector<float>& values,
+                          const Shape& shape);
+  // The tensor with axes of size 1 repeated, as numpy broadcasts; shapes of as many axes.
+  SymbolicTensor stretch(const std::string& what, const SymbolicTensor& input, const Shape& shape);
   // Applies a resolved activation ("relu", or {"class_name", "config"}; null: none).
   Result<SymbolicTensor> activate(const SymbolicTensor& input, const nlohmann::json& activation);
 
@@ -157,6 +181,11 @@ class LayerContext {
   GraphBuilder& builder_;
   const Call call_;
 };
+
+// A call of a layer as Keras' __call__ makes it: the build function, then what the config's
+// activity_regularizer adds to the loss, and the output's mask.
+Result<SymbolicTensor> call_layer(const LayerType& type, LayerContext& layer,
+                                  const Tensors& inputs);
 
 // The operand of a whole input, and of one with the channels on the last axis alone.
 MapOperand whole_operand(int input, const SymbolicTensor& tensor);

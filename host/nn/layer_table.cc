@@ -7,13 +7,17 @@
 #include <cmath>
 
 #include "host/core/suggest.h"
+#include "host/nn/constraints.h"
 #include "host/nn/initializers.h"
+#include "host/nn/layers/operations.h"
+#include "host/nn/regularizers.h"
 
 namespace lockstep {
 namespace {
 
 constexpr LayerType (*kLayers[])() = {
     layers::activation,
+    layers::activity_regularization,
     layers::add,
     layers::alpha_dropout,
     layers::average,
@@ -28,13 +32,17 @@ constexpr LayerType (*kLayers[])() = {
     layers::conv2d,
     layers::conv2d_transpose,
     layers::conv3d,
+    layers::conv3d_transpose,
     layers::cropping1d,
     layers::cropping2d,
     layers::cropping3d,
+    layers::custom_scale_layer,
     layers::dense,
     layers::depthwise_conv1d,
     layers::depthwise_conv2d,
+    layers::dot,
     layers::dropout,
+    layers::einsum_dense,
     layers::elu,
     layers::embedding,
     layers::flatten,
@@ -46,15 +54,19 @@ constexpr LayerType (*kLayers[])() = {
     layers::global_max_pooling1d,
     layers::global_max_pooling2d,
     layers::global_max_pooling3d,
+    layers::group_normalization,
     layers::identity,
     layers::layer_normalization,
+    layers::layer_scale,
     layers::leaky_relu,
+    layers::masking,
     layers::max_pooling1d,
     layers::max_pooling2d,
     layers::max_pooling3d,
     layers::maximum,
     layers::minimum,
     layers::multiply,
+    layers::normalization,
     layers::permute,
     layers::prelu,
     layers::relu,
@@ -69,7 +81,10 @@ constexpr LayerType (*kLayers[])() = {
     layers::spatial_dropout1d,
     layers::spatial_dropout2d,
     layers::spatial_dropout3d,
+    layers::stochastic_depth,
     layers::subtract,
+    layers::time_distributed,
+    layers::unit_normalization,
     layers::up_sampling1d,
     layers::up_sampling2d,
     layers::up_sampling3d,
@@ -203,10 +218,9 @@ Result<nlohmann::json> resolve_value(const ConfigKey& key, const nlohmann::json&
     case KeyKind::initializer:
       return resolve_initializer(value);
     case KeyKind::regularizer:
+      return resolve_regularizer(value);
     case KeyKind::constraint:
-      if (value.is_null()) return value;
-      return Error{fmt::format("{} is not supported yet; leave it out", key.name),
-                   ErrorKind::usage};
+      return resolve_constraint(value);
     case KeyKind::any:
       return value;
   }
@@ -218,7 +232,7 @@ Result<nlohmann::json> resolve_value(const ConfigKey& key, const nlohmann::json&
 // "MaxPooling2D" -> "max_pooling2d", as Keras' to_snake_case does.
 std::string LayerType::default_name() const {
   std::string name;
-  for (size_t i = 0; i < class_name.size(); ++i) {
+  for (size_t i = class_name.rfind('.') + 1; i < class_name.size(); ++i) {
     const char c = class_name[i];
     const bool upper = std::isupper(static_cast<unsigned char>(c)) != 0;
     const bool after_lower =
@@ -241,6 +255,14 @@ Result<LayerType> layer_type(const std::string& class_name) {
   for (const auto make : kLayers) {
     LayerType type = make();
     if (type.class_name == class_name) return type;
+  }
+  std::vector<std::string> operations;
+  for (LayerType& type : layers::operation_types()) {
+    if (type.class_name == class_name) return std::move(type);
+    operations.push_back(type.class_name);
+  }
+  if (class_name.starts_with("keras.ops.")) {
+    return usage_error(unknown_name_message("operation", class_name, operations));
   }
   for (const Refusal& refusal : kRefusals) {
     if (class_name == refusal.class_name) {

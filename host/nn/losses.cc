@@ -149,11 +149,17 @@ Result<SymbolicTensor> append_loss(const Objective& objective, GraphBuilder& bui
   LOCKSTEP_ASSIGN(const ResolvedLoss found, find_loss(objective.loss));
   builder.begin_layer("loss", kLossPosition, 0);
   LayerContext loss(builder, {"loss", found.type->class_name, &found.config});
-  LOCKSTEP_ASSIGN(const SymbolicTensor of_row, found.type->of_row(loss, y_true, y_pred));
-  if (!objective.weighted) return of_row;
-  const SymbolicTensor weight = builder.add_batch_part(BatchPart::weights, 0, "weights", {1});
-  ExpressionBuilder e;
-  return loss.map("weighted", e.finish({e.operand(0) * e.operand(1)}), {of_row, weight});
+  LOCKSTEP_ASSIGN(SymbolicTensor of_row, found.type->of_row(loss, y_true, y_pred));
+  if (objective.weighted) {
+    const SymbolicTensor weight = builder.add_batch_part(BatchPart::weights, 0, "weights", {1});
+    ExpressionBuilder e;
+    of_row = loss.map("weighted", e.finish({e.operand(0) * e.operand(1)}), {of_row, weight});
+  }
+  for (const SymbolicTensor& more : builder.row_losses()) {
+    ExpressionBuilder e;
+    of_row = loss.map("with_activity", e.finish({e.operand(0) + e.operand(1)}), {of_row, more});
+  }
+  return of_row;
 }
 
 }  // namespace
@@ -186,7 +192,8 @@ bool is_sparse_loss(const nlohmann::json& loss) {
 }
 
 bool Objective::is_fused() const {
-  return loss == kSparseCategoricalCrossentropy && !weighted && element_count(target_shape) == 1;
+  return loss == kSparseCategoricalCrossentropy && !weighted && !has_activity_losses &&
+         element_count(target_shape) == 1;
 }
 
 bool MetricPlaces::read_targets() const {
@@ -212,9 +219,10 @@ Result<MetricPlaces> place_metrics(const Objective& objective) {
   return places;
 }
 
-Result<Graph> finish_with_loss(const Objective& objective, LossMode mode,
-                               const std::string& last_layer, GraphBuilder& builder,
-                               const Tensors& outputs) {
+Result<Graph> finish_with_loss(const Objective& asked, LossMode mode, const std::string& last_layer,
+                               GraphBuilder& builder, const Tensors& outputs) {
+  Objective objective = asked;
+  objective.has_activity_losses = !builder.row_losses().empty();
   LOCKSTEP_ASSIGN(const ResolvedLoss found, find_loss(objective.loss));
   LOCKSTEP_ASSIGN(const MetricPlaces places, place_metrics(objective));
   if (outputs.size() != 1) {
@@ -223,6 +231,12 @@ Result<Graph> finish_with_loss(const Objective& objective, LossMode mode,
         found.type->name(), outputs.size()));
   }
   const SymbolicTensor& y_pred = outputs[0];
+  if (y_pred.mask >= 0) {
+    return usage_error(fmt::format(
+        "the model's output carries a mask, up to its last layer, {}: losses of masked steps are "
+        "not supported yet; end the mask before (GlobalAveragePooling1D does), or leave it out",
+        last_layer));
+  }
   const bool fused = objective.is_fused();
   SymbolicTensor y_true;
   if (!fused || places.read_targets()) {

@@ -26,8 +26,9 @@ bool is_sparse_loss(const nlohmann::json& loss);
 struct Objective {
   nlohmann::json loss;
   std::vector<std::string> metrics;
-  Shape target_shape;     // of a row; (): one number
-  bool weighted = false;  // each row's loss by its weight
+  Shape target_shape;                // of a row; (): one number
+  bool weighted = false;             // each row's loss by its weight
+  bool has_activity_losses = false;  // the model's layers add to the rows' losses
 
   Objective() = default;
   Objective(const char* name) : loss(name) {}         // NOLINT: a loss alone is one

@@ -6,6 +6,7 @@
 
 #include "host/core/check.h"
 #include "host/graph/passes.h"
+#include "host/nn/constraints.h"
 
 namespace lockstep {
 namespace {
@@ -25,6 +26,25 @@ nlohmann::json input_layer(const Model::Input& input) {
   layer["config"]["dtype"] = "float32";
   if (!input.name.empty()) layer["config"]["name"] = input.name;
   return layer;
+}
+
+// Constraints must fit the shapes; a regularizer changes what the loss does not reach as well, and
+// that has no gradient here.
+Status check_weight_rules(const Graph& graph) {
+  for (const Parameter& parameter : graph.parameters) {
+    if (!parameter.constraint.is_null()) {
+      LOCKSTEP_RETURN_IF_ERROR(weight_constraint(parameter));
+    }
+    if (parameter.regularizer.is_null() || parameter.role != ParameterRole::trained ||
+        parameter.gradient_offset >= 0) {
+      continue;
+    }
+    return usage_error(
+        fmt::format("layer '{}': the loss does not depend on its {}, which has a regularizer; "
+                    "leave that out, or freeze the layer",
+                    parameter.layer, parameter.name));
+  }
+  return {};
 }
 
 }  // namespace
@@ -108,7 +128,13 @@ nlohmann::json Model::layer_config(const LayerInstance& layer) const {
   nlohmann::json config = layer.config;
   config["name"] = layer.name;
   if (!layer.trainable) config["trainable"] = false;
-  return {{"class_name", layer.class_name}, {"config", std::move(config)}};
+  nlohmann::json written{{"class_name", layer.class_name}, {"config", std::move(config)}};
+  const auto type = layer_type(layer.class_name);
+  if (!type.ok() || type->module == "keras.layers") return written;
+  // The name of an operation begins with keras.ops here, and not in Keras' configs.
+  written["class_name"] = layer.class_name.substr(layer.class_name.rfind('.') + 1);
+  written["module"] = type->module;
+  return written;
 }
 
 nlohmann::json Model::config() const {
@@ -162,6 +188,14 @@ nlohmann::json Model::functional_config() const {
     nlohmann::json node;
     node["args"] = nlohmann::json::array({tensors.size() == 1 ? tensors[0] : tensors});
     node["kwargs"] = call.arguments;
+    if (const auto operands = call.arguments.find("operands"); operands != call.arguments.end()) {
+      size_t next = 0;
+      node["args"] = *operands;
+      for (auto& operand : node["args"]) {
+        if (operand.is_null() && next < tensors.size()) operand = tensors[next++];
+      }
+      node["kwargs"].erase("operands");
+    }
     layers[inputs_.size() + static_cast<size_t>(call.layer)]["inbound_nodes"].push_back(
         std::move(node));
   }
@@ -260,7 +294,7 @@ Result<Tensors> Model::build_call(GraphBuilder& builder, const Call& call, const
   builder.begin_layer(name, index, number);
   LayerContext context(builder, {name, layer.class_name, &layer.config, std::move(arguments), index,
                                  number, trainable});
-  LOCKSTEP_ASSIGN(SymbolicTensor result, type.build(context, inputs));
+  LOCKSTEP_ASSIGN(SymbolicTensor result, call_layer(type, context, inputs));
   return Tensors{std::move(result)};
 }
 
@@ -320,6 +354,7 @@ Result<Graph> Model::training_graph(const Objective& objective) const {
   if (graph.gradient_count == 0) {
     return usage_error(fmt::format("model '{}' has no weights to train", name_));
   }
+  LOCKSTEP_RETURN_IF_ERROR(check_weight_rules(graph));
   finish_training_graph(&graph);
   return graph;
 }

@@ -10,6 +10,12 @@
 #include "host/job/data_job.h"
 
 namespace lockstep {
+namespace {
+
+// A block that stays in a core's cache; a GPU does all at once.
+constexpr int64_t kPenaltyBlock = int64_t{1} << 16;
+
+}  // namespace
 
 Result<std::unique_ptr<Replica>> Replica::create(const Job& job, const Model& model, int devices,
                                                  const DeviceFactory& factory) {
@@ -30,7 +36,9 @@ Replica::Replica(const Job& job, Graph training, Graph evaluation, Optimizer opt
       training_(std::move(training)),
       evaluation_(std::move(evaluation)),
       optimizer_(std::move(optimizer)),
-      team_(std::move(team)) {
+      team_(std::move(team)),
+      penalties_(training_, shares_memory() ? kPenaltyBlock : training_.parameter_count),
+      constraints_(training_) {
   make_segments();
   for (int index = 0; index < team_->size(); ++index) {
     training_programs_.push_back(std::make_unique<ProgramSet>(team_->device(index), training_));
@@ -69,6 +77,11 @@ Status Replica::allocate_state() {
     device_gradients_.push_back(std::move(gradient));
     LOCKSTEP_ASSIGN(auto metrics, device.allocate(job_.partitions * evaluation_.flat_size * 4));
     device_metrics_.push_back(std::move(metrics));
+  }
+  const int64_t scratch = std::max(penalties_.scratch_size(), constraints_.scratch_size());
+  for (int index = 0; index < team_->size() && scratch > 0; ++index) {
+    LOCKSTEP_ASSIGN(auto buffer, team_->device(index).allocate(scratch * 4));
+    scratch_.push_back(std::move(buffer));
   }
   return set_initial_state();
 }

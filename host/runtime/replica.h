@@ -17,7 +17,9 @@
 #include "host/optim/optimizer.h"
 #include "host/runtime/device_team.h"
 #include "host/runtime/exchange.h"
+#include "host/runtime/penalties.h"
 #include "host/runtime/state_file.h"
+#include "host/runtime/weight_constraints.h"
 
 namespace lockstep {
 
@@ -121,6 +123,7 @@ class Replica {
   bool shares_memory() { return team_->device(0).shares_host_memory(); }
   Status allocate_state();
   Status send_state();
+  Status share(int64_t count, const std::function<Status(int index, int64_t i)>& task);
   Result<uint64_t> sum_over_blocks(
       const std::function<Result<uint64_t>(Device&, int64_t block)>& task);
   Result<uint64_t> update_shared(const UpdateDesc& desc, const float* reduced,
@@ -134,6 +137,10 @@ class Replica {
   Status update_device(int index, const UpdateDesc& desc, const float* reduced,
                        const std::vector<TreePiece>& pieces, std::vector<DigestLanes>* lanes,
                        float* metrics);
+  // What regularizers add to the loss, by the weights as they are.
+  Result<double> penalty();
+  Status add_penalty_gradients(float* gradient);  // in the host's memory
+  Status constrain_weights();                     // the same
   const float* weights_of(int device) const;
   Result<uint64_t> digest_of_block(Device& device, int64_t block) const;
   void make_segments();
@@ -161,8 +168,11 @@ class Replica {
   std::unique_ptr<DeviceTeam> team_;
   std::vector<std::unique_ptr<Buffer>> state_buffers_;
   TrainState state_;
-  std::vector<Segment> segments_;      // by offset; frozen parameters are in none
-  std::vector<float> whole_gradient_;  // flat, where the graph is not plain
+  const Penalties penalties_;
+  const WeightConstraints constraints_;
+  std::vector<std::unique_ptr<Buffer>> scratch_;  // of these, one a device
+  std::vector<Segment> segments_;                 // by offset; frozen parameters are in none
+  std::vector<float> whole_gradient_;             // flat, where the graph is not plain
   // [device][vector]: weights, then slots; empty where the devices share the host's memory.
   std::vector<std::vector<std::unique_ptr<Buffer>>> device_states_;
   std::vector<std::unique_ptr<Buffer>> device_gradients_;  // flat, one a device

@@ -4,6 +4,7 @@ namespace lockstep {
 
 Status Replica::measure(int64_t batch, int64_t rows, const std::vector<PartitionRange>& ranges,
                         const std::vector<HostBatch>& batches, std::vector<ValidationPart>* parts) {
+  LOCKSTEP_ASSIGN(const double penalty, this->penalty());
   std::vector<Status> statuses(ranges.size());
   std::vector<std::vector<ValidationPart>> measured(ranges.size());
   team_->run([&](int index) {
@@ -36,7 +37,7 @@ Status Replica::measure(int64_t batch, int64_t rows, const std::vector<Partition
       const int partition = group.roots[i].first;
       const std::span<const float> sums(&metrics[i * count], count);
       measured[index].push_back(
-          {batch, partition, metrics_.sums(sums, group.rows[partition - group.first])});
+          {batch, partition, metrics_.sums(sums, group.rows[partition - group.first], penalty)});
     }
   });
   for (const auto& of_device : measured)

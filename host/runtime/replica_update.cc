@@ -33,23 +33,28 @@ UpdateDesc Replica::update_of(const Segment& segment, const UpdateDesc& desc) co
                              1.0f / static_cast<float>(job_.rows_of_step(state_.step))};
 }
 
-// Every block of the flat state once, each device a share: task(its device, block), summed.
+// Runs task(index of a device, i) for i in [0, count), each device a share of them.
+Status Replica::share(int64_t count, const std::function<Status(int index, int64_t i)>& task) {
+  std::vector<Status> statuses(static_cast<size_t>(team_->size()));
+  team_->run([&](int index) {
+    for (int64_t i = count * index / team_->size();
+         i < count * (index + 1) / team_->size() && statuses[index].ok(); ++i) {
+      statuses[index] = task(index, i);
+    }
+  });
+  return first_error(statuses);
+}
+
+// Every block of the flat state once: task(a device, block), summed.
 Result<uint64_t> Replica::sum_over_blocks(
     const std::function<Result<uint64_t>(Device&, int64_t block)>& task) {
-  const int64_t blocks = (training_.parameter_count + kDigestBlock - 1) / kDigestBlock;
   std::vector<uint64_t> sums(static_cast<size_t>(team_->size()));
-  std::vector<Status> statuses(sums.size());
-  team_->run([&](int index) {
-    uint64_t sum = 0;
-    for (int64_t block = blocks * index / team_->size();
-         block < blocks * (index + 1) / team_->size() && statuses[index].ok(); ++block) {
-      const Result<uint64_t> part = task(team_->device(index), block);
-      statuses[index] = part.ok() ? Status{} : Status{part.error()};
-      if (part.ok()) sum += *part;
-    }
-    sums[static_cast<size_t>(index)] = sum;
-  });
-  LOCKSTEP_RETURN_IF_ERROR(first_error(statuses));
+  const int64_t blocks = (training_.parameter_count + kDigestBlock - 1) / kDigestBlock;
+  LOCKSTEP_RETURN_IF_ERROR(share(blocks, [&](int index, int64_t block) -> Status {
+    LOCKSTEP_ASSIGN(const uint64_t sum, task(team_->device(index), block));
+    sums[static_cast<size_t>(index)] += sum;
+    return {};
+  }));
   return std::accumulate(sums.begin(), sums.end(), uint64_t{0});
 }
 
@@ -86,6 +91,7 @@ Result<MetricSums> Replica::update(const float* reduced, const std::vector<Local
   const UpdateDesc desc = optimizer_.update_at(job_.optimizer_iterations + state_.step + 1);
   const int64_t metric_count = training_.metric_count;
   std::array<float, kTreeSumBlock> metrics;
+  LOCKSTEP_ASSIGN(const double penalty, this->penalty());
   if (!device_states_.empty()) {
     LOCKSTEP_RETURN_IF_ERROR(update_devices(desc, reduced, pieces, digests, metrics.data()));
   } else {
@@ -98,7 +104,7 @@ Result<MetricSums> Replica::update(const float* reduced, const std::vector<Local
     if (sums != metrics.data()) std::copy_n(sums, metric_count, metrics.data());
   }
   MetricSums step = metrics_.sums(std::span(metrics).first(static_cast<size_t>(metric_count)),
-                                  job_.rows_of_step(state_.step));
+                                  job_.rows_of_step(state_.step), penalty);
   add_sums(step, &state_.sums);
   ++state_.step;
   return step;
@@ -119,7 +125,11 @@ Result<uint64_t> Replica::update_shared(const UpdateDesc& desc, const float* red
       float* to = whole_gradient_.data() + sum.to;
       team_->device(0).add(to, whole_gradient_.data() + sum.from, to, sum.count);
     }
-    return update_segments(desc, whole_gradient_.data(), digests);
+    LOCKSTEP_RETURN_IF_ERROR(add_penalty_gradients(whole_gradient_.data()));
+    if (constraints_.count() == 0) return update_segments(desc, whole_gradient_.data(), digests);
+    LOCKSTEP_RETURN_IF_ERROR(update_segments(desc, whole_gradient_.data(), false));
+    LOCKSTEP_RETURN_IF_ERROR(constrain_weights());
+    return digests ? state_digest() : uint64_t{0};
   }
   return sum_over_blocks([&](Device& device, int64_t block) -> Result<uint64_t> {
     std::array<float, kTreeSumBlock> scratch;
@@ -135,6 +145,32 @@ Result<uint64_t> Replica::update_shared(const UpdateDesc& desc, const float* red
                                            std::span(slots.data(), state_.slots.size()), size,
                                            digests ? &lanes : nullptr));
     return digests ? block_digest(lanes, block) : 0;
+  });
+}
+
+Result<double> Replica::penalty() {
+  std::vector<float> values(static_cast<size_t>(penalties_.blocks()));
+  if (values.empty()) return 0.0;
+  LOCKSTEP_RETURN_IF_ERROR(share(penalties_.blocks(), [&](int index, int64_t block) -> Status {
+    LOCKSTEP_ASSIGN(values[static_cast<size_t>(block)],
+                    penalties_.value(team_->device(index), block, weights_of(index),
+                                     scratch_[static_cast<size_t>(index)]->data()));
+    return {};
+  }));
+  return std::accumulate(values.begin(), values.end(), 0.0);
+}
+
+Status Replica::add_penalty_gradients(float* gradient) {
+  return share(penalties_.blocks(), [&](int index, int64_t block) {
+    return penalties_.add_gradient(team_->device(index), block, state_.weights.data(), gradient);
+  });
+}
+
+Status Replica::constrain_weights() {
+  return share(constraints_.count(), [&](int index, int64_t number) {
+    return constraints_.apply_to(team_->device(index), static_cast<int>(number),
+                                 state_.weights.data(),
+                                 scratch_[static_cast<size_t>(index)]->data());
   });
 }
 
@@ -206,22 +242,29 @@ Status Replica::update_device(int index, const UpdateDesc& desc, const float* re
     const SumTerm terms[] = {{gradient + sum.to, 0}, {gradient + sum.from, 1}};
     LOCKSTEP_RETURN_IF_ERROR(device.sum(terms, sum.count, gradient + sum.to));
   }
+  float* weights = vectors[0]->data();
+  for (int64_t block = 0; block < penalties_.blocks(); ++block) {
+    LOCKSTEP_RETURN_IF_ERROR(penalties_.add_gradient(device, block, weights, gradient));
+  }
   const bool is_plain = training_.is_plain();
   for (const Segment& segment : segments_) {
     std::vector<float*> slots;
     for (size_t i = 1; i < vectors.size(); ++i) {
       slots.push_back(vectors[i]->data() + segment.offset);
     }
-    LOCKSTEP_RETURN_IF_ERROR(
-        device.update(update_of(segment, desc), gradient + segment.gradient_offset,
-                      vectors[0]->data() + segment.offset, slots, segment.count,
-                      is_plain && lanes != nullptr ? lanes->data() : nullptr));
+    LOCKSTEP_RETURN_IF_ERROR(device.update(
+        update_of(segment, desc), gradient + segment.gradient_offset, weights + segment.offset,
+        slots, segment.count, is_plain && lanes != nullptr ? lanes->data() : nullptr));
+  }
+  for (int number = 0; number < constraints_.count(); ++number) {
+    LOCKSTEP_RETURN_IF_ERROR(constraints_.apply_to(device, number, weights,
+                                                   scratch_[static_cast<size_t>(index)]->data()));
   }
   if (!is_plain && lanes != nullptr) {
     std::vector<const float*> slots;
     for (size_t i = 1; i < vectors.size(); ++i) slots.push_back(vectors[i]->data());
     LOCKSTEP_RETURN_IF_ERROR(
-        device.digest(vectors[0]->data(), slots, training_.parameter_count, lanes->data()));
+        device.digest(weights, slots, training_.parameter_count, lanes->data()));
   }
   if (metrics == nullptr) return {};
   return device.copy_to_host(gradient + training_.metrics_offset(), training_.metric_count,

@@ -111,7 +111,8 @@ TEST(LayerErrors, dropout_and_activation) {
             "layer 'dropout' (Dropout): rate must be at least 0 and below 1, not -0.5");
   EXPECT_FALSE(layer_error("Dropout", {8}, {{"rate", std::nan("")}}).empty());
   EXPECT_EQ(layer_error("Dropout", {8}, {{"rate", 0.5}, {"noise_shape", {1, 8}}}),
-            "layer 'dropout' (Dropout): noise_shape is not supported yet");
+            "layer 'dropout' (Dropout): noise_shape [1,8] does not fit: it must be a list of null "
+            "for the batch, and for each axis of an input of shape (8,) its size, null or 1");
   EXPECT_EQ(layer_error("Dropout", {8}, {{"rate", 0.5}, {"dtype", "mixed_float16"}}),
             "layer 'dropout' (Dropout): dtype \"mixed_float16\" is not supported: layers compute "
             "in float32, --numerics chooses how");
@@ -158,6 +159,61 @@ TEST(LossErrors, name_and_last_layer) {
   EXPECT_EQ(training_error(model, kLoss), expected);
   EXPECT_EQ(model.evaluate_graph(kLoss).error().message, expected);
   EXPECT_TRUE(model.predict_graph().ok());
+}
+
+TEST(LayerErrors, regularizers_and_constraints) {
+  EXPECT_EQ(layer_error("Dense", {8}, {{"units", 3}, {"kernel_regularizer", "l3"}}),
+            "layer 'dense' (Dense): unknown regularizer 'l3'; did you mean 'L1'? Known: L1, L2, "
+            "L1L2");
+  EXPECT_EQ(
+      layer_error("Dense", {8}, {{"units", 3}, {"kernel_regularizer", "OrthogonalRegularizer"}}),
+      "layer 'dense' (Dense): regularizer OrthogonalRegularizer is not supported yet: use "
+      "L1, L2 or L1L2");
+  const nlohmann::json negative{{"class_name", "L2"}, {"config", {{"l2", -1}}}};
+  EXPECT_EQ(layer_error("Dense", {8}, {{"units", 3}, {"bias_regularizer", negative}}),
+            "layer 'dense' (Dense): regularizer L2: l2 must be at least 0, not -1.0");
+  EXPECT_FALSE(layer_error("Dense", {8}, {{"units", 3}, {"kernel_constraint", "MaxNrm"}}).empty());
+  Model model("m", {8});
+  const nlohmann::json apart{{"class_name", "UnitNorm"}, {"config", {{"axis", {0, 2}}}}};
+  model.add("Dense", {{"units", 1}, {"kernel_constraint", apart}});
+  EXPECT_EQ(training_error(model, "mse"),
+            "layer 'dense': the axis [0,2] of UnitNorm is none of a kernel of shape (8, 1), nor "
+            "several side by side");
+  Model unused("m");
+  const Model::TensorRef x = unused.input({8});
+  unused.call("Dense", {{"units", 1}, {"kernel_regularizer", "l2"}}, {x});
+  unused.set_outputs({unused.call("Dense", {{"units", 1}}, {x})});
+  EXPECT_EQ(training_error(unused, "mse"),
+            "layer 'dense': the loss does not depend on its kernel, which has a regularizer; "
+            "leave that out, or freeze the layer");
+}
+
+TEST(LayerErrors, masks) {
+  Model model("m", {4, 2});
+  model.add("Masking").add("Dense", {{"units", 1}});
+  EXPECT_EQ(training_error(model, "mse")
+                .find("the model's output carries a mask, up to its last "
+                      "layer, 'dense' (Dense)"),
+            0u);
+  model.add("GlobalAveragePooling1D");
+  EXPECT_TRUE(model.training_graph("mse").ok());
+  Model normalized("m", {4, 2});
+  normalized.add("Masking").add("BatchNormalization").add("GlobalAveragePooling1D");
+  EXPECT_EQ(training_error(normalized, "mse"),
+            "layer 'batch_normalization' (BatchNormalization): an input with a mask is not "
+            "supported in training: leave the mask out");
+}
+
+TEST(LayerErrors, operations_keep_rows_apart) {
+  Model model("m");
+  const Model::TensorRef x = model.input({4, 2});
+  const nlohmann::json index{{"operands", {nullptr, 0}}};
+  const int item = model.add_layer("keras.ops.GetItem", {{"name", "get_item"}});
+  model.set_outputs({model.call(item, {x}, index)});
+  EXPECT_EQ(predict_error(model),
+            "layer 'get_item' (keras.ops.GetItem): the index 0 takes rows out of the batch; each "
+            "row is computed by itself");
+  EXPECT_FALSE(layer_error("keras.ops.Ad", {4}, nlohmann::json::object()).empty());
 }
 
 TEST(LossErrors, nothing_to_train) {

@@ -11,7 +11,11 @@ Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
 }  // namespace
 
 LayerType activation() {
-  return {"Activation", "an activation function", {{"activation", KeyKind::activation}}, build};
+  return {"Activation",
+          "an activation function",
+          {{"activation", KeyKind::activation}},
+          build,
+          Masking::pass};
 }
 
 }  // namespace lockstep::layers

@@ -83,6 +83,7 @@ Result<SymbolicTensor> build_softmax(LayerContext& layer, const Tensors& inputs)
   if (axis + 1 != inputs[0].shape.size()) {
     return layer.error("axis must be the last one; add a Permute before this layer");
   }
+  if (inputs[0].mask >= 0) return layer.error("an input with a mask is not supported");
   return layer.activate(inputs[0], "softmax");
 }
 
@@ -94,21 +95,24 @@ LayerType relu() {
           {{"max_value", KeyKind::any, nullptr},
            {"negative_slope", KeyKind::any, 0.0},
            {"threshold", KeyKind::any, 0.0}},
-          build_relu};
+          build_relu,
+          Masking::pass};
 }
 
 LayerType leaky_relu() {
   return {"LeakyReLU",
           "its input, scaled down where it is negative",
           {{"negative_slope", KeyKind::number, 0.3}},
-          build_leaky_relu};
+          build_leaky_relu,
+          Masking::pass};
 }
 
 LayerType elu() {
   return {"ELU",
           "alpha (e^x - 1) where x is negative, else x",
           {{"alpha", KeyKind::number, 1.0}},
-          build_elu};
+          build_elu,
+          Masking::pass};
 }
 
 LayerType prelu() {
@@ -118,11 +122,16 @@ LayerType prelu() {
            {"alpha_regularizer", KeyKind::regularizer, nullptr},
            {"alpha_constraint", KeyKind::constraint, nullptr},
            {"shared_axes", KeyKind::any, nullptr}},
-          build_prelu};
+          build_prelu,
+          Masking::pass};
 }
 
 LayerType softmax() {
-  return {"Softmax", "probabilities along an axis", {{"axis", KeyKind::any, -1}}, build_softmax};
+  return {"Softmax",
+          "probabilities along an axis",
+          {{"axis", KeyKind::any, -1}},
+          build_softmax,
+          Masking::pass};
 }
 
 }  // namespace lockstep::layers

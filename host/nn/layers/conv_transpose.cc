@@ -1,4 +1,5 @@
-// Conv1DTranspose and Conv2DTranspose: the data gradient of a convolution, run forward.
+// Transposed convolutions: the data gradient of a convolution, run forward. That of volumes is one
+// of a single place, whose results are added up where windows overlap.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -77,6 +78,49 @@ Conv2dOp transposed_op(const ConvCall& call, const std::vector<Transposed>& plac
   return op;
 }
 
+// What each voxel gives to each place of its window, added up in the output.
+SymbolicTensor add_up_windows(LayerContext& layer, const ConvCall& call,
+                              const std::vector<Transposed>& placed, const SymbolicTensor& parts,
+                              const Shape& output_shape) {
+  const int64_t places = element_count(call.kernel), filters = output_shape.back();
+  std::vector<std::vector<int32_t>> sources(static_cast<size_t>(element_count(output_shape)));
+  for (int64_t voxel = 0; voxel < element_count(call.spatial); ++voxel) {
+    for (int64_t place = 0; place < places; ++place) {
+      int64_t rest_voxel = voxel, rest_place = place, at = 0, inner = 1;
+      for (size_t axis = 3; axis-- > 0;) {
+        const int64_t i = rest_voxel % call.spatial[axis], k = rest_place % call.kernel[axis];
+        rest_voxel /= call.spatial[axis];
+        rest_place /= call.kernel[axis];
+        const int64_t o = i * call.strides[axis] + k * call.dilation[axis] - placed[axis].pad;
+        at = at < 0 || o < 0 || o >= placed[axis].size ? -1 : at + o * inner;
+        inner *= placed[axis].size;
+      }
+      for (int64_t f = 0; f < filters && at >= 0; ++f) {
+        sources[static_cast<size_t>(at * filters + f)].push_back(
+            static_cast<int32_t>((voxel * places + place) * filters + f));
+      }
+    }
+  }
+  return layer.gather("windows", index_lists(sources, parts.features()), {parts}, output_shape);
+}
+
+Result<SymbolicTensor> transposed_volume(LayerContext& layer, const ConvCall& call,
+                                         const std::vector<Transposed>& placed,
+                                         const Shape& output_shape, int64_t kernel) {
+  const int64_t voxels = element_count(call.spatial);
+  const Shape parts{voxels, element_count(call.kernel) * output_shape.back()};
+  LOCKSTEP_RETURN_IF_ERROR(layer.check_size("all windows of an input", parts));
+  Conv2dOp op;
+  op.pass = Pass::data_gradient;
+  op.in_height = op.out_height = op.kernel_height = op.kernel_width = 1;
+  op.in_width = op.out_width = static_cast<int>(voxels);
+  op.in_channels = static_cast<int>(parts[1]);
+  op.out_channels = static_cast<int>(call.channels());
+  op.kernel_offset = kernel;
+  return add_up_windows(layer, call, placed, layer.op("forward", op, {call.input}, parts),
+                        output_shape);
+}
+
 template <size_t kAxes>
 Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_ASSIGN(const ConvCall call, read_conv_call(layer, inputs, kAxes, true));
@@ -90,8 +134,13 @@ Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_RETURN_IF_ERROR(layer.check_size("output", output_shape));
   LOCKSTEP_RETURN_IF_ERROR(layer.check_size("kernel", kernel_shape));
   const int64_t kernel = layer.parameter("kernel", kernel_shape);
-  SymbolicTensor output =
-      layer.op("forward", transposed_op(call, placed, filters, kernel), {call.input}, output_shape);
+  SymbolicTensor output;
+  if (kAxes == 3) {
+    LOCKSTEP_ASSIGN(output, transposed_volume(layer, call, placed, output_shape, kernel));
+  } else {
+    output = layer.op("forward", transposed_op(call, placed, filters, kernel), {call.input},
+                      output_shape);
+  }
   if (layer.flag("use_bias")) {
     ExpressionBuilder e;
     const int64_t bias = layer.parameter("bias", {filters});
@@ -115,5 +164,6 @@ LayerType transposed(const char* summary) {
 // Kernels (sizes…, filters, in).
 LayerType conv1d_transpose() { return transposed<1>("transposed convolution of sequences"); }
 LayerType conv2d_transpose() { return transposed<2>("transposed convolution of images"); }
+LayerType conv3d_transpose() { return transposed<3>("transposed convolution of volumes"); }
 
 }  // namespace lockstep::layers

@@ -54,7 +54,8 @@ LayerType dense() {
            {"bias_constraint", KeyKind::constraint, nullptr},
            {"lora_rank", KeyKind::any, nullptr},
            {"quantization_config", KeyKind::any, nullptr}},
-          build};
+          build,
+          Masking::pass};
 }
 
 }  // namespace lockstep::layers

@@ -1,9 +1,22 @@
 #include <fmt/format.h>
 
 #include "host/nn/layer_table.h"
+#include "host/nn/layers/noise_shape.h"
 
 namespace lockstep::layers {
 namespace {
+
+// One number for all entries that the noise's axes of size 1 join.
+SymbolicTensor drop_together(LayerContext& layer, const SymbolicTensor& x, const Shape& noise,
+                             float rate) {
+  ExpressionBuilder n;
+  const Term kept = n.greater_equal(n.uniform(0), n.constant(rate));
+  const Term factor = n.select(kept, n.constant(1.0 / (1.0 - rate)), n.constant(0));
+  const SymbolicTensor factors = layer.map("factors", n.finish({factor}), {}, {}, noise);
+  ExpressionBuilder e;
+  return layer.map("forward", e.finish({e.operand(0) * e.operand(1)}),
+                   {x, layer.stretch("noise", factors, x.shape)});
+}
 
 Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
@@ -13,10 +26,11 @@ Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
   if (!(asked >= 0 && asked < 1)) {
     return layer.error(fmt::format("rate must be at least 0 and below 1, not {}", asked));
   }
-  if (!layer.is_null("noise_shape")) return layer.error("noise_shape is not supported yet");
+  LOCKSTEP_ASSIGN(const Shape noise, noise_shape_of(layer, input.shape));
   const float rate = static_cast<float>(asked);
   if (rate == 0 || !layer.training()) return input;
   if (rate == 1) return layer.error(fmt::format("rate {} rounds to 1 in float32", asked));
+  if (noise != input.shape) return drop_together(layer, input, noise, rate);
   DropoutOp op;
   op.features = input.features();
   op.rate = rate;
@@ -34,7 +48,8 @@ LayerType dropout() {
           {{"rate", KeyKind::number},
            {"noise_shape", KeyKind::any, nullptr},
            {"seed", KeyKind::any, nullptr}},
-          build};
+          build,
+          Masking::pass};
 }
 
 }  // namespace lockstep::layers

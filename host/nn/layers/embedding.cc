@@ -1,4 +1,4 @@
-// Embedding and scaling of inputs.
+// Embedding, masking and scaling of inputs.
 #include <fmt/format.h>
 
 #include "host/nn/layer_table.h"
@@ -10,9 +10,6 @@ Result<SymbolicTensor> build_embedding(LayerContext& layer, const Tensors& input
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   LOCKSTEP_RETURN_IF_ERROR(layer.check_positive("input_dim"));
   LOCKSTEP_RETURN_IF_ERROR(layer.check_positive("output_dim"));
-  if (layer.flag("mask_zero")) {
-    return layer.error("mask_zero is not supported yet: masks come with recurrent layers");
-  }
   EmbeddingOp op;
   op.length = inputs[0].features();
   op.vocabulary = layer.integer("input_dim");
@@ -26,7 +23,38 @@ Result<SymbolicTensor> build_embedding(LayerContext& layer, const Tensors& input
     return layer.error("input_dim must be at most 16777216: words travel as float32");
   }
   op.offset = layer.parameter("embeddings", table);
-  return layer.op("forward", op, inputs, output);
+  SymbolicTensor result = layer.op("forward", op, inputs, output);
+  if (!layer.flag("mask_zero")) return result;
+  ExpressionBuilder e;
+  const Term counts = e.constant(1) - e.equal(e.operand(0), e.constant(0));
+  const SymbolicTensor mask = layer.map("mask", e.finish({counts}), inputs);
+  result.mask = mask.value;
+  result.mask_shape = mask.shape;
+  return result;
+}
+
+// Steps whose entries all are mask_value: they become 0 and count no more.
+Result<SymbolicTensor> build_masking(LayerContext& layer, const Tensors& inputs) {
+  LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
+  const SymbolicTensor& x = inputs[0];
+  if (x.shape.size() < 2) {
+    return layer.error("expected an input of steps and features, got shape " + to_string(x.shape));
+  }
+  const size_t last = x.shape.size() - 1;
+  ExpressionBuilder d;
+  const SymbolicTensor differs = layer.map(
+      "differs",
+      d.finish({d.constant(1) - d.equal(d.operand(0), d.constant(layer.number("mask_value")))}),
+      inputs);
+  const SymbolicTensor mask =
+      layer.reduce("mask", differs, {last}, LayerContext::Reduction::maximum, false);
+  ExpressionBuilder e;
+  SymbolicTensor result = layer.map(
+      "forward", e.finish({e.select(e.operand(1), e.operand(0), e.constant(0))}), {x, mask},
+      {whole_operand(0, x), {1, 0, {x.shape[last], mask.features()}}}, x.shape);
+  result.mask = mask.value;
+  result.mask_shape = mask.shape;
+  return result;
 }
 
 Result<SymbolicTensor> build_rescaling(LayerContext& layer, const Tensors& inputs) {
@@ -54,14 +82,24 @@ LayerType embedding() {
            {"mask_zero", KeyKind::flag, false},
            {"lora_rank", KeyKind::any, nullptr},
            {"quantization_config", KeyKind::any, nullptr}},
-          build_embedding};
+          build_embedding,
+          Masking::build};
+}
+
+LayerType masking() {
+  return {"Masking",
+          "masks the steps whose entries all are one value",
+          {{"mask_value", KeyKind::number, 0.0}},
+          build_masking,
+          Masking::build};
 }
 
 LayerType rescaling() {
   return {"Rescaling",
           "its input times a scale plus an offset",
           {{"scale", KeyKind::any}, {"offset", KeyKind::any, 0.0}},
-          build_rescaling};
+          build_rescaling,
+          Masking::pass};
 }
 
 }  // namespace lockstep::layers

@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "host/nn/layer_table.h"
-#include "host/nn/layers/axes.h"
 
 namespace lockstep::layers {
 namespace {
@@ -25,15 +24,6 @@ Result<Shape> common_shape(const LayerContext& layer, const Tensors& inputs) {
     }
   }
   return shape;
-}
-
-SymbolicTensor stretched(LayerContext& layer, const SymbolicTensor& input, const Shape& shape) {
-  if (input.shape == shape) return input;
-  std::vector<AxisLists> axes;
-  for (size_t axis = 0; axis < shape.size(); ++axis) {
-    axes.push_back(repeated_axis(input.shape[axis], shape[axis] / input.shape[axis]));
-  }
-  return gather_axes(layer, input, axes);
 }
 
 enum class Merge { add, subtract, multiply, average, maximum, minimum };
@@ -60,11 +50,11 @@ Result<SymbolicTensor> build_merge(LayerContext& layer, const Tensors& inputs) {
                                    kMerge == Merge::subtract ? "" : "at least ", inputs.size()));
   }
   LOCKSTEP_ASSIGN(const Shape shape, common_shape(layer, inputs));
-  SymbolicTensor result = stretched(layer, inputs[0], shape);
+  SymbolicTensor result = layer.stretch("stretched", inputs[0], shape);
   for (size_t i = 1; i < inputs.size(); ++i) {
     ExpressionBuilder e;
     result = layer.map("forward", e.finish({joined(e, kMerge, e.operand(0), e.operand(1))}),
-                       {result, stretched(layer, inputs[i], shape)});
+                       {result, layer.stretch("stretched", inputs[i], shape)});
   }
   if (kMerge != Merge::average) return result;
   ExpressionBuilder e;
@@ -74,7 +64,49 @@ Result<SymbolicTensor> build_merge(LayerContext& layer, const Tensors& inputs) {
 
 template <Merge kMerge>
 LayerType merge(const char* class_name, const char* summary) {
-  return {class_name, summary, {}, build_merge<kMerge>};
+  return {class_name, summary, {}, build_merge<kMerge>, Masking::join};
+}
+
+// The inputs one behind the other along an axis.
+SymbolicTensor joined_along(LayerContext& layer, const std::string& what, const Tensors& inputs,
+                            size_t axis) {
+  Shape shape = inputs[0].shape;
+  shape[axis] = 0;
+  for (const SymbolicTensor& input : inputs) shape[axis] += input.shape[axis];
+  int64_t outer = 1;
+  int64_t inner = 1;
+  for (size_t i = 0; i < shape.size(); ++i) (i < axis ? outer : inner) *= i == axis ? 1 : shape[i];
+  std::vector<int64_t> index;
+  for (int64_t o = 0; o < outer; ++o) {
+    int64_t begin = 0;
+    for (const SymbolicTensor& input : inputs) {
+      const int64_t run = input.shape[axis] * inner;
+      for (int64_t i = 0; i < run; ++i) index.push_back(begin + o * run + i);
+      begin += input.features();
+    }
+  }
+  return layer.pick(what, index, inputs, shape);
+}
+
+// As Keras: an input without a mask counts in full, and along the last axis any input counts.
+Result<SymbolicTensor> joined_masks(LayerContext& layer, const Tensors& inputs, size_t axis) {
+  Tensors masks;
+  for (const SymbolicTensor& input : inputs) {
+    const Shape shape(input.shape.begin(), input.shape.end() - 1);
+    if (input.mask >= 0 && input.mask_shape != shape) {
+      return layer.error("its inputs' masks must have all their axes but the last");
+    }
+    const std::vector<float> ones(static_cast<size_t>(element_count(shape)), 1.0f);
+    masks.push_back(input.mask >= 0 ? SymbolicTensor{input.mask, shape}
+                                    : layer.constant("whole_mask", ones, shape));
+  }
+  if (axis < masks[0].shape.size()) return joined_along(layer, "mask", masks, axis);
+  SymbolicTensor any = masks[0];
+  for (size_t i = 1; i < masks.size(); ++i) {
+    ExpressionBuilder e;
+    any = layer.map("mask", e.finish({e.maximum(e.operand(0), e.operand(1))}), {any, masks[i]});
+  }
+  return any;
 }
 
 Result<SymbolicTensor> build_concatenate(LayerContext& layer, const Tensors& inputs) {
@@ -95,19 +127,14 @@ Result<SymbolicTensor> build_concatenate(LayerContext& layer, const Tensors& inp
     shape[axis] += input.shape[axis];
   }
   LOCKSTEP_RETURN_IF_ERROR(layer.check_size("output", shape));
-  int64_t outer = 1;
-  int64_t inner = 1;
-  for (size_t i = 0; i < shape.size(); ++i) (i < axis ? outer : inner) *= i == axis ? 1 : shape[i];
-  std::vector<int64_t> index;
-  for (int64_t o = 0; o < outer; ++o) {
-    int64_t begin = 0;
-    for (const SymbolicTensor& input : inputs) {
-      const int64_t run = input.shape[axis] * inner;
-      for (int64_t i = 0; i < run; ++i) index.push_back(begin + o * run + i);
-      begin += input.features();
-    }
-  }
-  return layer.pick("forward", index, inputs, shape);
+  SymbolicTensor output = joined_along(layer, "forward", inputs, axis);
+  const bool masked = std::any_of(inputs.begin(), inputs.end(),
+                                  [](const SymbolicTensor& input) { return input.mask >= 0; });
+  if (!masked) return output;
+  LOCKSTEP_ASSIGN(const SymbolicTensor mask, joined_masks(layer, inputs, axis));
+  output.mask = mask.value;
+  output.mask_shape = mask.shape;
+  return output;
 }
 
 }  // namespace
@@ -125,7 +152,8 @@ LayerType concatenate() {
   return {"Concatenate",
           "its inputs one behind the other along an axis",
           {{"axis", KeyKind::integer, -1}},
-          build_concatenate};
+          build_concatenate,
+          Masking::build};
 }
 
 }  // namespace lockstep::layers

@@ -1,8 +1,10 @@
-// Layers that are random in training: each number is a function of seed, epoch, position, layer and
-// call, so the same on any number of nodes.
+// Layers that act in training alone. Most are random: each number is a function of seed, epoch,
+// position, layer and call, so the same on any number of nodes.
 #include <fmt/format.h>
 
 #include "host/nn/layer_table.h"
+#include "host/nn/layers/noise_shape.h"
+#include "host/nn/regularizers.h"
 
 namespace lockstep::layers {
 namespace {
@@ -47,7 +49,8 @@ LayerType spatial() {
                   {"seed", KeyKind::any, nullptr},
                   {"noise_shape", KeyKind::any, nullptr},
                   {"data_format", KeyKind::any, nullptr}},
-                 build_spatial<kAxes>};
+                 build_spatial<kAxes>,
+                 Masking::pass};
   return type;
 }
 
@@ -77,36 +80,79 @@ Result<SymbolicTensor> build_gaussian_dropout(LayerContext& layer, const Tensors
 Result<SymbolicTensor> build_alpha_dropout(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   LOCKSTEP_RETURN_IF_ERROR(check_rate(layer));
-  if (!layer.is_null("noise_shape")) return layer.error("noise_shape is not supported yet");
   const double rate = layer.number("rate");
+  LOCKSTEP_ASSIGN(const Shape noise, noise_shape_of(layer, inputs[0].shape));
   if (rate == 0 || !layer.training()) return inputs[0];
   constexpr double kDropped = -kSeluAlpha * kSeluScale;
   ExpressionBuilder e;
   const Term scale =
       e.constant(1) / e.square_root(e.constant((1 - rate) * (1 + rate * kDropped * kDropped)));
-  const Term kept = e.greater_equal(e.uniform(0), e.constant(rate));
+  const bool apart = noise == inputs[0].shape;
+  const Term number = apart ? e.uniform(0) : e.operand(1);
+  const Term kept = e.greater_equal(number, e.constant(rate));
   const Term x = e.select(kept, e.operand(0), e.constant(kDropped));
-  return layer.map("forward", e.finish({(x - rate * kDropped) * scale}), inputs);
+  const Expression dropped = e.finish({(x - rate * kDropped) * scale});
+  if (apart) return layer.map("forward", dropped, inputs);
+  ExpressionBuilder n;
+  const SymbolicTensor numbers = layer.map("numbers", n.finish({n.uniform(0)}), {}, {}, noise);
+  return layer.map("forward", dropped,
+                   {inputs[0], layer.stretch("noise", numbers, inputs[0].shape)});
+}
+
+Result<SymbolicTensor> build_activity_regularization(LayerContext& layer, const Tensors& inputs) {
+  LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
+  const Penalty penalty{layer.number("l1"), layer.number("l2")};
+  if (!(penalty.l1 >= 0 && penalty.l2 >= 0)) return layer.error("l1 and l2 must be at least 0");
+  add_activity_loss(layer, inputs[0], penalty);
+  return inputs[0];
 }
 
 }  // namespace
+
+Result<Shape> noise_shape_of(const LayerContext& layer, const Shape& input) {
+  const nlohmann::json& given = layer.at("noise_shape");
+  if (given.is_null()) return input;
+  const Error wrong = layer.error(fmt::format(
+      "noise_shape {} does not fit: it must be a list of null for the batch, and for each axis of "
+      "an input of shape {} its size, null or 1",
+      given.dump(), to_string(input)));
+  if (!given.is_array() || given.size() != input.size() + 1 || !given[0].is_null()) return wrong;
+  Shape shape = input;
+  for (size_t axis = 0; axis < input.size(); ++axis) {
+    const nlohmann::json& size = given[axis + 1];
+    if (size.is_null() || size == input[axis]) continue;
+    if (size != 1) return wrong;
+    shape[axis] = 1;
+  }
+  return shape;
+}
 
 LayerType spatial_dropout1d() { return spatial<1>(); }
 LayerType spatial_dropout2d() { return spatial<2>(); }
 LayerType spatial_dropout3d() { return spatial<3>(); }
 
+LayerType activity_regularization() {
+  return {"ActivityRegularization",
+          "its input, whose size it adds to the loss",
+          {{"l1", KeyKind::number, 0.0}, {"l2", KeyKind::number, 0.0}},
+          build_activity_regularization,
+          Masking::pass};
+}
+
 LayerType gaussian_noise() {
   return {"GaussianNoise",
           "adds normal numbers in training",
           {{"stddev", KeyKind::number}, {"seed", KeyKind::any, nullptr}},
-          build_gaussian_noise};
+          build_gaussian_noise,
+          Masking::pass};
 }
 
 LayerType gaussian_dropout() {
   return {"GaussianDropout",
           "multiplies by normal numbers around 1 in training",
           {{"rate", KeyKind::number}, {"seed", KeyKind::any, nullptr}},
-          build_gaussian_dropout};
+          build_gaussian_dropout,
+          Masking::pass};
 }
 
 LayerType alpha_dropout() {
@@ -115,7 +161,8 @@ LayerType alpha_dropout() {
           {{"rate", KeyKind::number},
            {"noise_shape", KeyKind::any, nullptr},
            {"seed", KeyKind::any, nullptr}},
-          build_alpha_dropout};
+          build_alpha_dropout,
+          Masking::pass};
 }
 
 }  // namespace lockstep::layers

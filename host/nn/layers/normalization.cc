@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "host/nn/layer_table.h"
+#include "host/nn/layers/norms.h"
 
 namespace lockstep::layers {
 namespace {
@@ -73,6 +74,9 @@ Result<SymbolicTensor> build_batch(LayerContext& layer, const Tensors& inputs) {
   if (!layer.training() || !layer.trainable()) {
     return normalize_by_averages(layer, x, channel, parameters, mean, variance);
   }
+  if (x.mask >= 0) {
+    return layer.error("an input with a mask is not supported in training: leave the mask out");
+  }
   if (layer.call_number() > 0) {
     return layer.error(
         "is called more than once in training: its moving averages would depend on "
@@ -95,21 +99,40 @@ struct Moments {
   Broadcast group;          // where an entry finds its group
 };
 
-// `group_size` entries that lie side by side are a group.
-Moments moments_of_runs(LayerContext& layer, const SymbolicTensor& x, int64_t group_size) {
-  const int64_t groups = x.features() / group_size;
-  const SymbolicTensor runs{x.value, {groups, group_size}};
-  const Broadcast group{group_size, groups};
-  const SymbolicTensor mean = layer.reduce("mean", runs, {1}, LayerContext::Reduction::mean, true);
+// A row seen as (outer, groups, size): the entries of a group over `outer` and `size` belong
+// together.
+Moments moments_of_groups(LayerContext& layer, const SymbolicTensor& x, int64_t groups,
+                          int64_t size) {
+  const SymbolicTensor view{x.value, {x.features() / (groups * size), groups, size}};
+  const Broadcast group{size, groups};
+  const SymbolicTensor mean =
+      layer.reduce("mean", view, {0, 2}, LayerContext::Reduction::mean, true);
   ExpressionBuilder e;
   const SymbolicTensor centred =
-      layer.map("centred", e.finish({e.operand(0) - e.operand(1)}), {runs, mean},
-                {whole_operand(0, runs), {1, 0, group}}, runs.shape);
+      layer.map("centred", e.finish({e.operand(0) - e.operand(1)}), {view, mean},
+                {whole_operand(0, view), {1, 0, group}}, view.shape);
   ExpressionBuilder s;
   const SymbolicTensor squares =
       layer.map("squares", s.finish({s.operand(0) * s.operand(0)}), {centred});
-  return {centred, layer.reduce("variance", squares, {1}, LayerContext::Reduction::mean, true),
+  return {centred, layer.reduce("variance", squares, {0, 2}, LayerContext::Reduction::mean, true),
           group};
+}
+
+// centred / sqrt(variance + epsilon) * gamma + beta.
+SymbolicTensor normalize_by_moments(LayerContext& layer, const SymbolicTensor& x,
+                                    const Moments& moments, const NormParameters& parameters,
+                                    const Broadcast& channel) {
+  ExpressionBuilder e;
+  std::vector<MapOperand> operands = {whole_operand(0, x), {1, 0, moments.group}};
+  Term y = e.operand(0) * (e.constant(1) / e.square_root(e.operand(1) + layer.number("epsilon")));
+  const auto next = [&](int64_t parameter) {
+    operands.push_back(parameter_operand(parameter, channel));
+    return e.operand(static_cast<int>(operands.size()) - 1);
+  };
+  if (parameters.gamma >= 0) y = y * next(parameters.gamma);
+  if (parameters.beta >= 0) y = y + next(parameters.beta);
+  return layer.map("forward", e.finish({y}), {moments.centred, moments.variance}, operands,
+                   x.shape);
 }
 
 // Over the last axes from `first` on; gamma and beta have their shape.
@@ -133,18 +156,37 @@ Result<SymbolicTensor> build_layer_norm(LayerContext& layer, const Tensors& inpu
   }
   const int64_t size = element_count(parameter_shape);
   const NormParameters parameters = norm_parameters(layer, parameter_shape);
-  const Moments moments = moments_of_runs(layer, x, size);
-  ExpressionBuilder e;
-  std::vector<MapOperand> operands = {whole_operand(0, x), {1, 0, moments.group}};
-  Term y = e.operand(0) * (e.constant(1) / e.square_root(e.operand(1) + layer.number("epsilon")));
-  const auto next = [&](int64_t parameter) {
-    operands.push_back(parameter_operand(parameter, {1, size}));
-    return e.operand(static_cast<int>(operands.size()) - 1);
-  };
-  if (parameters.gamma >= 0) y = y * next(parameters.gamma);
-  if (parameters.beta >= 0) y = y + next(parameters.beta);
-  return layer.map("forward", e.finish({y}), {moments.centred, moments.variance}, operands,
-                   x.shape);
+  const Moments moments = moments_of_groups(layer, x, x.features() / size, size);
+  return normalize_by_moments(layer, x, moments, parameters, {1, size});
+}
+
+// Over groups of channels and all other axes; gamma and beta of a channel each.
+Result<SymbolicTensor> build_group_norm(LayerContext& layer, const Tensors& inputs) {
+  LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
+  const SymbolicTensor& x = inputs[0];
+  LOCKSTEP_ASSIGN(const size_t axis, layer.row_axis(layer.integer("axis"), x.shape));
+  const int64_t channels = x.shape[axis];
+  const int64_t groups = layer.integer("groups") == -1 ? channels : layer.integer("groups");
+  if (groups < 1 || channels % groups != 0) {
+    return layer.error(fmt::format("groups must divide the {} channels, and is {}", channels,
+                                   layer.integer("groups")));
+  }
+  const NormParameters parameters = norm_parameters(layer, {channels});
+  const Broadcast channel = along_axis(x.shape, axis);
+  const Moments moments = moments_of_groups(layer, x, groups, channels / groups * channel.divisor);
+  return normalize_by_moments(layer, x, moments, parameters, channel);
+}
+
+// x over its Euclidean norm along some axes; 1e-12 is Keras' epsilon, of the norm.
+Result<SymbolicTensor> build_unit_norm(LayerContext& layer, const Tensors& inputs) {
+  LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
+  std::vector<size_t> axes;
+  const nlohmann::json& axis = layer.at("axis");
+  for (const auto& item : axis.is_array() ? axis : nlohmann::json::array({axis})) {
+    LOCKSTEP_ASSIGN(const size_t row, layer.row_axis(item.get<int64_t>(), inputs[0].shape));
+    axes.push_back(row);
+  }
+  return normalize_along(layer, inputs[0], axes, 1e-12);
 }
 
 // x / sqrt(mean of x^2 over the last axis + epsilon) * scale.
@@ -195,6 +237,21 @@ LayerType with_keys(LayerType type, const std::vector<ConfigKey>& keys) {
 
 }  // namespace
 
+SymbolicTensor normalize_along(LayerContext& layer, const SymbolicTensor& x,
+                               const std::vector<size_t>& axes, double epsilon) {
+  ExpressionBuilder s;
+  const SymbolicTensor squares = layer.map("squares", s.finish({s.operand(0) * s.operand(0)}), {x});
+  const SymbolicTensor sums =
+      layer.reduce("square_sum", squares, axes, LayerContext::Reduction::sum, true);
+  ExpressionBuilder n;
+  const Term inverse = n.constant(1) / n.square_root(n.operand(0));
+  const SymbolicTensor norms =
+      layer.map("inverse_norm", n.finish({n.minimum(inverse, n.constant(1 / epsilon))}), {sums});
+  ExpressionBuilder e;
+  return layer.map("normalized", e.finish({e.operand(0) * e.operand(1)}),
+                   {x, layer.stretch("norms", norms, x.shape)});
+}
+
 // Statistics of each partition; the moving averages take the mean of all of them.
 LayerType batch_normalization() {
   return with_keys({"BatchNormalization",
@@ -208,7 +265,8 @@ LayerType batch_normalization() {
                      {"renorm", KeyKind::flag, false},
                      {"renorm_clipping", KeyKind::any, nullptr},
                      {"renorm_momentum", KeyKind::any, 0.99}},
-                    build_batch},
+                    build_batch,
+                    Masking::pass},
                    scale_and_center_keys());
 }
 
@@ -218,8 +276,28 @@ LayerType layer_normalization() {
                     {{"axis", KeyKind::axis, -1},
                      {"epsilon", KeyKind::number, 1e-3},
                      {"rms_scaling", KeyKind::flag, false}},
-                    build_layer_norm},
+                    build_layer_norm,
+                    Masking::pass},
                    scale_and_center_keys());
+}
+
+LayerType group_normalization() {
+  return with_keys({"GroupNormalization",
+                    "mean 0 and deviation 1 over groups of channels, then scaled and shifted",
+                    {{"groups", KeyKind::integer, 32},
+                     {"axis", KeyKind::integer, -1},
+                     {"epsilon", KeyKind::number, 1e-3}},
+                    build_group_norm,
+                    Masking::pass},
+                   scale_and_center_keys());
+}
+
+LayerType unit_normalization() {
+  return {"UnitNormalization",
+          "its input over its Euclidean norm along some axes",
+          {{"axis", KeyKind::axis, -1}},
+          build_unit_norm,
+          Masking::pass};
 }
 
 LayerType rms_normalization() {

@@ -65,10 +65,32 @@ LayerType pool() {
           build_pool<kAxes, kMaximum>};
 }
 
+// The mean over the steps that count; NaN where none does, as in Keras.
+SymbolicTensor masked_mean(LayerContext& layer, const SymbolicTensor& input) {
+  const SymbolicTensor mask{input.mask, input.mask_shape};
+  const Broadcast step{input.shape[1], input.shape[0]};
+  ExpressionBuilder s;
+  const SymbolicTensor kept =
+      layer.map("kept", s.finish({s.select(s.operand(1), s.operand(0), s.constant(0))}),
+                {input, mask}, {whole_operand(0, input), {1, 0, step}}, input.shape);
+  const bool keep = layer.flag("keepdims");
+  const SymbolicTensor sum = layer.reduce("sum", kept, {0}, LayerContext::Reduction::sum, keep);
+  const SymbolicTensor count = layer.reduce("count", mask, {0}, LayerContext::Reduction::sum, true);
+  ExpressionBuilder e;
+  return layer.map("forward", e.finish({e.operand(0) / e.operand(1)}), {sum, count},
+                   {whole_operand(0, sum), {1, 0, {1, 1}}}, sum.shape);
+}
+
 template <size_t kAxes, bool kMaximum>
 Result<SymbolicTensor> build_global(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   LOCKSTEP_ASSIGN(const size_t first, first_spatial_axis(layer, inputs[0].shape, kAxes));
+  if (kAxes == 1 && !kMaximum && inputs[0].mask >= 0) {
+    if (first != 0 || inputs[0].mask_shape != Shape{inputs[0].shape[0]}) {
+      return layer.error("an input with a mask must have its channels last, and one axis of steps");
+    }
+    return masked_mean(layer, inputs[0]);
+  }
   std::vector<size_t> axes;
   for (size_t axis = first; axis < first + kAxes; ++axis) axes.push_back(axis);
   return layer.reduce("forward", inputs[0], axes,

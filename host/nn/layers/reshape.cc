@@ -100,6 +100,6 @@ LayerType repeat_vector() {
   return {"RepeatVector", "its input n times", {{"n", KeyKind::integer}}, build_repeat};
 }
 
-LayerType identity() { return {"Identity", "its input", {}, build_identity}; }
+LayerType identity() { return {"Identity", "its input", {}, build_identity, Masking::pass}; }
 
 }  // namespace lockstep::layers

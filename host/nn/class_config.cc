@@ -1,0 +1,38 @@
+#include "host/nn/class_config.h"
+
+#include <algorithm>
+
+#include "host/core/suggest.h"
+
+namespace lockstep {
+
+std::string class_name_of(const nlohmann::json& value) {
+  const auto name = [](const nlohmann::json& given) {
+    return given.is_string() ? given.get<std::string>() : std::string();
+  };
+  return value.is_object() ? name(value.value("class_name", nlohmann::json())) : name(value);
+}
+
+Result<nlohmann::json> resolve_class(const std::string& what, const std::vector<ClassType>& types,
+                                     const nlohmann::json& value) {
+  if (value.is_null()) return value;
+  const std::string name = class_name_of(value);
+  const auto type = std::find_if(types.begin(), types.end(), [&](const ClassType& known) {
+    return name == known.class_name || name == known.name;
+  });
+  if (type == types.end()) {
+    std::vector<std::string> names;
+    for (const ClassType& known : types) names.push_back(known.class_name);
+    return usage_error(unknown_name_message(what, name.empty() ? value.dump() : name, names));
+  }
+  nlohmann::json given = nlohmann::json::object();
+  if (value.is_object() && value.contains("config")) given = value.at("config");
+  if (!given.is_object()) return usage_error(what + " " + name + ": config is no object of keys");
+  for (const ConfigKey& key : type->keys) {
+    if (given.contains(key.name) && given[key.name].is_null()) given.erase(key.name);
+  }
+  LOCKSTEP_ASSIGN(auto config, resolve_keys(what + " " + type->class_name, type->keys, given));
+  return nlohmann::json{{"class_name", type->class_name}, {"config", std::move(config)}};
+}
+
+}  // namespace lockstep
