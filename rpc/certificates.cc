@@ -327,10 +327,12 @@ Result<Lines> rotate_authority(const CertificatesOptions& options, Rotation rota
           "processes again one by one, then --rotate issue"};
     }
     case Rotation::issue: {
-      if (!begun) return wrong_order("trust");
-      LOCKSTEP_ASSIGN(const std::string old, read_file(folder.current() + ".crt"));
-      LOCKSTEP_RETURN_IF_ERROR(write_private(previous + ".crt", old));
-      LOCKSTEP_RETURN_IF_ERROR(replace_authority(folder));
+      if (!begun && !issued) return wrong_order("trust");
+      if (begun) {  // else it was interrupted, and goes on
+        LOCKSTEP_ASSIGN(const std::string old, read_file(folder.current() + ".crt"));
+        LOCKSTEP_RETURN_IF_ERROR(write_private(previous + ".crt", old));
+        LOCKSTEP_RETURN_IF_ERROR(replace_authority(folder));
+      }
       LOCKSTEP_RETURN_IF_ERROR(renew_certificates(options));
       return Lines{
           "all certificates are signed by the second authority: hand out all tls.crt and "

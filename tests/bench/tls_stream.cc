@@ -104,7 +104,8 @@ class StreamPair {
     auto listener = network_->listen_streams(
         {"127.0.0.1", 0}, [&](std::shared_ptr<ByteStream> stream) { accepted.set_value(stream); });
     LOCKSTEP_CHECK(listener.ok());
-    auto dialed = network_->connect_stream({"127.0.0.1", (*listener)->port()}, 2000);
+    listener_ = std::move(listener).value();
+    auto dialed = network_->connect_stream({"127.0.0.1", listener_->port()}, 2000);
     LOCKSTEP_CHECK(dialed.ok());
     client_ = *dialed;
     server_ = accepted.get_future().get();
@@ -129,6 +130,7 @@ class StreamPair {
 
  private:
   const std::unique_ptr<Network> network_;
+  std::unique_ptr<StreamListener> listener_;  // its end would close a stream whose callback runs
   std::shared_ptr<ByteStream> client_;
   std::shared_ptr<ByteStream> server_;
 };
