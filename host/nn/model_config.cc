@@ -253,7 +253,8 @@ void ConfigReader::check_layer(const std::string& name, const std::string& class
 }
 
 Result<int> ConfigReader::add_layer(const Json& entry, const Place& place, Model* model) {
-  const std::string class_name = text_of(entry, "class_name");
+  const std::string class_name =
+      (is_operation(entry) ? "keras.ops." : "") + text_of(entry, "class_name");
   Json config = entry.at("config");
   const std::string name = config.is_object() && config.contains("name") ? text_of(config, "name")
                                                                          : text_of(entry, "name");

@@ -30,6 +30,11 @@ bool holds_tensor(const Json& value) {
 
 }  // namespace
 
+bool is_operation(const Json& layer) {
+  const Json module = layer.value("module", Json());
+  return module.is_string() && module.get<std::string>().starts_with("keras.src.ops.");
+}
+
 Result<ModelNodes> ModelNodes::read(const Json& config, const std::string& model,
                                     std::vector<std::string>* problems) {
   ModelNodes nodes;
@@ -63,7 +68,8 @@ Status ModelNodes::read_layers(const Json& layers, std::vector<std::string>* pro
     }
     int index = 0;
     for (const Json& json : layers[i].value("inbound_nodes", Json::array())) {
-      LOCKSTEP_ASSIGN(nodes_[(Key{layer, index})], read_node(json, names_[i], problems));
+      LOCKSTEP_ASSIGN(nodes_[(Key{layer, index})],
+                      read_node(json, names_[i], is_operation(layers[i]), problems));
       ++index;
     }
   }
@@ -130,13 +136,20 @@ Status ModelNodes::read_arguments(const Json& arguments, const std::string& laye
 }
 
 Result<ModelNodes::Node> ModelNodes::read_node(const Json& json, const std::string& layer,
+                                               bool is_operation,
                                                std::vector<std::string>* problems) const {
   Node node;
   if (json.is_object()) {  // Keras 3
     const Json& args = json.at("args");
     LOCKSTEP_RETURN_IF_ERROR(collect(args, &node.inputs));
+    if (is_operation && !std::all_of(args.begin(), args.end(), holds_tensor)) {
+      node.arguments["operands"] = args;
+      for (Json& operand : node.arguments["operands"]) {
+        if (is_tensor(operand)) operand = nullptr;
+      }
+    }
     for (const Json& value : args) {
-      if (value.is_null() || value.is_array() || is_tensor(value)) continue;
+      if (is_operation || value.is_null() || value.is_array() || is_tensor(value)) continue;
       problems->push_back(
           fmt::format("layer '{}': it is called with the constant {}, which is not supported",
                       layer, value.dump()));

@@ -26,7 +26,8 @@ class ModelNodes {
   };
   struct Node {
     std::vector<Tensor> inputs;
-    nlohmann::json arguments = nlohmann::json::object();  // {"training": false}
+    // {"training": false}; of an operation its operands (nn/layers/operations.h)
+    nlohmann::json arguments = nlohmann::json::object();
   };
 
   // `config` has "layers", "input_layers" and "output_layers", with inbound_nodes of Keras 2 or 3.
@@ -51,7 +52,7 @@ class ModelNodes {
   Result<Tensor> tensor(const nlohmann::json& history) const;
   Result<std::vector<Tensor>> ends(const nlohmann::json& value) const;
   Status collect(const nlohmann::json& value, std::vector<Tensor>* tensors) const;
-  Result<Node> read_node(const nlohmann::json& json, const std::string& layer,
+  Result<Node> read_node(const nlohmann::json& json, const std::string& layer, bool is_operation,
                          std::vector<std::string>* problems) const;
   Status read_arguments(const nlohmann::json& arguments, const std::string& layer, Node* node,
                         std::vector<std::string>* problems) const;
@@ -68,5 +69,8 @@ class ModelNodes {
   std::vector<Key> calls_;
   std::vector<int> layers_;
 };
+
+// Whether an entry of a config's layers is one of keras.ops: its module says so.
+bool is_operation(const nlohmann::json& layer);
 
 }  // namespace lockstep
