@@ -6,6 +6,7 @@
 #include "host/cluster/records.h"
 #include "host/core/digest.h"
 #include "host/core/files.h"
+#include "host/job/callback_table.h"
 #include "host/job/data_job.h"
 #include "host/job/metric_table.h"
 #include "host/keras/safetensors.h"
@@ -83,17 +84,28 @@ Status inspect_folder(const std::string& folder) {
   return is_state_folder(state) ? inspect_state(state) : Status{};
 }
 
-// The table of layers: what each does, and its keys with their defaults.
+// A row of a table: what it does, and its keys with their defaults.
+void print_type(const std::string& name, const std::string& summary,
+                const std::vector<ConfigKey>& keys) {
+  fmt::print("{}: {}\n", name, summary);
+  std::string text;
+  for (const ConfigKey& key : keys) {
+    text += fmt::format("{}{}{}", text.empty() ? "    " : ", ", key.name,
+                        key.is_required() ? "" : " = " + key.default_value.dump());
+  }
+  if (!text.empty()) fmt::print("{}\n", text);
+}
+
 void print_layers() {
   for (const std::string& name : layer_class_names()) {
     const LayerType type = layer_type(name).value();
-    fmt::print("{}: {}\n", name, type.summary);
-    std::string keys;
-    for (const ConfigKey& key : type.keys) {
-      keys += fmt::format("{}{}{}", keys.empty() ? "    " : ", ", key.name,
-                          key.is_required() ? "" : " = " + key.default_value.dump());
-    }
-    if (!keys.empty()) fmt::print("{}\n", keys);
+    print_type(name, type.summary, type.keys);
+  }
+}
+
+void print_callbacks() {
+  for (const CallbackType& type : callback_types()) {
+    print_type(type.class_name, type.summary, type.keys);
   }
 }
 
@@ -105,11 +117,16 @@ int run_inspect(const Arguments& arguments, Context&) {
         "lockstep inspect DIR: the job, the parameters and the weights of a run, and its "
         "checkpoints as a tree;\nor those of a state folder. Every hash is verified: exit code 1 "
         "where something is damaged.\nlockstep inspect --layers: Keras' layers that a model may "
-        "have, with their keys\n");
+        "have, with their keys\n"
+        "lockstep inspect --callbacks: the same for Keras' callbacks\n");
     return arguments.size() == 1 ? 0 : 2;
   }
   if (arguments[0] == "--layers") {
     print_layers();
+    return 0;
+  }
+  if (arguments[0] == "--callbacks") {
+    print_callbacks();
     return 0;
   }
   const Status status = inspect_folder(arguments[0]);

@@ -2,10 +2,12 @@
 
 #include <fmt/format.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <ctime>
 #include <mutex>
 #include <set>
 
@@ -14,6 +16,7 @@
 #include "host/cli/run_store.h"
 #include "host/core/digest.h"
 #include "host/core/files.h"
+#include "host/observe/epoch_files.h"
 #include "host/observe/progress.h"
 #include "host/optim/optimizer.h"
 #include "host/runtime/coordinator_runtime.h"
@@ -63,6 +66,7 @@ class Training {
   const Clock::time_point begin_ = Clock::now();
   ResolvedJob resolved_;
   RunStore store_;
+  PosixFileSystem file_system_;  // of the files below
   std::optional<LocalNodes> nodes_;
   std::string faults_;
   std::string sha256_;
@@ -70,6 +74,7 @@ class Training {
   std::mutex mutex_;  // of what follows; taken inside the coordinator's lock, never around it
   std::optional<JobReport> report_;
   std::optional<Progress> progress_;
+  std::optional<EpochFiles> epoch_files_;  // none for a run without a folder
   std::map<SessionId, std::string> present_;  // names of nodes that have joined and not left
   std::set<std::string> worked_;  // nodes that did some work since the main thread looked
   bool begun_ = false;            // a view was made
@@ -83,7 +88,7 @@ void Training::observe(const CoordinatorAction& action) {
   const std::lock_guard lock(mutex_);
   const double now = seconds_since(begin_);
   if (std::holds_alternative<StepDone>(action) && first_step_ == 0) first_step_ = now;
-  if (std::holds_alternative<EpochDone>(action)) last_step_ = now;
+  if (std::holds_alternative<EpochRecord>(action)) last_step_ = now;
   if (const auto* joined = std::get_if<NodeJoined>(&action)) {
     present_[joined->member.session] = joined->member.name;
   } else if (const auto* left = std::get_if<NodeLeft>(&action)) {
@@ -95,6 +100,7 @@ void Training::observe(const CoordinatorAction& action) {
   begun_ = begun_ || std::holds_alternative<ViewMade>(action);
   report_->observe(action);
   store_.files().observe(action);
+  if (epoch_files_) epoch_files_->observe(action);
   progress_->observe(action);
 }
 
@@ -110,6 +116,12 @@ Status Training::prepare() {
   report_.emplace(job, request_.run.keep_ledger);
   report_->resume(store_.journal().recovered());
   LOCKSTEP_RETURN_IF_ERROR(store_.open_files(request_, *report_));
+  if (store_.folder()) {
+    LOCKSTEP_ASSIGN(epoch_files_, EpochFiles::open(file_system_, job, store_.folder()->path(),
+                                                   fmt::format("{}.{}", std::time(nullptr),
+                                                               ::getpid()),
+                                                   *report_));
+  }
   progress_.emplace(job, stderr, begin_);
   if (store_.resumes()) {
     progress_->resumed(store_.journal().term(), store_.journal().recovered().view);
@@ -215,6 +227,7 @@ std::optional<Error> Training::look_around() {
   {
     const std::lock_guard lock(mutex_);
     if (const auto& failure = store_.files().failure()) return failure;
+    if (epoch_files_ && epoch_files_->failure()) return epoch_files_->failure();
     seen.begun = begun_;
     seen.worked.swap(worked_);
     for (const auto& [session, name] : present_) seen.present.insert(name);
@@ -245,7 +258,7 @@ Status Training::write_files(const Status& status, const std::string& weights) {
   report_->finish(status.ok() ? "completed"
                   : halted    ? "halted"
                               : "failed",
-                  status.ok() ? "all epochs done" : status.error().message, sha256_,
+                  status.ok() ? "" : status.error().message, sha256_,
                   std::max(0.0, last_step_ - first_step_));
   store_.files().flush();
   if (status.ok() && report_->ledger() != nullptr) {

@@ -116,9 +116,9 @@ Result<Optimizer> Optimizer::create(const Json& config) {
   return optimizer;
 }
 
-UpdateDesc Optimizer::update_at(int64_t t) const {
+UpdateDesc Optimizer::update_at(int64_t t, std::optional<double> set_rate) const {
   LOCKSTEP_CHECK(t >= 1);
-  const double learning_rate = learning_rate_.at(t - 1);
+  const double learning_rate = set_rate ? *set_rate : learning_rate_.at(t - 1);
   if (expression_ == nullptr) return row_->fused(config_, learning_rate, t);
   ExpressionUpdate update{expression_, {static_cast<float>(learning_rate)}, 1};
   if (row_->scalars == nullptr) return update;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,8 +35,8 @@ class Optimizer {
   const nlohmann::json& config() const { return config_; }
   // In Keras' order; at most kMaxSlots.
   const std::vector<OptimizerSlot>& slots() const { return slots_; }
-  // The scalars of step t = 1, 2, …
-  UpdateDesc update_at(int64_t t) const;
+  // The scalars of step t = 1, 2, …; `learning_rate` instead of the config's.
+  UpdateDesc update_at(int64_t t, std::optional<double> learning_rate = {}) const;
 
  private:
   const OptimizerRow* row_ = nullptr;

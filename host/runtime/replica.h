@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -86,12 +87,15 @@ class Replica {
   Status compute(int64_t step, const std::vector<PartitionRange>& ranges,
                  const std::vector<HostBatch>& batches, const Program::ReadyCallback& ready);
   // state[t] -> state[t+1] by the reduced gradient; nullptr: by the tree over the local roots.
-  // Leaves the new state's digest in state(), but for `digests` false. The step's metrics.
+  // Leaves the new state's digest in state(), but for `digests` false. `learning_rate`: instead of
+  // the optimizer's own. The step's metrics.
   Result<MetricSums> update(const float* reduced, const std::vector<LocalRoot>& local,
-                            bool digests = true);
+                            bool digests = true, std::optional<double> learning_rate = {});
   // The digest of the state as it lies in memory (host/device/state_digest.h).
   Result<uint64_t> state_digest();
   void begin_epoch();
+  // Whether the state, by its loss, is its epoch's last (ends_at_loss in job/fit_job.h).
+  bool ends_epoch() const;
 
   // The metrics of this node's partitions of one validation batch.
   Status measure(int64_t batch, int64_t rows, const std::vector<PartitionRange>& ranges,

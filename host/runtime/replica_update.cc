@@ -80,10 +80,10 @@ Result<uint64_t> Replica::digest_of_block(Device& device, int64_t block) const {
 }
 
 Result<MetricSums> Replica::update(const float* reduced, const std::vector<LocalRoot>& local,
-                                   bool digests) {
+                                   bool digests, std::optional<double> learning_rate) {
   std::vector<TreePiece> pieces;
   for (const LocalRoot& root : local) pieces.push_back({root.subtree, root.values});
-  const UpdateDesc desc = optimizer_.update_at(state_.step + 1);
+  const UpdateDesc desc = optimizer_.update_at(state_.step + 1, learning_rate);
   const int64_t metric_count = training_.metric_count;
   std::array<float, kTreeSumBlock> metrics;
   if (!device_states_.empty()) {
