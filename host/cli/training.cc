@@ -242,14 +242,25 @@ std::optional<Error> Training::look_around() {
   return failure ? std::optional(Error{*failure}) : std::nullopt;
 }
 
-// The final weights: the first vector of the final state.
+// The final weights: the first vector of the final state, or the moving average that the optimizer
+// keeps, unless a callback has restored the weights of an epoch after it, as in Keras.
 Result<std::string> Training::weights_of(const CoordinatorResult& result) const {
   LOCKSTEP_RETURN_IF_ERROR(result.status);
   LOCKSTEP_ASSIGN(const StateView state, decode_state(result.state));
   if (state.vectors.empty() || state.header.parameters != resolved_.graph.parameter_count) {
     return Error{"the final state is not one of this model"};
   }
-  return std::string(state.vectors[0]);
+  std::string weights(state.vectors[0]);
+  LOCKSTEP_ASSIGN(const auto optimizer, Optimizer::create(resolved_.job.optimizer));
+  if (optimizer.average_slot() < 0 || report_->restores_best()) return weights;
+  const std::string_view average = state.vectors.at(1 + static_cast<size_t>(optimizer.average_slot()));
+  for (const Parameter& parameter : resolved_.graph.parameters) {
+    if (parameter.role != ParameterRole::trained || parameter.gradient_offset < 0) continue;
+    const auto begin = static_cast<size_t>(parameter.offset) * sizeof(float);
+    const auto bytes = static_cast<size_t>(parameter.count()) * sizeof(float);
+    weights.replace(begin, bytes, average.substr(begin, bytes));
+  }
+  return weights;
 }
 
 Status Training::write_files(const Status& status, const std::string& weights) {

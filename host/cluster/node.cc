@@ -138,7 +138,7 @@ void NodeMachine::state_here(int64_t step, bool ends_epoch) {
   has_state_ = true;
   step_ = step;
   since_ = step;
-  epoch_cut_ = ends_epoch;
+  epoch_cut_ = ends_epoch && step_ % steps_per_epoch_ != 0;
 }
 
 void NodeMachine::snapshot_taken() {
@@ -153,7 +153,7 @@ void NodeMachine::computed(const std::vector<PartitionRange>& partitions) {
 
 void NodeMachine::applied(bool ends_epoch) {
   ++step_;
-  epoch_cut_ = ends_epoch;
+  epoch_cut_ = ends_epoch && step_ % steps_per_epoch_ != 0;
   begun_ = false;
   complete_ = false;
   computed_.clear();

@@ -34,6 +34,10 @@ class JobReport {
   Ledger* ledger() { return ledger_ ? &*ledger_ : nullptr; }  // null: none is kept
   // As Keras' History has it: what some epochs do not measure has fewer values.
   std::map<std::string, std::vector<double>> history() const;
+  // Whether the job's weights, if it ends now, are those of an epoch that a callback names.
+  bool restores_best() const {
+    return !epochs_.empty() && epochs_.back().decision.best.has_value();
+  }
   int64_t samples_consumed() const { return samples_consumed_; }
   int64_t steps() const { return steps_; }
 

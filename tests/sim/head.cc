@@ -49,19 +49,21 @@ void Head::recover(bool may_return) {
     }
     term = std::max(term, entry.term);
     records.push_back(*record);
-    const auto* checkpoint = std::get_if<CheckpointRecord>(&*record);
-    const bool there =
-        checkpoint == nullptr || (world_.store->objects.contains(checkpoint->state.object) &&
-                                  world_.store->objects.contains(checkpoint->manifest));
+  }
+  const int64_t per_epoch = world_.setting.facts.steps_per_epoch();
+  const RecoveredJob job = recover_job(records, per_epoch);
+  for (const CheckpointRecord& checkpoint : job.checkpoints) {
+    const bool is_newest = checkpoint == job.checkpoints.back();
+    if (!is_newest && !is_kept(checkpoint.state.step, job.epochs, per_epoch)) continue;
+    const bool there = world_.store->objects.contains(checkpoint.state.object) &&
+                       world_.store->objects.contains(checkpoint.manifest);
     if (!there) world_.fail("a CHECKPOINT record without its object");
   }
-  const RecoveredJob job = recover_job(records, world_.setting.facts.steps_per_epoch());
   if ((job.view ? job.view->number : 0) < world_.store->promised_view) {
     world_.fail("a view that members have is not in the log");
   }
   if (job.ended) {
-    world_.job_completed(
-        *final_state(job.epochs, job.checkpoints, world_.setting.facts.steps_per_epoch()));
+    world_.job_completed(*final_state(job.epochs, job.checkpoints, per_epoch));
     return;
   }
   term_ = term + 1;

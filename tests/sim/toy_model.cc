@@ -255,7 +255,8 @@ EpochDone measure_alone(const ClusterFacts& facts, const ToyModel& model, const 
 }  // namespace
 
 bool ends_epoch(const ClusterFacts& facts, const MetricSums& sums) {
-  return facts.job == kEndsEarly && mix64(std::bit_cast<uint64_t>(sums[0])) % 16 == 0;
+  return facts.job == kEndsEarly && sums[kToyMeasured] > 0 &&
+         mix64(std::bit_cast<uint64_t>(sums[0])) % 16 == 0;
 }
 
 void add_toy_callbacks(const std::string& list, bool ends_early, ClusterFacts* facts) {
