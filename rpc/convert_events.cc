@@ -62,8 +62,8 @@ Result<NodeEvent> epoch_from_wire(const wire::EpochEvent& epoch) {
 
 Result<NodeEvent> event_from_wire(const wire::NodeEvent& event) {
   const auto& is_set = event.__isset;
-  const int kinds = is_set.hold + is_set.view + is_set.epoch + is_set.snapshot +
-                    is_set.checkpoint + is_set.stop;
+  const int kinds =
+      is_set.hold + is_set.view + is_set.epoch + is_set.snapshot + is_set.checkpoint + is_set.stop;
   if (kinds != 1) {
     return refused_error(
         fmt::format("bad message: event has {} known kinds, must have exactly one", kinds));

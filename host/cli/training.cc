@@ -74,7 +74,7 @@ class Training {
   std::mutex mutex_;  // of what follows; taken inside the coordinator's lock, never around it
   std::optional<JobReport> report_;
   std::optional<Progress> progress_;
-  std::optional<EpochFiles> epoch_files_;  // none for a run without a folder
+  std::optional<EpochFiles> epoch_files_;     // none for a run without a folder
   std::map<SessionId, std::string> present_;  // names of nodes that have joined and not left
   std::set<std::string> worked_;  // nodes that did some work since the main thread looked
   bool begun_ = false;            // a view was made
@@ -117,10 +117,10 @@ Status Training::prepare() {
   report_->resume(store_.journal().recovered());
   LOCKSTEP_RETURN_IF_ERROR(store_.open_files(request_, *report_));
   if (store_.folder()) {
-    LOCKSTEP_ASSIGN(epoch_files_, EpochFiles::open(file_system_, job, store_.folder()->path(),
-                                                   fmt::format("{}.{}", std::time(nullptr),
-                                                               ::getpid()),
-                                                   *report_));
+    LOCKSTEP_ASSIGN(
+        epoch_files_,
+        EpochFiles::open(file_system_, job, store_.folder()->path(),
+                         fmt::format("{}.{}", std::time(nullptr), ::getpid()), *report_));
   }
   progress_.emplace(job, stderr, begin_);
   if (store_.resumes()) {
@@ -253,7 +253,8 @@ Result<std::string> Training::weights_of(const CoordinatorResult& result) const 
   std::string weights(state.vectors[0]);
   LOCKSTEP_ASSIGN(const auto optimizer, Optimizer::create(resolved_.job.optimizer));
   if (optimizer.average_slot() < 0 || report_->restores_best()) return weights;
-  const std::string_view average = state.vectors.at(1 + static_cast<size_t>(optimizer.average_slot()));
+  const std::string_view average =
+      state.vectors.at(1 + static_cast<size_t>(optimizer.average_slot()));
   for (const Parameter& parameter : resolved_.graph.parameters) {
     if (parameter.role != ParameterRole::trained || parameter.gradient_offset < 0) continue;
     const auto begin = static_cast<size_t>(parameter.offset) * sizeof(float);

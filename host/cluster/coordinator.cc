@@ -22,8 +22,7 @@ std::string both_values(const std::string& what, const std::string& node, const 
 }  // namespace
 
 int64_t ClusterFacts::rows_of_step(int64_t step) const {
-  return std::min(batch_size,
-                  train_rows - (step + first_batch) % batches_per_pass() * batch_size);
+  return std::min(batch_size, train_rows - (step + first_batch) % batches_per_pass() * batch_size);
 }
 
 Coordinator::Coordinator(ClusterFacts facts, int64_t term, const RecoveredJob& recovered,

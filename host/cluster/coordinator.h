@@ -50,7 +50,8 @@ struct ClusterFacts {
   std::function<bool(int64_t epoch)> validates;
   // Takes the decision at an epoch's end, from what was decided before and from nothing else; none:
   // the job trains all its epochs.
-  std::function<EpochDecision(const std::vector<EpochRecord>& before, const EpochDone& done)> decide;
+  std::function<EpochDecision(const std::vector<EpochRecord>& before, const EpochDone& done)>
+      decide;
   std::optional<double> learning_rate;  // as EpochDecision's, of the first steps
 
   int64_t batches_per_pass() const { return (train_rows + batch_size - 1) / batch_size; }
@@ -130,9 +131,10 @@ struct JobFailed {
   ErrorKind kind = ErrorKind::failed;
   std::string reason;
 };
-using CoordinatorAction = std::variant<AppendRecord, SendEvent, NodeJoined, ViewMade, StepDone,
-                                       SamplesConsumed, EpochRecord, CommitCheckpoint, CheckpointDone,
-                                       Restored, NodeLeft, Recovered, JobCompleted, JobFailed>;
+using CoordinatorAction =
+    std::variant<AppendRecord, SendEvent, NodeJoined, ViewMade, StepDone, SamplesConsumed,
+                 EpochRecord, CommitCheckpoint, CheckpointDone, Restored, NodeLeft, Recovered,
+                 JobCompleted, JobFailed>;
 using CoordinatorActions = std::vector<CoordinatorAction>;
 
 class Coordinator {

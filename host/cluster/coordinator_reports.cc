@@ -273,8 +273,8 @@ StateRef Coordinator::newest_state() const {
 // The next state that is to be kept: an epoch's end, or a multiple of the interval in steps.
 void Coordinator::plan_snapshot(CoordinatorActions* actions) {
   const int64_t decided_end = end_of_epochs();
-  int64_t step = epoch_report_ ? epoch_report_->step
-                               : (std::ssize(epochs_) + 1) * facts_.steps_per_epoch();
+  int64_t step =
+      epoch_report_ ? epoch_report_->step : (std::ssize(epochs_) + 1) * facts_.steps_per_epoch();
   if (phase_ == Phase::finishing) step = decided_end;
   const int64_t newest = newest_state().step;
   const int64_t interval = facts_.checkpoint_every_steps;

@@ -39,8 +39,7 @@ NodeAction NodeMachine::next(int64_t now_ms) const {
 }
 
 std::optional<NodeAction> NodeMachine::next_of_epoch_end() const {
-  const bool epoch_trained =
-      !begun_ && (epoch_cut_ || step_ / steps_per_epoch_ > decided_epochs_);
+  const bool epoch_trained = !begun_ && (epoch_cut_ || step_ / steps_per_epoch_ > decided_epochs_);
   if (!epoch_trained) return std::nullopt;
   const auto missing = without({partitions()}, measured_);
   if (!reported_epoch_ || !missing.empty()) return MeasureEpoch{decided_epochs_, missing};

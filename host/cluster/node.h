@@ -126,7 +126,7 @@ class NodeMachine {
   bool begun_ = false;
   bool complete_ = false;
   std::vector<PartitionRange> computed_;  // of step_
-  bool epoch_cut_ = false;  // state[step_] ends its epoch before its last step
+  bool epoch_cut_ = false;                // state[step_] ends its epoch before its last step
   int64_t decided_epochs_ = 0;
   // Of the epoch that is not decided, and of the one before it: what is decided may be told before
   // this node has applied its last step.

@@ -93,15 +93,15 @@ Json view_json(const View& view) {
                        {"step", member.step}});
   }
   Json json = {{"number", view.number},
-          {"first_step", view.first_step},
-          {"carries", view.carries},
-          {"restores", view.restores},
-          {"restore", state_json(view.restore)},
-          {"donor", view.donor},
-          {"era", view.era},
-          {"decided_epochs", view.decided_epochs},
-          {"members", members},
-          {"slice_owners", view.slice_owners}};
+               {"first_step", view.first_step},
+               {"carries", view.carries},
+               {"restores", view.restores},
+               {"restore", state_json(view.restore)},
+               {"donor", view.donor},
+               {"era", view.era},
+               {"decided_epochs", view.decided_epochs},
+               {"members", members},
+               {"slice_owners", view.slice_owners}};
   if (view.learning_rate) json["learning_rate"] = number_json(*view.learning_rate);
   return json;
 }
@@ -162,8 +162,8 @@ JobRecord record_from(const Json& json) {
     const EpochDone done{json.at("epoch"), sums_from(json.at("sums")),
                          sums_from(json.at("validation")), json.value("cut_at", int64_t{0})};
     // Logs said go_on once, when nothing but the number of epochs decided it.
-    return EpochRecord{done, json.contains("decision") ? decision_from(json["decision"])
-                                                       : EpochDecision{}};
+    return EpochRecord{
+        done, json.contains("decision") ? decision_from(json["decision"]) : EpochDecision{}};
   }
   if (kind == "CHECKPOINT") {
     return CheckpointRecord{state_from(json.at("state")), json.at("manifest"),

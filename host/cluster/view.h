@@ -78,8 +78,9 @@ struct ViewRequest {
   std::vector<Candidate> candidates;  // in the order of their sessions, at least one that works
 };
 
-// The next view, but for what its members must know of decisions. The first step is the furthest that a candidate has reached. Where it was begun,
-// its holders keep what they have and only what the lost members held is dealt out.
+// The next view, but for what its members must know of decisions. The first step is the furthest
+// that a candidate has reached. Where it was begun, its holders keep what they have and only what
+// the lost members held is dealt out.
 View make_view(const View& previous, const ViewRequest& request);
 
 // Partitions of `view`'s carried step that members got from lost ones: what is computed again.

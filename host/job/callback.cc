@@ -61,10 +61,10 @@ Result<Monitor> Monitor::create(const nlohmann::json& config, const CallbackCont
   const auto names = context.names();
   if (std::find(names.begin(), names.end(), monitor.name_) == names.end()) {
     const bool lacks_validation = !context.has_validation && monitor.name_.starts_with("val_");
-    return usage_error(
-        unknown_name_message("monitor", monitor.name_, names) +
-        (lacks_validation ? "; the job has no validation: --validation-split or --validation-data"
-                          : ""));
+    return usage_error(unknown_name_message("monitor", monitor.name_, names) +
+                       (lacks_validation
+                            ? "; the job has no validation: --validation-split or --validation-data"
+                            : ""));
   }
   const std::string mode = config.at("mode");
   if (mode != "auto" && mode != "min" && mode != "max") {

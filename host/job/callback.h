@@ -34,7 +34,8 @@ struct CallbackScope {
   void set_rate(double rate);
 };
 
-// One callback in one training. Its state follows from the calls that it got, and from nothing else.
+// One callback in one training. Its state follows from the calls that it got, and from nothing
+// else.
 class Callback {
  public:
   virtual ~Callback() = default;

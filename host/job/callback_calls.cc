@@ -47,8 +47,8 @@ class CallParser {
     if (first == '\'' || first == '"') return quoted(first);
     if (first == '{' || first == '[') return structure();
     const size_t begin = at_;
-    while (at_ < text_.size() && (is_word(text_[at_]) || text_[at_] == '.' || text_[at_] == '-' ||
-                                  text_[at_] == '+')) {
+    while (at_ < text_.size() &&
+           (is_word(text_[at_]) || text_[at_] == '.' || text_[at_] == '-' || text_[at_] == '+')) {
       ++at_;
     }
     const std::string text = text_.substr(begin, at_ - begin);
@@ -124,8 +124,7 @@ class CallParser {
   }
 
   Error expected(const std::string& what) const {
-    return usage_error(
-        fmt::format("callbacks: expected {} at '{}'", what, text_.substr(at_, 30)));
+    return usage_error(fmt::format("callbacks: expected {} at '{}'", what, text_.substr(at_, 30)));
   }
 
   const std::string& text_;

@@ -30,7 +30,9 @@ Result<EpochFiles> EpochFiles::open(FileSystem& files, const Job& job, const std
   for (const nlohmann::json& callback : job.callbacks) {
     const std::string name = callback.at("class_name");
     const auto& config = callback.at("config");
-    const char* key = name == "CSVLogger" ? "filename" : name == "TensorBoard" ? "log_dir" : nullptr;
+    const char* key = name == "CSVLogger"     ? "filename"
+                      : name == "TensorBoard" ? "log_dir"
+                                              : nullptr;
     if (key == nullptr) continue;
     const auto path = inside(folder, config.at(key));
     if (!path) {

@@ -1,4 +1,5 @@
-// The files that CSVLogger and TensorBoard ask for, in the output folder; they grow with each epoch.
+// The files that CSVLogger and TensorBoard ask for, in the output folder; they grow with each
+// epoch.
 #pragma once
 
 #include <memory>

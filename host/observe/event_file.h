@@ -15,6 +15,7 @@ std::string tf_record(std::string_view bytes);
 // The first record of a file. `wall_time` in seconds since 1970.
 std::string event_file_begin(double wall_time);
 // A record with the scalars of a step, by tag.
-std::string scalar_event(double wall_time, int64_t step, const std::map<std::string, double>& scalars);
+std::string scalar_event(double wall_time, int64_t step,
+                         const std::map<std::string, double>& scalars);
 
 }  // namespace lockstep

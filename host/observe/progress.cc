@@ -159,9 +159,9 @@ void Progress::draw(const StepDone& step) {
   const char* green = colour_ ? "\033[32m" : "";
   const char* plain = colour_ ? "\033[0m" : "";
   fmt::print(stream_, "\r\033[KEpoch {}/{} {}/{} {}{}{}{} - {:.0f} s left - {} - {:.0f} samples/s",
-             job_.initial_epoch + step.step / job_.steps_per_epoch() + 1, job_.epochs, in_epoch, job_.steps_per_epoch(),
-             green, std::string(filled, '='), std::string(kBarWidth - filled, '.'), plain, left,
-             metrics_.text(sums_), per_second);
+             job_.initial_epoch + step.step / job_.steps_per_epoch() + 1, job_.epochs, in_epoch,
+             job_.steps_per_epoch(), green, std::string(filled, '='),
+             std::string(kBarWidth - filled, '.'), plain, left, metrics_.text(sums_), per_second);
   std::fflush(stream_);
   drawn_ = true;
 }

@@ -227,8 +227,8 @@ UpdateDesc Optimizer::update_at(int64_t t, const StepTerms& terms) const {
   const double learning_rate = learning_rate_at(t, terms);
   const int64_t frequency = static_cast<int64_t>(number_of(config_, "ema_overwrite_frequency"));
   const bool overwrites = frequency > 0 && (iterations_before(t) + 1) % frequency == 0;
-  const size_t variant = (terms.decays ? kDecays : 0) | (holds(t) ? kHolds : 0) |
-                         (overwrites ? kOverwrites : 0);
+  const size_t variant =
+      (terms.decays ? kDecays : 0) | (holds(t) ? kHolds : 0) | (overwrites ? kOverwrites : 0);
   if (expressions_[variant] == nullptr) return row_->fused(config_, learning_rate, t);
   std::vector<double> scalars = {learning_rate};
   for (const double scalar : row_scalars(t, learning_rate)) scalars.push_back(scalar);
@@ -283,8 +283,7 @@ std::vector<double> Optimizer::gradient_scales(std::span<const double> squares) 
 }
 
 std::array<double, 2> Optimizer::trust_squares(int64_t t, const StepTerms& terms,
-                                               const ParameterMemory& memory,
-                                               int64_t count) const {
+                                               const ParameterMemory& memory, int64_t count) const {
   std::array<double, 2> sums = {};
   if (holds(t)) return sums;
   const double rate = learning_rate_at(t, terms);

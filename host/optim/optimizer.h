@@ -60,7 +60,8 @@ class Optimizer {
   bool is_by_parameter() const { return reads_norms() || !undecayed_.empty(); }
   // Whether the weights of a parameter of this name decay: Keras' exclude_from_weight_decay().
   bool decays(const std::string& parameter) const;
-  // The slot that holds the weights' moving average, which a training ends with (use_ema); -1: none.
+  // The slot that holds the weights' moving average, which a training ends with (use_ema); -1:
+  // none.
   int average_slot() const { return average_slot_; }
 
   // The norms of step t, in this order: sums of squares over each parameter's gradient, and the

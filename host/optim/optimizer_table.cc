@@ -222,8 +222,7 @@ std::array<double, 2> lamb_squares(const Json& config, std::span<const double> s
   const double m = x.slots[0] + (x.gradient - x.slots[0]) * (1 - number_of(config, "beta_1"));
   const double v =
       x.slots[1] + (x.gradient * x.gradient - x.slots[1]) * (1 - number_of(config, "beta_2"));
-  const double step =
-      m / scalars[0] / (std::sqrt(v / scalars[1]) + number_of(config, "epsilon"));
+  const double step = m / scalars[0] / (std::sqrt(v / scalars[1]) + number_of(config, "epsilon"));
   return {x.weight * x.weight, step * step};
 }
 

@@ -218,7 +218,8 @@ Status NodeSession::train_alone(const TrainAlone& action) {
   LOCKSTEP_ASSIGN(const auto roots, replica_->take_roots(step, ranges, true));
   LOCKSTEP_RETURN_IF_ERROR(replica_->compute(step, ranges, batches, [](int64_t, int64_t) {}));
   count_samples(step, ranges, batches);
-  LOCKSTEP_ASSIGN(const MetricSums metrics, replica_->update(nullptr, roots, digests_, machine_->learning_rate()));
+  LOCKSTEP_ASSIGN(const MetricSums metrics,
+                  replica_->update(nullptr, roots, digests_, machine_->learning_rate()));
   finish_step(step, metrics);
   return {};
 }

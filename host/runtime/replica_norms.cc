@@ -1,5 +1,5 @@
-// Norms of whole parameters, for optimizers whose step depends on them. Each node takes them all: of
-// fixed blocks, which are added in their order.
+// Norms of whole parameters, for optimizers whose step depends on them. Each node takes them all:
+// of fixed blocks, which are added in their order.
 #include <algorithm>
 
 #include "host/runtime/replica.h"
@@ -17,8 +17,8 @@ struct Block {
 }  // namespace
 
 ParameterMemory Replica::memory_of(const Segment& segment, const float* gradient) const {
-  ParameterMemory memory{gradient + segment.gradient_offset, state_.weights.data() + segment.offset,
-                         {}};
+  ParameterMemory memory{
+      gradient + segment.gradient_offset, state_.weights.data() + segment.offset, {}};
   for (size_t i = 0; i < state_.slots.size(); ++i) {
     memory.slots[i] = state_.slots[i].data() + segment.offset;
   }

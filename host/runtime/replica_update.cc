@@ -15,12 +15,9 @@ static_assert(kMaxMetricSums <= kTreeSumBlock);
 void Replica::make_segments() {
   for (const Parameter& parameter : training_.parameters) {
     if (parameter.gradient_offset < 0) continue;
-    const Segment next{parameter.role,
-                       parameter.momentum,
-                       parameter.offset,
-                       parameter.gradient_offset,
-                       parameter.count(),
-                       optimizer_.decays(parameter.name)};
+    const Segment next{parameter.role,    parameter.momentum,
+                       parameter.offset,  parameter.gradient_offset,
+                       parameter.count(), optimizer_.decays(parameter.name)};
     if (!segments_.empty() && may_join(segments_.back(), next)) {
       segments_.back().count += next.count;
     } else {
@@ -177,10 +174,10 @@ Status Replica::update_block(Device& device, const float* gradient, int64_t begi
     if (from >= to) continue;
     std::array<float*, kMaxSlots> slots{};
     for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i].data() + from;
-    LOCKSTEP_RETURN_IF_ERROR(device.update(
-        updates_[index], gradient + segment.gradient_offset + (from - segment.offset),
-        state_.weights.data() + from, std::span(slots.data(), state_.slots.size()), to - from,
-        nullptr));
+    LOCKSTEP_RETURN_IF_ERROR(
+        device.update(updates_[index], gradient + segment.gradient_offset + (from - segment.offset),
+                      state_.weights.data() + from, std::span(slots.data(), state_.slots.size()),
+                      to - from, nullptr));
   }
   return {};
 }
@@ -232,10 +229,10 @@ Status Replica::update_device(int index, const float* reduced, const std::vector
     for (size_t i = 1; i < vectors.size(); ++i) {
       slots.push_back(vectors[i]->data() + segment.offset);
     }
-    LOCKSTEP_RETURN_IF_ERROR(
-        device.update(updates_[i_segment], gradient + segment.gradient_offset,
-                      vectors[0]->data() + segment.offset, slots, segment.count,
-                      is_plain && lanes != nullptr ? lanes->data() : nullptr));
+    LOCKSTEP_RETURN_IF_ERROR(device.update(updates_[i_segment], gradient + segment.gradient_offset,
+                                           vectors[0]->data() + segment.offset, slots,
+                                           segment.count,
+                                           is_plain && lanes != nullptr ? lanes->data() : nullptr));
   }
   if (!is_plain && lanes != nullptr) {
     std::vector<const float*> slots;

@@ -26,7 +26,8 @@ EpochLogs EpochLogTable::logs(const EpochDone& done) const {
   EpochLogs logs{done.epoch, job_.initial_epoch + done.epoch, {}};
   const auto add = [&](const MetricSums& sums, const std::string& prefix) {
     const auto values = metrics_.values(sums);
-    for (size_t i = 0; i < values.size(); ++i) logs.values[prefix + metrics_.names()[i]] = values[i];
+    for (size_t i = 0; i < values.size(); ++i)
+      logs.values[prefix + metrics_.names()[i]] = values[i];
   };
   add(done.sums, "");
   if (!done.validation.empty()) add(done.validation, "val_");

@@ -28,9 +28,7 @@ View some_view() {
   return view;
 }
 
-EpochRecord epoch(int64_t number, double loss = 0.5) {
-  return {{number, {loss, 0.25}, {}, 0}, {}};
-}
+EpochRecord epoch(int64_t number, double loss = 0.5) { return {{number, {loss, 0.25}, {}, 0}, {}}; }
 
 // Not in one expression: GCC 12 then finds strings that may not be initialized.
 CheckpointRecord checkpoint_of(int64_t step, uint64_t digest, int64_t bytes, int64_t rows) {

@@ -99,8 +99,8 @@ TEST(Callbacks, AreWrittenAsPythonWritesThem) {
        "restore_best_weights": true, "baseline": null}},
       {"class_name": "LearningRateScheduler", "config": {"schedule": {"0": 0.5, "10": 0.001}}},
       {"class_name": "TerminateOnNaN", "config": {}}])"));
-  for (const char* bad : {"EarlyStopping(3)", "EarlyStopping(patience=3", "3()", "A() B()",
-                          "A(x=)", "A(x={)", "A(x='b)", "A(x={1, 2})"}) {
+  for (const char* bad : {"EarlyStopping(3)", "EarlyStopping(patience=3", "3()", "A() B()", "A(x=)",
+                          "A(x={)", "A(x='b)", "A(x={1, 2})"}) {
     EXPECT_FALSE(parse_calls(bad).ok()) << bad;
   }
 }
@@ -127,8 +127,9 @@ TEST(Callbacks, RefuseWhatDoesNotGo) {
 }
 
 TEST(Callbacks, OnlyThoseThatDecideBitsAreOfTheRecipe) {
-  const auto list = resolve_callbacks(
-      Json::array({"TerminateOnNaN, ModelCheckpoint, TensorBoard, CSVLogger(filename=log.csv), EarlyStopping"}));
+  const auto list =
+      resolve_callbacks(Json::array({"TerminateOnNaN, ModelCheckpoint, TensorBoard, "
+                                     "CSVLogger(filename=log.csv), EarlyStopping"}));
   ASSERT_TRUE(list.ok()) << list.error().message;
   const Json deciding = deciding_callbacks(*list);
   ASSERT_EQ(deciding.size(), 2u);

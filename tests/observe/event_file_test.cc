@@ -17,9 +17,11 @@ std::string hex(const std::string& bytes) {
   return text;
 }
 
-// These bytes were written by the package tensorboard 2.21.0 (RecordWriter, Event.SerializeToString).
+// These bytes were written by the package tensorboard 2.21.0 (RecordWriter,
+// Event.SerializeToString).
 TEST(EventFile, ItsBytesAreThoseThatTensorBoardWrites) {
-  EXPECT_EQ(hex(event_file_begin(1.5)), "1800000000000000a37f4b2209000000000000f83f1a0d627261696e2e4576656e743a32"
+  EXPECT_EQ(hex(event_file_begin(1.5)),
+            "1800000000000000a37f4b2209000000000000f83f1a0d627261696e2e4576656e743a32"
             "2a28646c");
   EXPECT_EQ(hex(scalar_event(2.25, 300, {{"epoch_accuracy", 0.5}, {"epoch_loss", 1e-3}})),
             "3800000000000000a3797d5709000000000000024010ac022a2a0a150a0e65706f63685f"

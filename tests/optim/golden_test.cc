@@ -64,10 +64,7 @@ struct State {
   std::unique_ptr<Buffer> gradient;
 
   State(Device& on, const Optimizer& optimizer, int64_t size)
-      : device(on),
-        count(size),
-        parts({{"w", 0, size}}),
-        gradient(allocate_floats(on, size)) {
+      : device(on), count(size), parts({{"w", 0, size}}), gradient(allocate_floats(on, size)) {
     add(made_up(0, count));
     for (const OptimizerSlot& slot : optimizer.slots()) {
       add(std::vector<float>(static_cast<size_t>(count), slot.initial_value));

@@ -239,7 +239,8 @@ TEST_F(ControlTest, NumbersOutOfRangeNeverReachTheService) {
   refusal(client->report_step({7, 0, -3, {}, 0, {}}), "step.step is -3");
   refusal(client->report_step({7, -2, 3, {}, 0, {}}), "step.era is -2");
   refusal(client->report_step({7, 0, 3, {}, 0, {{-2, 0, {}}}}), "step.partitions.partition is -2");
-  refusal(client->report_epoch({7, 0, 1, 0, {}, {{0, -9, {}}}}), "epoch.validation.partition is -9");
+  refusal(client->report_epoch({7, 0, 1, 0, {}, {{0, -9, {}}}}),
+          "epoch.validation.partition is -9");
   const MetricSums many(kMaxMetricSums + 1);
   refusal(client->report_step({7, 0, 3, many, 0, {}}), "step.sums has 4097 numbers");
   refusal(client->report_epoch({7, 0, 1, 0, many, {}}), "epoch.sums has 4097 numbers");

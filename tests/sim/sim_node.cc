@@ -309,7 +309,7 @@ void SimNode::apply(int64_t step, const std::vector<float>& flat) {
     if (view.members[owner].session == session_) own.push_back(slice);
   }
   world_.model->apply(&state_, flat, static_cast<int>(view.members.size()), own,
-                       machine_->learning_rate());
+                      machine_->learning_rate());
   StepReport report{session_, view.era, step, world_.model->sums_of(step, flat), 0, {}};
   if (world_.setting.facts.verify_every > 0) report.digest = state_.digest();
   for (const int p : contributed_) {

@@ -78,7 +78,7 @@ void add_toy_callbacks(const std::string& list, bool ends_early, ClusterFacts* f
 // The same job without a cluster.
 struct Reference {
   std::vector<uint64_t> digests;  // of state[step]
-  std::string final_bytes;  // of the state whose weights are the job's
+  std::string final_bytes;        // of the state whose weights are the job's
   std::vector<EpochRecord> epochs;
 };
 Reference run_alone(const ClusterFacts& facts, uint64_t seed);

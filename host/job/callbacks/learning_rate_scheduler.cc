@@ -48,9 +48,10 @@ Result<std::unique_ptr<Callback>> make(const nlohmann::json& config,
     }
     const double rate = value.is_number() ? value.get<double>() : -1;
     if (!(rate >= 0 && std::isfinite(static_cast<float>(rate)))) {
-      return usage_error(fmt::format("schedule: epoch {} has the rate {}, not a number of at least "
-                                     "0",
-                                     key, value.dump()));
+      return usage_error(
+          fmt::format("schedule: epoch {} has the rate {}, not a number of at least "
+                      "0",
+                      key, value.dump()));
     }
     rates[epoch] = rate;
   }

@@ -37,8 +37,8 @@ Result<std::unique_ptr<Callback>> make(const nlohmann::json& config,
                                        const CallbackContext& context) {
   const auto& threshold = config.at("initial_value_threshold");
   if (!threshold.is_null() && !threshold.is_number()) {
-    return usage_error(fmt::format("initial_value_threshold must be a number or null, not {}",
-                                   threshold.dump()));
+    return usage_error(
+        fmt::format("initial_value_threshold must be a number or null, not {}", threshold.dump()));
   }
   std::optional<Monitor> monitor;
   if (config.at("save_best_only")) {

@@ -27,8 +27,8 @@ Result<std::unique_ptr<Callback>> make(const nlohmann::json&, const CallbackCont
 }  // namespace
 
 CallbackType terminate_on_nan_type() {
-  return {"TerminateOnNaN", "ends the job at the first step whose loss is no number", {}, true,
-          make};
+  return {
+      "TerminateOnNaN", "ends the job at the first step whose loss is no number", {}, true, make};
 }
 
 }  // namespace lockstep
