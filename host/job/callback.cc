@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "host/core/suggest.h"
 
@@ -78,16 +77,12 @@ Result<Monitor> Monitor::create(const nlohmann::json& config, const CallbackCont
   return monitor;
 }
 
-float Monitor::worst() const {
-  const float infinity = std::numeric_limits<float>::infinity();
-  return rises_ ? -infinity : infinity;
-}
-
 // Keras takes the difference in double and compares float32s.
-bool Monitor::improves(float value, float than) const {
+bool Monitor::improves(float value, std::optional<float>* than) const {
+  if (!than) return true;
   const double wide = value;
-  return rises_ ? static_cast<float>(wide - min_delta_) > than
-                : static_cast<float>(wide + min_delta_) < than;
+  return rises_ ? static_cast<float>(wide - min_delta_) > *than
+                : static_cast<float>(wide + min_delta_) < *than;
 }
 
 std::vector<ConfigKey> monitor_keys() {

@@ -85,10 +85,9 @@ class Monitor {
   static Result<Monitor> create(const nlohmann::json& config, const CallbackContext& context);
 
   const std::string& name() const { return name_; }
-  // Worse than every number.
-  float worst() const;
-  // By more than min_delta. NaN is never better.
-  bool improves(float value, float than) const;
+  // By more than min_delta. Everything is better than nothing; a NaN is not better than a number,
+  // nor the reverse.
+  bool improves(float value, std::optional<float> than) const;
 
  private:
   std::string name_;

@@ -3,6 +3,7 @@
 
 #include <cctype>
 #include <charconv>
+#include <string_view>
 
 #include "host/job/callbacks.h"
 
@@ -30,7 +31,8 @@ class CallParser {
  private:
   Result<Json> one_call() {
     const std::string name = word();
-    if (name.empty()) return expected("a callback, such as EarlyStopping(patience=3)");
+    const bool is_name = !name.empty() && std::isdigit(static_cast<unsigned char>(name[0])) == 0;
+    if (!is_name) return expected("a callback, such as EarlyStopping(patience=3)");
     Json config = Json::object();
     if (!take('(')) return Json{{"class_name", name}, {"config", config}};
     while (!take(')')) {

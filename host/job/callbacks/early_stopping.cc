@@ -11,8 +11,7 @@ class EarlyStopping final : public Callback {
       : monitor_(std::move(monitor)),
         patience_(config.at("patience")),
         start_from_epoch_(config.at("start_from_epoch")),
-        restores_(config.at("restore_best_weights")),
-        best_(monitor_.worst()) {
+        restores_(config.at("restore_best_weights")) {
     if (!config.at("baseline").is_null()) baseline_ = config.at("baseline").get<float>();
   }
 
@@ -31,7 +30,7 @@ class EarlyStopping final : public Callback {
     scope->stop = true;
     scope->notes.push_back(
         fmt::format("Epoch {}: early stopping: {} has not become better than {:.5g} in {} epoch{}",
-                    logs.epoch + 1, monitor_.name(), best_, wait_, wait_ == 1 ? "" : "s"));
+                    logs.epoch + 1, monitor_.name(), *best_, wait_, wait_ == 1 ? "" : "s"));
   }
 
   std::vector<int64_t> kept_epochs() const override {
@@ -48,7 +47,7 @@ class EarlyStopping final : public Callback {
   const int64_t start_from_epoch_;
   const bool restores_;
   std::optional<float> baseline_;
-  float best_;
+  std::optional<float> best_;
   std::optional<int64_t> best_epoch_;
   int64_t wait_ = 0;
 };

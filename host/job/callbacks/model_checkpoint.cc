@@ -11,7 +11,7 @@ class ModelCheckpoint final : public Callback {
   ModelCheckpoint(std::optional<Monitor> monitor, const nlohmann::json& config)
       : monitor_(std::move(monitor)) {
     const auto& threshold = config.at("initial_value_threshold");
-    if (monitor_) best_ = threshold.is_null() ? monitor_->worst() : threshold.get<float>();
+    if (!threshold.is_null()) best_ = threshold.get<float>();
   }
 
   void epoch_ended(const EpochLogs& logs, CallbackScope*) override {
@@ -29,7 +29,7 @@ class ModelCheckpoint final : public Callback {
 
  private:
   const std::optional<Monitor> monitor_;  // none: every epoch is kept
-  float best_ = 0;
+  std::optional<float> best_;
   std::vector<int64_t> kept_;
 };
 

@@ -14,8 +14,7 @@ class ReduceLROnPlateau final : public Callback {
         factor_(config.at("factor")),
         min_rate_(config.at("min_lr")),
         patience_(config.at("patience")),
-        cooldown_(config.at("cooldown")),
-        best_(monitor_.worst()) {}
+        cooldown_(config.at("cooldown")) {}
 
   void epoch_ended(const EpochLogs& logs, CallbackScope* scope) override {
     const auto current = logs.value(monitor_.name());
@@ -44,7 +43,7 @@ class ReduceLROnPlateau final : public Callback {
   const double min_rate_;
   const int64_t patience_;
   const int64_t cooldown_;
-  float best_;
+  std::optional<float> best_;
   int64_t wait_ = 0;
   int64_t cooling_ = 0;
 };
