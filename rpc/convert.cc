@@ -109,6 +109,7 @@ wire::EpochReport to_wire(const EpochReport& report) {
   wired.__set_session(report.session);
   wired.__set_era(report.era);
   wired.__set_epoch(report.epoch);
+  wired.__set_step(report.step);
   wired.__set_sums(report.sums);
   wired.validation.reserve(report.validation.size());
   for (const ValidationPart& each : report.validation) {
@@ -227,8 +228,9 @@ Result<EpochReport> from_wire(const wire::EpochReport& report) {
   LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.session", report.session));
   LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.era", report.era));
   LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.epoch", report.epoch));
+  LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.step", report.step));
   LOCKSTEP_RETURN_IF_ERROR(at_most_sums("epoch.sums", report.sums.size()));
-  EpochReport result{report.session, report.era, report.epoch, report.sums, {}};
+  EpochReport result{report.session, report.era, report.epoch, report.step, report.sums, {}};
   result.validation.reserve(report.validation.size());
   for (const wire::ValidationPart& each : report.validation) {
     LOCKSTEP_ASSIGN(ValidationPart part, from_wire(each));

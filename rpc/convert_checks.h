@@ -3,8 +3,10 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "host/core/metric_sums.h"
 #include "host/core/result.h"
@@ -26,6 +28,12 @@ inline Status at_most_sums(const char* field, size_t count) {
   if (count <= static_cast<size_t>(kMaxMetricSums)) return {};
   return refused_error(fmt::format("bad message: {} has {} numbers, must have at most {}", field,
                                    count, kMaxMetricSums));
+}
+
+// A rate that a decision set.
+inline Result<std::optional<double>> rate_from_wire(const char* field, double rate) {
+  if (rate >= 0 && std::isfinite(rate)) return std::optional<double>(rate);
+  return refused_error(fmt::format("bad message: {} is {}, must be at least 0", field, rate));
 }
 
 inline bool is_error_kind(int32_t kind) {

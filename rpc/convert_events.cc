@@ -17,11 +17,12 @@ struct EventToWire {
     event.__set_hold(wired);
   }
   void operator()(const ViewEvent& view) { event.__set_view(to_wire(view.view)); }
-  void operator()(const EpochDecision& decision) {
-    wire::EpochDecision wired;
-    wired.__set_epoch(decision.epoch);
-    wired.__set_go_on(decision.go_on);
-    event.__set_epoch_decision(wired);
+  void operator()(const EpochEvent& epoch) {
+    wire::EpochEvent wired;
+    wired.__set_epoch(epoch.epoch);
+    wired.__set_go_on(epoch.go_on);
+    if (epoch.learning_rate) wired.__set_learning_rate(*epoch.learning_rate);
+    event.__set_epoch(wired);
   }
   void operator()(const SnapshotEvent& snapshot) {
     wire::SnapshotEvent wired;
@@ -49,10 +50,20 @@ Result<NodeEvent> stop_from_wire(const wire::StopEvent& stop) {
   return NodeEvent(StopEvent{static_cast<ErrorKind>(stop.kind), stop.completed, stop.reason});
 }
 
+Result<NodeEvent> epoch_from_wire(const wire::EpochEvent& epoch) {
+  LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.epoch", epoch.epoch));
+  EpochEvent event{epoch.epoch, epoch.go_on, std::nullopt};
+  if (epoch.__isset.learning_rate) {
+    LOCKSTEP_ASSIGN(event.learning_rate,
+                    rate_from_wire("epoch.learning_rate", epoch.learning_rate));
+  }
+  return NodeEvent(event);
+}
+
 Result<NodeEvent> event_from_wire(const wire::NodeEvent& event) {
   const auto& is_set = event.__isset;
-  const int kinds = is_set.hold + is_set.view + is_set.epoch_decision + is_set.snapshot +
-                    is_set.checkpoint + is_set.stop;
+  const int kinds =
+      is_set.hold + is_set.view + is_set.epoch + is_set.snapshot + is_set.checkpoint + is_set.stop;
   if (kinds != 1) {
     return refused_error(
         fmt::format("bad message: event has {} known kinds, must have exactly one", kinds));
@@ -65,10 +76,7 @@ Result<NodeEvent> event_from_wire(const wire::NodeEvent& event) {
     LOCKSTEP_ASSIGN(View view, from_wire(event.view));
     return NodeEvent(ViewEvent{std::move(view)});
   }
-  if (is_set.epoch_decision) {
-    LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch_decision.epoch", event.epoch_decision.epoch));
-    return NodeEvent(EpochDecision{event.epoch_decision.epoch, event.epoch_decision.go_on});
-  }
+  if (is_set.epoch) return epoch_from_wire(event.epoch);
   if (is_set.snapshot) {
     LOCKSTEP_RETURN_IF_ERROR(not_negative("snapshot.step", event.snapshot.step));
     return NodeEvent(SnapshotEvent{event.snapshot.step});

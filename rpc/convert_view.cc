@@ -92,6 +92,7 @@ wire::View to_wire(const View& view) {
   wired.__set_decided_epochs(view.decided_epochs);
   for (const Member& member : view.members) wired.members.push_back(to_wire(member));
   wired.slice_owners.assign(view.slice_owners.begin(), view.slice_owners.end());
+  if (view.learning_rate) wired.__set_learning_rate(*view.learning_rate);
   return wired;
 }
 
@@ -114,6 +115,9 @@ Result<View> from_wire(const wire::View& view) {
   result.donor = view.donor;
   result.era = view.era;
   result.decided_epochs = view.decided_epochs;
+  if (view.__isset.learning_rate) {
+    LOCKSTEP_ASSIGN(result.learning_rate, rate_from_wire("view.learning_rate", view.learning_rate));
+  }
   for (const wire::Member& each : view.members) {
     LOCKSTEP_ASSIGN(Member member, from_wire(each));
     result.members.push_back(std::move(member));

@@ -89,6 +89,7 @@ struct View {
   8: i64 decided_epochs
   9: list<Member> members
   10: list<i32> slice_owners
+  11: optional double learning_rate
 }
 
 struct PartitionSamples {
@@ -118,6 +119,7 @@ struct EpochReport {
   3: i64 epoch
   4: list<double> sums
   5: list<ValidationPart> validation
+  6: i64 step
 }
 
 struct FaultReport {
@@ -131,9 +133,10 @@ struct HoldEvent {
   1: i32 number
 }
 
-struct EpochDecision {
+struct EpochEvent {
   1: i64 epoch
   2: bool go_on
+  3: optional double learning_rate
 }
 
 struct SnapshotEvent {
@@ -153,7 +156,7 @@ struct StopEvent {
 union NodeEvent {
   1: HoldEvent hold
   2: View view
-  3: EpochDecision epoch_decision
+  3: EpochEvent epoch
   4: SnapshotEvent snapshot
   5: CheckpointEvent checkpoint
   6: StopEvent stop

@@ -7,6 +7,7 @@
 #include "host/cluster/records.h"
 #include "host/core/digest.h"
 #include "host/core/files.h"
+#include "host/job/callback_table.h"
 #include "host/job/data_job.h"
 #include "host/job/metric_table.h"
 #include "host/keras/safetensors.h"
@@ -84,6 +85,19 @@ Status inspect_folder(const std::string& folder) {
   return is_state_folder(state) ? inspect_state(state) : Status{};
 }
 
+// A row of a table: what it does, and its keys with their defaults.
+void print_callbacks() {
+  for (const CallbackType& type : callback_types()) {
+    fmt::print("{}: {}\n", type.class_name, type.summary);
+    std::string text;
+    for (const ConfigKey& key : type.keys) {
+      text += fmt::format("{}{}{}", text.empty() ? "    " : ", ", key.name,
+                          key.is_required() ? "" : " = " + key.default_value.dump());
+    }
+    if (!text.empty()) fmt::print("{}\n", text);
+  }
+}
+
 // The shape that stands behind FILE --rows; () where it does not.
 Result<Shape> rows_argument(const Arguments& arguments) {
   if (arguments.size() != 3 || arguments[1] != "--rows") return Shape{};
@@ -110,11 +124,16 @@ int run_inspect(const Arguments& arguments, Context&) {
         "where something is damaged.\nlockstep inspect FILE [--rows 224,224,3]: a model's layers, "
         "their shapes and weights; with the shape of\na row, where the model leaves it open\n"
         "lockstep inspect --layers: Keras' layers that a model may have, with their keys, in "
-        "Markdown\n");
+        "Markdown\n"
+        "lockstep inspect --callbacks: Keras' callbacks that a job may have, with their keys\n");
     return arguments.size() == 1 ? 0 : 2;
   }
   if (arguments[0] == "--layers") {
     fmt::print("{}", layers_page());
+    return 0;
+  }
+  if (arguments[0] == "--callbacks") {
+    print_callbacks();
     return 0;
   }
   const std::string& path = arguments[0];

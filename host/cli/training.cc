@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <ctime>
 #include <mutex>
 #include <set>
 
@@ -13,6 +15,7 @@
 #include "host/cli/run_store.h"
 #include "host/core/digest.h"
 #include "host/core/files.h"
+#include "host/observe/epoch_files.h"
 #include "host/observe/job_monitor.h"
 #include "host/observe/progress.h"
 #include "host/observe/prometheus.h"
@@ -61,7 +64,7 @@ class Training {
   Status start_coordinator();
   void watch();
   std::optional<Error> look_around();
-  Result<StateView> final_state(const CoordinatorResult& result) const;
+  Result<StateView> final_state(const CoordinatorResult& result);
   Status write_files(const Status& status, const StateView& state);
   Result<std::string> keras_file(const StateView& state) const;
   Result<TrainingOutcome> outcome(const StateView& state);
@@ -71,9 +74,11 @@ class Training {
   const Clock::time_point begin_ = Clock::now();
   ResolvedJob resolved_;
   RunStore store_;
+  PosixFileSystem file_system_;  // of the files below
   std::optional<LocalNodes> nodes_;
   std::string faults_;
   std::string sha256_;
+  std::string averaged_;  // the final weights, where they are a moving average
 
   std::mutex mutex_;  // of what follows; taken inside the coordinator's lock, never around it
   std::optional<JobReport> report_;
@@ -81,6 +86,7 @@ class Training {
   std::optional<JobMonitor> monitor_;
   std::optional<JobEvents> events_;
   std::vector<CheckpointDone> to_export_;
+  std::optional<EpochFiles> epoch_files_;     // none for a run without a folder
   std::map<SessionId, std::string> present_;  // names of nodes that have joined and not left
   std::set<std::string> worked_;  // nodes that did some work since the main thread looked
   bool begun_ = false;            // a view was made
@@ -95,7 +101,7 @@ void Training::observe(const CoordinatorAction& action) {
   const std::lock_guard lock(mutex_);
   const double now = seconds_since(begin_);
   if (std::holds_alternative<StepDone>(action) && first_step_ == 0) first_step_ = now;
-  if (std::holds_alternative<EpochDone>(action)) last_step_ = now;
+  if (std::holds_alternative<EpochRecord>(action)) last_step_ = now;
   if (const auto* joined = std::get_if<NodeJoined>(&action)) {
     present_[joined->member.session] = joined->member.name;
   } else if (const auto* left = std::get_if<NodeLeft>(&action)) {
@@ -109,6 +115,7 @@ void Training::observe(const CoordinatorAction& action) {
   begun_ = begun_ || std::holds_alternative<ViewMade>(action);
   report_->observe(action);
   store_.files().observe(action);
+  if (epoch_files_) epoch_files_->observe(action);
   progress_->observe(action);
   if (events_) events_->observe(action);
   monitor_->observe(action, now);
@@ -144,6 +151,12 @@ Status Training::prepare() {
   report_.emplace(job, request_.run.keep_ledger);
   report_->resume(store_.journal().recovered());
   LOCKSTEP_RETURN_IF_ERROR(store_.open_files(request_, *report_));
+  if (store_.folder()) {
+    LOCKSTEP_ASSIGN(
+        epoch_files_,
+        EpochFiles::open(file_system_, job, store_.folder()->path(),
+                         fmt::format("{}.{}", std::time(nullptr), ::getpid()), *report_));
+  }
   {
     const std::lock_guard lock(mutex_);
     monitor_.emplace(job);
@@ -287,6 +300,7 @@ std::optional<Error> Training::look_around() {
       const Status written = request_.events->flush();
       if (!written.ok()) return written.error();
     }
+    if (epoch_files_ && epoch_files_->failure()) return epoch_files_->failure();
     seen.begun = begun_;
     seen.worked.swap(worked_);
     for (const auto& [session, name] : present_) seen.present.insert(name);
@@ -303,13 +317,27 @@ std::optional<Error> Training::look_around() {
   return failure ? std::optional(Error{*failure}) : std::nullopt;
 }
 
-// Views into `result`.
-Result<StateView> Training::final_state(const CoordinatorResult& result) const {
+// Views into `result`. The weights are the first vector of the state, or the moving average that
+// the optimizer keeps, unless a callback has restored the weights of an epoch after it, as in
+// Keras.
+Result<StateView> Training::final_state(const CoordinatorResult& result) {
   LOCKSTEP_RETURN_IF_ERROR(result.status);
   LOCKSTEP_ASSIGN(StateView state, decode_state(result.state));
   if (state.vectors.empty() || state.header.parameters != resolved_.graph.parameter_count) {
     return Error{"the final state is not one of this model"};
   }
+  LOCKSTEP_ASSIGN(const auto optimizer, Optimizer::create(resolved_.job.optimizer));
+  if (optimizer.average_slot() < 0 || report_->restores_best()) return state;
+  averaged_ = state.vectors[0];
+  const std::string_view average =
+      state.vectors.at(1 + static_cast<size_t>(optimizer.average_slot()));
+  for (const Parameter& parameter : resolved_.graph.parameters) {
+    if (parameter.role != ParameterRole::trained || parameter.gradient_offset < 0) continue;
+    const auto begin = static_cast<size_t>(parameter.offset) * sizeof(float);
+    const auto bytes = static_cast<size_t>(parameter.count()) * sizeof(float);
+    averaged_.replace(begin, bytes, average.substr(begin, bytes));
+  }
+  state.vectors[0] = averaged_;
   return state;
 }
 
@@ -349,7 +377,7 @@ Status Training::write_files(const Status& status, const StateView& state) {
   report_->finish(status.ok() ? "completed"
                   : halted    ? "halted"
                               : "failed",
-                  status.ok() ? "all epochs done" : status.error().message, sha256_,
+                  status.ok() ? "" : status.error().message, sha256_,
                   std::max(0.0, last_step_ - first_step_));
   store_.files().flush();
   if (status.ok() && report_->ledger() != nullptr) {

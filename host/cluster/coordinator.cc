@@ -22,7 +22,7 @@ std::string both_values(const std::string& what, const std::string& node, const 
 }  // namespace
 
 int64_t ClusterFacts::rows_of_step(int64_t step) const {
-  return std::min(batch_size, train_rows - step % steps_per_epoch() * batch_size);
+  return std::min(batch_size, train_rows - (step + first_batch) % batches_per_pass() * batch_size);
 }
 
 Coordinator::Coordinator(ClusterFacts facts, int64_t term, const RecoveredJob& recovered,
@@ -31,8 +31,6 @@ Coordinator::Coordinator(ClusterFacts facts, int64_t term, const RecoveredJob& r
       term_(term),
       consumption_(facts_.partitions, [this](int64_t step) { return facts_.rows_of_step(step); }) {
   epochs_ = recovered.epochs;
-  // A run may go on to more epochs than its log knew of; a restore may uncover any of these.
-  for (EpochRecord& epoch : epochs_) epoch.go_on = epoch.done.epoch + 1 < facts_.epochs;
   checkpoints_ = recovered.checkpoints;
   if (!checkpoints_.empty()) {
     consumption_.restore(checkpoints_.back().state.step, checkpoints_.back().samples_consumed);
@@ -194,10 +192,12 @@ void Coordinator::make_view_if_held(CoordinatorActions* actions) {
     const auto decided = static_cast<size_t>(request.durable.step / facts_.steps_per_epoch());
     if (epochs_.size() > decided) epochs_.resize(decided);
   }
-  // That training is over is said by the last decision, which follows the view.
-  const bool over = !epochs_.empty() && !epochs_.back().go_on;
-  request.decided_epochs = static_cast<int64_t>(epochs_.size()) - (over ? 1 : 0);
   view_ = make_view(previous, request);
+  // What was decided of later steps, and that training is over, is said by decisions that follow
+  // the view.
+  view_.decided_epochs = std::min(static_cast<int64_t>(epochs_.size()) - (is_over() ? 1 : 0),
+                                  view_.first_step / facts_.steps_per_epoch());
+  view_.learning_rate = learning_rate_after(view_.decided_epochs);
   announce(previous, actions);
 }
 
@@ -220,8 +220,7 @@ void Coordinator::announce(const View& previous, CoordinatorActions* actions) {
     node.since = keeps_state ? node.held->since : view_.first_step;
     const int64_t decided = keeps_state ? node.held->decided_epochs : view_.decided_epochs;
     for (auto epoch = static_cast<size_t>(decided); epoch < epochs_.size(); ++epoch) {
-      actions->push_back(SendEvent{
-          member.session, EpochDecision{static_cast<int64_t>(epoch), epochs_[epoch].go_on}});
+      actions->push_back(SendEvent{member.session, event_of(epochs_[epoch])});
     }
   }
   count_applied(actions);
@@ -229,7 +228,7 @@ void Coordinator::announce(const View& previous, CoordinatorActions* actions) {
   snapshot_asked_ms_ = -1;
   planned_snapshot_ = 0;
   doubted_.clear();
-  if (!epochs_.empty() && !epochs_.back().go_on) phase_ = Phase::finishing;
+  if (is_over()) phase_ = Phase::finishing;
   decide_epoch_if_whole(actions);  // the last report may have come while the members held
   plan_snapshot(actions);
   const bool hands_over = std::any_of(nodes_.begin(), nodes_.end(), [](const auto& entry) {

@@ -34,6 +34,8 @@ struct ClusterFacts {
   int64_t train_rows = 0;
   int64_t validation_rows = 0;
   int64_t epochs = 1;
+  int64_t steps_of_epoch = 0;  // 0: a pass over the rows
+  int64_t first_batch = 0;     // of its pass: that of step 0
   int slices = 1;
   int64_t metric_sums = 0;  // accumulators of its metrics
   std::string numerics;
@@ -44,8 +46,22 @@ struct ClusterFacts {
   int64_t checkpoint_every_ms = 60'000;  // 0: not by time
   int64_t checkpoint_every_steps = 0;    // 0: not by steps
   int64_t verify_every = 1;              // steps between comparisons of state digests; 0: never
-  int64_t steps_per_epoch() const { return (train_rows + batch_size - 1) / batch_size; }
+  // Whether an epoch is measured on the validation rows; none: each is.
+  std::function<bool(int64_t epoch)> validates;
+  // Takes the decision at an epoch's end, from what was decided before and from nothing else; none:
+  // the job trains all its epochs.
+  std::function<EpochDecision(const std::vector<EpochRecord>& before, const EpochDone& done)>
+      decide;
+  std::optional<double> learning_rate;  // as EpochDecision's, of the first steps
+
+  int64_t batches_per_pass() const { return (train_rows + batch_size - 1) / batch_size; }
+  int64_t steps_per_epoch() const {
+    return steps_of_epoch > 0 ? steps_of_epoch : batches_per_pass();
+  }
   int64_t rows_of_step(int64_t step) const;
+  int64_t validation_rows_of(int64_t epoch) const {
+    return validates && !validates(epoch) ? 0 : validation_rows;
+  }
 };
 
 // What the runtime carries out, in order. Nothing behind an AppendRecord happens before the record
@@ -83,6 +99,7 @@ struct CommitCheckpoint {
   StateRef state;
   int64_t samples_consumed = 0;
   std::vector<EpochRecord> epochs;
+  bool is_final = false;  // training is over with it
 };
 struct CheckpointDone {
   int64_t step = 0;
@@ -115,9 +132,10 @@ struct JobFailed {
   ErrorKind kind = ErrorKind::failed;
   std::string reason;
 };
-using CoordinatorAction = std::variant<AppendRecord, SendEvent, NodeJoined, ViewMade, StepDone,
-                                       SamplesConsumed, EpochDone, CommitCheckpoint, CheckpointDone,
-                                       Restored, NodeLeft, Recovered, JobCompleted, JobFailed>;
+using CoordinatorAction =
+    std::variant<AppendRecord, SendEvent, NodeJoined, ViewMade, StepDone, SamplesConsumed,
+                 EpochRecord, CommitCheckpoint, CheckpointDone, Restored, NodeLeft, Recovered,
+                 JobCompleted, JobFailed>;
 using CoordinatorActions = std::vector<CoordinatorAction>;
 
 class Coordinator {
@@ -221,6 +239,12 @@ class Coordinator {
   bool validation_is_whole() const;
   EpochDone summarize_epoch(const EpochReport& report) const;
   void decide_epoch_if_whole(CoordinatorActions* actions);
+  bool goes_on_after(const EpochRecord& epoch) const;
+  bool is_over() const { return !epochs_.empty() && !goes_on_after(epochs_.back()); }
+  // As EpochDecision's, after so many decisions.
+  std::optional<double> learning_rate_after(int64_t decided) const;
+  EpochEvent event_of(const EpochRecord& epoch) const;
+  int64_t end_of_epochs() const;  // the last state of the newest that is decided
   void plan_snapshot(CoordinatorActions* actions);
   void ask_snapshot(int64_t step, CoordinatorActions* actions);
   void ask_another(CoordinatorActions* actions);

@@ -151,7 +151,8 @@ Status Coordinator::check_sums(SessionId session, const MetricSums& sums) const 
 // Whether this partition of this validation batch exists and holds rows.
 bool Coordinator::is_measured(int64_t batch, int partition) const {
   const int64_t batches = (facts_.validation_rows + facts_.batch_size - 1) / facts_.batch_size;
-  if (batch < 0 || batch >= batches) return false;
+  const bool is_validated = facts_.validation_rows_of(std::ssize(epochs_)) > 0;
+  if (!is_validated || batch < 0 || batch >= batches) return false;
   if (partition < 0 || partition >= facts_.partitions) return false;
   const int64_t rows =
       std::min(facts_.batch_size, facts_.validation_rows - batch * facts_.batch_size);
@@ -174,8 +175,9 @@ Status Coordinator::add_validation(const EpochReport& report) {
 
 bool Coordinator::validation_is_whole() const {
   int64_t expected = 0;
-  for (int64_t begin = 0; begin < facts_.validation_rows; begin += facts_.batch_size) {
-    const int64_t rows = std::min(facts_.batch_size, facts_.validation_rows - begin);
+  const int64_t all_rows = facts_.validation_rows_of(std::ssize(epochs_));
+  for (int64_t begin = 0; begin < all_rows; begin += facts_.batch_size) {
+    const int64_t rows = std::min(facts_.batch_size, all_rows - begin);
     expected += std::min<int64_t>(rows, facts_.partitions);
   }
   return static_cast<int64_t>(validation_.size()) == expected;
@@ -183,7 +185,8 @@ bool Coordinator::validation_is_whole() const {
 
 // Batch by batch, in their order.
 EpochDone Coordinator::summarize_epoch(const EpochReport& report) const {
-  EpochDone done{report.epoch, report.sums, {}};
+  EpochDone done{report.epoch, report.sums, {}, 0};
+  if (report.step < done.last_state(facts_.steps_per_epoch())) done.cut_at = report.step;
   for (auto part = validation_.begin(); part != validation_.end();) {
     const int64_t batch = part->first.first;
     std::vector<ValidationPart> parts;
@@ -206,6 +209,11 @@ Status Coordinator::epoch_measured(const EpochReport& report, CoordinatorActions
     return Error{
         fmt::format("{} reports epoch {} out of order", node_text(report.session), report.epoch)};
   }
+  const int64_t first = epoch * facts_.steps_per_epoch();
+  if (report.step <= first || report.step > first + facts_.steps_per_epoch()) {
+    return Error{fmt::format("{} reports that epoch {} ends at step {}, which is not of it",
+                             node_text(report.session), report.epoch, report.step)};
+  }
   LOCKSTEP_RETURN_IF_ERROR(add_validation(report));
   epoch_report_ = report;
   epoch_report_->validation.clear();
@@ -215,22 +223,47 @@ Status Coordinator::epoch_measured(const EpochReport& report, CoordinatorActions
 
 void Coordinator::decide_epoch_if_whole(CoordinatorActions* actions) {
   if (!epoch_report_ || phase_ != Phase::training || restore_wanted_) return;
-  const int64_t last_step = (epoch_report_->epoch + 1) * facts_.steps_per_epoch() - 1;
+  const int64_t end = epoch_report_->step;
   // What is durable was agreed on; it is not reported again.
   const bool agreed =
-      facts_.verify_every == 0 || last_step < newest_state().step || all_reported_digest(last_step);
+      facts_.verify_every == 0 || end <= newest_state().step || all_reported_digest(end - 1);
   if (!agreed || !validation_is_whole()) return;
-  EpochRecord record{summarize_epoch(*epoch_report_), true};
-  record.go_on = static_cast<int64_t>(epochs_.size()) + 1 < facts_.epochs;
+  EpochRecord record{summarize_epoch(*epoch_report_), {}};
+  if (facts_.decide) record.decision = facts_.decide(epochs_, record.done);
+  epochs_.push_back(record);
+  // A state that is kept must be durable before the members may leave it behind.
+  if (is_kept(end, epochs_, facts_.steps_per_epoch()) && newest_state().step < end &&
+      !planted(Bug::decided_before_kept)) {
+    epochs_.pop_back();
+    plan_snapshot(actions);
+    return;
+  }
   epoch_report_.reset();
   validation_.clear();
-  epochs_.push_back(record);
   if (!planted(Bug::epoch_forgotten)) actions->push_back(AppendRecord{record});
-  actions->push_back(record.done);
-  send_to_all(EpochDecision{record.done.epoch, record.go_on}, actions);
-  if (!record.go_on) phase_ = Phase::finishing;
+  actions->push_back(record);
+  send_to_all(event_of(record), actions);
+  if (is_over()) phase_ = Phase::finishing;
   plan_snapshot(actions);
   complete_if_durable(actions);
+}
+
+// A run may go on to more epochs than its log knew of, but not beyond a decision to stop.
+bool Coordinator::goes_on_after(const EpochRecord& epoch) const {
+  return !epoch.decision.stop && epoch.done.epoch + 1 < facts_.epochs;
+}
+
+std::optional<double> Coordinator::learning_rate_after(int64_t decided) const {
+  return decided == 0 ? facts_.learning_rate
+                      : epochs_[static_cast<size_t>(decided) - 1].decision.learning_rate;
+}
+
+EpochEvent Coordinator::event_of(const EpochRecord& epoch) const {
+  return {epoch.done.epoch, goes_on_after(epoch), epoch.decision.learning_rate};
+}
+
+int64_t Coordinator::end_of_epochs() const {
+  return epochs_.empty() ? 0 : epochs_.back().done.last_state(facts_.steps_per_epoch());
 }
 
 StateRef Coordinator::newest_state() const {
@@ -239,18 +272,18 @@ StateRef Coordinator::newest_state() const {
 
 // The next state that is to be kept: an epoch's end, or a multiple of the interval in steps.
 void Coordinator::plan_snapshot(CoordinatorActions* actions) {
-  const int64_t per_epoch = facts_.steps_per_epoch();
-  const auto decided = static_cast<int64_t>(epochs_.size());
-  int64_t step = (phase_ == Phase::finishing ? decided : decided + 1) * per_epoch;
+  const int64_t decided_end = end_of_epochs();
+  int64_t step =
+      epoch_report_ ? epoch_report_->step : (std::ssize(epochs_) + 1) * facts_.steps_per_epoch();
+  if (phase_ == Phase::finishing) step = decided_end;
   const int64_t newest = newest_state().step;
   const int64_t interval = facts_.checkpoint_every_steps;
   if (interval > 0) {
     step = std::min(step, (std::max(newest, view_.first_step - 1) / interval + 1) * interval);
   }
   // The epoch that is being measured has an end that may not be kept yet.
-  if (decided > 0 && newest < decided * per_epoch && view_.first_step <= decided * per_epoch &&
-      steps_done_ <= decided * per_epoch) {
-    step = decided * per_epoch;
+  if (newest < decided_end && view_.first_step <= decided_end && steps_done_ <= decided_end) {
+    step = decided_end;
   }
   if (step == planned_snapshot_ || step <= newest) return;
   planned_snapshot_ = step;
@@ -314,7 +347,7 @@ void Coordinator::commit_snapshot_if_agreed(CoordinatorActions* actions) {
   const int64_t rows = consumption_.rows_before(state.step);
   if (rows < 0) return;  // reports are under way
   committing_ = true;
-  actions->push_back(CommitCheckpoint{state, rows, epochs_});
+  actions->push_back(CommitCheckpoint{state, rows, epochs_, is_over()});
 }
 
 void Coordinator::checkpoint_durable(const CheckpointRecord& record, CoordinatorActions* actions) {
@@ -332,15 +365,20 @@ void Coordinator::checkpoint_durable(const CheckpointRecord& record, Coordinator
   if (started_) plan_snapshot(actions);
   commit_snapshot_if_agreed(actions);  // of the copy that came meanwhile
   make_view_if_held(actions);          // which waited for it
+  decide_epoch_if_whole(actions);      // which may have waited, too
   complete_if_durable(actions);
 }
 
 void Coordinator::complete_if_durable(CoordinatorActions* actions) {
-  const auto last = static_cast<int64_t>(epochs_.size()) * facts_.steps_per_epoch();
-  if (phase_ != Phase::finishing || newest_state().step != last) return;
+  if (phase_ != Phase::finishing || newest_state().step != end_of_epochs()) return;
+  const auto state = final_state(epochs_, checkpoints_, facts_.steps_per_epoch());
+  if (!state) {
+    fail(ErrorKind::failed, "the checkpoint of the best epoch is not there any more", actions);
+    return;
+  }
   phase_ = Phase::completed;
   actions->push_back(AppendRecord{EndRecord{}});
-  actions->push_back(JobCompleted{newest_state()});
+  actions->push_back(JobCompleted{*state});
   send_to_all(StopEvent{ErrorKind::failed, true, "the job is done"}, actions);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <variant>
@@ -106,7 +107,8 @@ struct EpochReport {
   SessionId session = 0;
   int era = 0;  // as StepReport::era
   int64_t epoch = 0;
-  MetricSums sums;  // over the epoch, the state's accumulators
+  int64_t step = 0;  // state[step] ends it: before its last step where the nodes cut it short
+  MetricSums sums;   // over the epoch, the state's accumulators
   std::vector<ValidationPart> validation;
 };
 
@@ -126,9 +128,10 @@ struct HoldEvent {  // a view is about to change: say where you stand and apply 
 struct ViewEvent {
   View view;
 };
-struct EpochDecision {
+struct EpochEvent {  // what was decided at the end of an epoch (core/epoch_decision.h)
   int64_t epoch = 0;
   bool go_on = true;
+  std::optional<double> learning_rate;
 };
 struct SnapshotEvent {  // send a copy of state[step] when it is here
   int64_t step = 0;     // 0: of the next that is
@@ -142,7 +145,7 @@ struct StopEvent {  // end now
   std::string reason;
 };
 using NodeEvent =
-    std::variant<HoldEvent, ViewEvent, EpochDecision, SnapshotEvent, CheckpointEvent, StopEvent>;
+    std::variant<HoldEvent, ViewEvent, EpochEvent, SnapshotEvent, CheckpointEvent, StopEvent>;
 
 struct PollReply {
   int64_t term = 0;

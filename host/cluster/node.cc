@@ -1,6 +1,7 @@
 #include "host/cluster/node.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "host/core/check.h"
 #include "host/core/planted.h"
@@ -29,7 +30,8 @@ NodeAction NodeMachine::next(int64_t now_ms) const {
   if (!begun_ && !sending_ && (planned || snapshot_now_)) return TakeSnapshot{step_};
   if (!begun_ && planned) return AwaitEvent{};  // this very step is wanted, the last is on its way
   // The others may have been told so before this node has applied the last step.
-  const bool trained = training_over_ && step_ >= decided_epochs_ * steps_per_epoch_;
+  const bool trained =
+      training_over_ && (epoch_cut_ || step_ >= decided_epochs_ * steps_per_epoch_);
   if (trained) return AwaitEvent{};
   if (const auto action = next_of_epoch_end()) return *action;
   if (!begun_ && checkpoint_is_due(now_ms)) return AwaitEvent{};
@@ -37,7 +39,7 @@ NodeAction NodeMachine::next(int64_t now_ms) const {
 }
 
 std::optional<NodeAction> NodeMachine::next_of_epoch_end() const {
-  const bool epoch_trained = !begun_ && step_ / steps_per_epoch_ > decided_epochs_;
+  const bool epoch_trained = !begun_ && (epoch_cut_ || step_ / steps_per_epoch_ > decided_epochs_);
   if (!epoch_trained) return std::nullopt;
   const auto missing = without({partitions()}, measured_);
   if (!reported_epoch_ || !missing.empty()) return MeasureEpoch{decided_epochs_, missing};
@@ -71,7 +73,7 @@ bool NodeMachine::is_alone(int64_t step) const {
 void NodeMachine::event(const NodeEvent& event, int64_t now_ms) {
   if (durable_ms_ < 0) durable_ms_ = now_ms;
   const bool of_view =
-      std::holds_alternative<EpochDecision>(event) || std::holds_alternative<SnapshotEvent>(event);
+      std::holds_alternative<EpochEvent>(event) || std::holds_alternative<SnapshotEvent>(event);
   if (coming_view_ && of_view) {  // adopting the view must not undo it
     deferred_.push_back(event);
     return;
@@ -88,9 +90,10 @@ void NodeMachine::event(const NodeEvent& event, int64_t now_ms) {
       coming_view_ = made->view;
       hold_ = std::max(hold_, made->view.number);
     }
-  } else if (const auto* decision = std::get_if<EpochDecision>(&event)) {
+  } else if (const auto* decision = std::get_if<EpochEvent>(&event)) {
     if (decision->epoch != decided_epochs_) return;
     ++decided_epochs_;
+    rate_before_ = std::exchange(rate_, decision->learning_rate);
     measure_again();
     training_over_ = !decision->go_on;
   } else if (const auto* snapshot = std::get_if<SnapshotEvent>(&event)) {
@@ -120,6 +123,8 @@ void NodeMachine::view_adopted() {
     measure_again();
     training_over_ = false;
     decided_epochs_ = view_->decided_epochs;
+    if (!planted(Bug::rate_not_given)) rate_ = view_->learning_rate;
+    epoch_cut_ = false;
   }
   LOCKSTEP_CHECK(!has_state_ || step_ == self.step);
   const std::vector<NodeEvent> deferred = std::move(deferred_);
@@ -127,11 +132,12 @@ void NodeMachine::view_adopted() {
   for (const NodeEvent& told : deferred) event(told, durable_ms_);
 }
 
-void NodeMachine::state_here(int64_t step) {
+void NodeMachine::state_here(int64_t step, bool ends_epoch) {
   LOCKSTEP_CHECK(view_ && step == view_->first_step);
   has_state_ = true;
   step_ = step;
   since_ = step;
+  epoch_cut_ = ends_epoch && step_ % steps_per_epoch_ != 0;
 }
 
 void NodeMachine::snapshot_taken() {
@@ -144,8 +150,9 @@ void NodeMachine::computed(const std::vector<PartitionRange>& partitions) {
   add_ranges(partitions, &computed_);
 }
 
-void NodeMachine::applied() {
+void NodeMachine::applied(bool ends_epoch) {
   ++step_;
+  epoch_cut_ = ends_epoch && step_ % steps_per_epoch_ != 0;
   begun_ = false;
   complete_ = false;
   computed_.clear();
@@ -174,6 +181,11 @@ Standing NodeMachine::standing() const {
   standing.since = has_state_ ? since_ : -1;
   standing.decided_epochs = decided_epochs_;
   return standing;
+}
+
+std::optional<double> NodeMachine::learning_rate() const {
+  const bool of_before = step_ < decided_epochs_ * steps_per_epoch_;
+  return of_before && !planted(Bug::rate_too_early) ? rate_before_ : rate_;
 }
 
 PartitionRange NodeMachine::partitions() const {

@@ -78,14 +78,16 @@ class NodeMachine {
   // The runtime has done what `next` asked for.
   void held_reported(int number) { held_ = number; }
   void view_adopted();
-  void state_here(int64_t step);
+  // `ends_epoch`: by what it holds, the state is its epoch's last, whatever steps were to come. The
+  // same for `applied`.
+  void state_here(int64_t step, bool ends_epoch);
   void snapshot_taken();
   // The state that was copied is with the coordinator, or never will be; until then no other is
   // taken.
   void snapshot_under_way(bool under_way) { sending_ = under_way; }
   void computed(const std::vector<PartitionRange>& partitions);
   void step_complete() { complete_ = true; }
-  void applied();
+  void applied(bool ends_epoch);
   void epoch_measured(int64_t epoch, const std::vector<PartitionRange>& partitions);
   // A coordinator of a new term does not know what was measured of the epoch that is not decided.
   void measure_again();
@@ -93,6 +95,8 @@ class NodeMachine {
   void fail(ErrorKind kind, const std::string& reason);
 
   int64_t step() const { return step_; }
+  // For the step that is to be applied: as EpochDecision::learning_rate.
+  std::optional<double> learning_rate() const;
   Standing standing() const;
   const std::optional<View>& view() const { return view_; }
   // This node's partitions from the view's first step on.
@@ -122,7 +126,11 @@ class NodeMachine {
   bool begun_ = false;
   bool complete_ = false;
   std::vector<PartitionRange> computed_;  // of step_
+  bool epoch_cut_ = false;                // state[step_] ends its epoch before its last step
   int64_t decided_epochs_ = 0;
+  // Of the epoch that is not decided, and of the one before it: what is decided may be told before
+  // this node has applied its last step.
+  std::optional<double> rate_, rate_before_;
   std::vector<PartitionRange> measured_;  // of the epoch that is not decided
   bool reported_epoch_ = false;
   bool training_over_ = false;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
@@ -46,8 +47,26 @@ EpochRecord epoch_of_before(const Json& json) {
     return {number_from(json.at(prefix + "loss")), number_from(json.at(prefix + "accuracy")), 1};
   };
   const bool has_validation = json.at("has_validation");
-  return {{json.at("epoch"), means(""), has_validation ? means("validation_") : MetricSums{}},
-          json.at("go_on")};
+  return {{json.at("epoch"), means(""), has_validation ? means("validation_") : MetricSums{}}, {}};
+}
+
+Json decision_json(const EpochDecision& decision) {
+  Json json = {{"stop", decision.stop}};
+  if (decision.learning_rate) json["learning_rate"] = number_json(*decision.learning_rate);
+  if (!decision.keep.empty()) json["keep"] = decision.keep;
+  if (decision.best) json["best"] = *decision.best;
+  if (!decision.notes.empty()) json["notes"] = decision.notes;
+  return json;
+}
+
+EpochDecision decision_from(const Json& json) {
+  EpochDecision decision;
+  decision.stop = json.at("stop");
+  if (json.contains("learning_rate")) decision.learning_rate = number_from(json["learning_rate"]);
+  decision.keep = json.value("keep", decision.keep);
+  if (json.contains("best")) decision.best = json["best"].get<int64_t>();
+  decision.notes = json.value("notes", decision.notes);
+  return decision;
 }
 
 Json state_json(const StateRef& state) {
@@ -73,16 +92,18 @@ Json view_json(const View& view) {
                        {"carried", ranges_json(member.carried)},
                        {"step", member.step}});
   }
-  return {{"number", view.number},
-          {"first_step", view.first_step},
-          {"carries", view.carries},
-          {"restores", view.restores},
-          {"restore", state_json(view.restore)},
-          {"donor", view.donor},
-          {"era", view.era},
-          {"decided_epochs", view.decided_epochs},
-          {"members", members},
-          {"slice_owners", view.slice_owners}};
+  Json json = {{"number", view.number},
+               {"first_step", view.first_step},
+               {"carries", view.carries},
+               {"restores", view.restores},
+               {"restore", state_json(view.restore)},
+               {"donor", view.donor},
+               {"era", view.era},
+               {"decided_epochs", view.decided_epochs},
+               {"members", members},
+               {"slice_owners", view.slice_owners}};
+  if (view.learning_rate) json["learning_rate"] = number_json(*view.learning_rate);
+  return json;
 }
 
 View view_from(const Json& json) {
@@ -102,6 +123,7 @@ View view_from(const Json& json) {
                             range_from(member.at("partitions")), carried, member.at("step")});
   }
   view.slice_owners = json.at("slice_owners").get<std::vector<int>>();
+  if (json.contains("learning_rate")) view.learning_rate = number_from(json["learning_rate"]);
   return view;
 }
 
@@ -114,11 +136,13 @@ Json to_json(const ViewRecord& record) {
 }
 Json to_json(const EpochRecord& record) {
   const EpochDone& done = record.done;
-  return {{"record", "EPOCH"},
-          {"epoch", done.epoch},
-          {"sums", sums_json(done.sums)},
-          {"validation", sums_json(done.validation)},
-          {"go_on", record.go_on}};
+  Json json = {{"record", "EPOCH"},
+               {"epoch", done.epoch},
+               {"sums", sums_json(done.sums)},
+               {"validation", sums_json(done.validation)},
+               {"decision", decision_json(record.decision)}};
+  if (done.cut_at > 0) json["cut_at"] = done.cut_at;
+  return json;
 }
 Json to_json(const CheckpointRecord& record) {
   return {{"record", "CHECKPOINT"},
@@ -135,9 +159,11 @@ JobRecord record_from(const Json& json) {
   if (kind == "VIEW") return ViewRecord{view_from(json.at("view"))};
   if (kind == "EPOCH") {
     if (!json.contains("sums")) return epoch_of_before(json);
+    const EpochDone done{json.at("epoch"), sums_from(json.at("sums")),
+                         sums_from(json.at("validation")), json.value("cut_at", int64_t{0})};
+    // Logs said go_on once, when nothing but the number of epochs decided it.
     return EpochRecord{
-        {json.at("epoch"), sums_from(json.at("sums")), sums_from(json.at("validation"))},
-        json.at("go_on")};
+        done, json.contains("decision") ? decision_from(json["decision"]) : EpochDecision{}};
   }
   if (kind == "CHECKPOINT") {
     return CheckpointRecord{state_from(json.at("state")), json.at("manifest"),
@@ -172,8 +198,10 @@ std::string describe_record(const JobRecord& record, const DescribeSums& describ
                        view.members.size() == 1 ? "" : "s");
   }
   if (const auto* epoch = std::get_if<EpochRecord>(&record)) {
-    return fmt::format("EPOCH {}{}", epoch->done.epoch + 1,
-                       describe_sums ? " " + describe_sums(epoch->done.sums) : "");
+    std::string text = fmt::format("EPOCH {}{}", epoch->done.epoch + 1,
+                                   describe_sums ? " " + describe_sums(epoch->done.sums) : "");
+    for (const std::string& note : epoch->decision.notes) text += "; " + note;
+    return text;
   }
   if (const auto* checkpoint = std::get_if<CheckpointRecord>(&record)) {
     return fmt::format("CHECKPOINT step {} {}", checkpoint->state.step,
@@ -204,6 +232,30 @@ RecoveredJob recover_job(const std::vector<JobRecord>& records, int64_t steps_pe
     job.ended = std::holds_alternative<EndRecord>(record);
   }
   return job;
+}
+
+bool is_kept(int64_t step, const std::vector<EpochRecord>& epochs, int64_t steps_per_epoch) {
+  if (epochs.empty()) return false;
+  const EpochDecision& newest = epochs.back().decision;
+  std::vector<int64_t> kept = newest.keep;
+  if (newest.best) kept.push_back(*newest.best);
+  return std::any_of(kept.begin(), kept.end(), [&](int64_t epoch) {
+    const auto index = static_cast<size_t>(epoch);
+    return index < epochs.size() && epochs[index].done.last_state(steps_per_epoch) == step;
+  });
+}
+
+std::optional<StateRef> final_state(const std::vector<EpochRecord>& epochs,
+                                    const std::vector<CheckpointRecord>& checkpoints,
+                                    int64_t steps_per_epoch) {
+  if (epochs.empty()) return std::nullopt;
+  const EpochRecord& last = epochs.back();
+  const auto best = static_cast<size_t>(last.decision.best.value_or(last.done.epoch));
+  const int64_t step = epochs[std::min(best, epochs.size() - 1)].done.last_state(steps_per_epoch);
+  for (const CheckpointRecord& checkpoint : checkpoints) {
+    if (checkpoint.state.step == step) return checkpoint.state;
+  }
+  return std::nullopt;
 }
 
 std::vector<JobRecord> compacted(const RecoveredJob& job) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "host/cluster/view.h"
+#include "host/core/epoch_decision.h"
 #include "host/core/metric_sums.h"
 #include "host/core/result.h"
 
@@ -17,6 +18,13 @@ struct EpochDone {
   int64_t epoch = 0;
   MetricSums sums;
   MetricSums validation;  // none without validation
+  // Where the nodes ended it before its last step: it ends with state[cut_at]. 0: they did not.
+  int64_t cut_at = 0;
+
+  // The state with which it ends.
+  int64_t last_state(int64_t steps_per_epoch) const {
+    return cut_at > 0 ? cut_at : (epoch + 1) * steps_per_epoch;
+  }
   bool operator==(const EpochDone&) const = default;
 };
 
@@ -33,7 +41,7 @@ struct ViewRecord {
 };
 struct EpochRecord {
   EpochDone done;
-  bool go_on = true;
+  EpochDecision decision;
   bool operator==(const EpochRecord&) const = default;
 };
 struct CheckpointRecord {
@@ -63,6 +71,14 @@ struct RecoveredJob {
   bool ended = false;
 };
 RecoveredJob recover_job(const std::vector<JobRecord>& records, int64_t steps_per_epoch);
+
+// Whether the state is the last of an epoch that the newest decision keeps.
+bool is_kept(int64_t step, const std::vector<EpochRecord>& epochs, int64_t steps_per_epoch);
+// The state whose weights are the job's, if the last of `epochs` is its last: none where it is not
+// among the checkpoints.
+std::optional<StateRef> final_state(const std::vector<EpochRecord>& epochs,
+                                    const std::vector<CheckpointRecord>& checkpoints,
+                                    int64_t steps_per_epoch);
 
 // The fewest records from which the same job recovers.
 std::vector<JobRecord> compacted(const RecoveredJob& job);

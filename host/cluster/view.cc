@@ -68,7 +68,6 @@ View make_view(const View& previous, const ViewRequest& request) {
   View view;
   view.number = request.number;
   view.era = previous.era;
-  view.decided_epochs = request.decided_epochs;
   std::vector<int> working;
   bool begun = false;
   bool gradient_is_here = false;  // of the step before the furthest, for those that lack it

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,7 +43,10 @@ struct View {
   StateRef restore;
   int donor = -1;  // index of the member that sends state[first_step] to those without
   int era = 0;     // the number of the last view that restored; frames stay inside one
+  // For those that start from a state that they are given: the epochs that were decided before it,
+  // and the learning rate that holds since (EpochDecision::learning_rate).
   int64_t decided_epochs = 0;
+  std::optional<double> learning_rate;
   std::vector<Member> members;    // in the order of their sessions
   std::vector<int> slice_owners;  // for each slice an index into members
   bool operator==(const View&) const = default;
@@ -68,15 +72,15 @@ struct ViewRequest {
   int number = 0;
   int partitions = 1;
   int slices = 1;
-  int64_t decided_epochs = 0;
   // Where all start if no candidate has a state, or if `restore` asks for it.
   StateRef durable;
   bool restore = false;
   std::vector<Candidate> candidates;  // in the order of their sessions, at least one that works
 };
 
-// The next view. The first step is the furthest that a candidate has reached. Where it was begun,
-// its holders keep what they have and only what the lost members held is dealt out.
+// The next view, but for what its members must know of decisions. The first step is the furthest
+// that a candidate has reached. Where it was begun, its holders keep what they have and only what
+// the lost members held is dealt out.
 View make_view(const View& previous, const ViewRequest& request);
 
 // Partitions of `view`'s carried step that members got from lost ones: what is computed again.

@@ -33,6 +33,9 @@ enum class Bug {
   hold_ignored,          // a step is applied after the promise not to
   dropout_by_local_row,  // dropout depends on where a row is computed
   norm_of_slice,         // the norm is taken over a node's own slices
+  decided_before_kept,   // the best state may be left behind before it is durable
+  rate_too_early,        // a decided learning rate holds for what is left of the epoch
+  rate_not_given,        // who is given a state does not learn the rate that holds there
   count
 };
 
@@ -58,6 +61,9 @@ inline constexpr std::array<std::string_view, static_cast<size_t>(Bug::count)> k
     "hold_ignored",
     "dropout_by_local_row",
     "norm_of_slice",
+    "decided_before_kept",
+    "rate_too_early",
+    "rate_not_given",
 };
 
 #ifdef LOCKSTEP_PLANTED_BUGS

@@ -8,6 +8,7 @@
 #include "host/core/partitions.h"
 #include "host/core/suggest.h"
 #include "host/job/data_job.h"
+#include "host/job/fit_job.h"
 #include "host/nn/losses.h"
 #include "host/optim/optimizer.h"
 
@@ -15,7 +16,6 @@ namespace lockstep {
 namespace {
 
 constexpr int64_t kMaxBatchSize = 1 << 20;
-constexpr int64_t kMaxEpochs = 1'000'000;
 
 Status check_range(const char* flag, int64_t value, int64_t least, int64_t most) {
   if (least <= value && value <= most) return {};
@@ -53,11 +53,17 @@ Result<nlohmann::json> resolve_optimizer(const nlohmann::json& options) {
   }
   auto optimizer = Optimizer::create(config);
   if (!optimizer.ok()) return usage_error(optimizer.error().message);
+  const std::string numerics = options.at("numerics");
+  if (optimizer->reads_norms() && numerics.starts_with("cuda")) {
+    return usage_error(
+        fmt::format("optimizer '{}': what takes the norm of whole parameters (clipnorm, "
+                    "global_clipnorm, lamb, lars) runs on CPUs only for now: --numerics cpu-avx2",
+                    config.value("name", config.value("class_name", ""))));
+  }
   return optimizer->config();
 }
 
 Status check_values(const Job& job) {
-  LOCKSTEP_RETURN_IF_ERROR(check_range("--epochs", job.epochs, 1, kMaxEpochs));
   LOCKSTEP_RETURN_IF_ERROR(check_range("--batch-size", job.batch_size, 1, kMaxBatchSize));
   LOCKSTEP_RETURN_IF_ERROR(check_partitions(job));
   LOCKSTEP_RETURN_IF_ERROR(check_known("strategy", job.strategy, {"synchronous"}));
@@ -78,9 +84,26 @@ Status check_values(const Job& job) {
 
 }  // namespace
 
+Job::BatchPlace Job::place_of_step(int64_t step) const {
+  const int64_t of_all = step + initial_epoch * steps_per_epoch();
+  return {of_all / batches_per_pass(), of_all % batches_per_pass()};
+}
+
 int64_t Job::rows_of_step(int64_t step) const {
-  const int64_t batch = step % steps_per_epoch();
-  return std::min(batch_size, train_rows - batch * batch_size);
+  return std::min(batch_size, train_rows - place_of_step(step).batch * batch_size);
+}
+
+int64_t Job::rows_before(int64_t step) const {
+  const auto of_all = [this](const BatchPlace& place) {
+    return place.pass * train_rows + place.batch * batch_size;
+  };
+  return of_all(place_of_step(step)) - of_all(place_of_step(0));
+}
+
+bool Job::validates(int64_t epoch) const {
+  const int64_t number = initial_epoch + epoch + 1;
+  if (validation_freq.size() == 1) return number % validation_freq[0] == 0;
+  return std::find(validation_freq.begin(), validation_freq.end(), number) != validation_freq.end();
 }
 
 int default_partitions(int64_t batch_size, int64_t least_rows) {
@@ -100,7 +123,6 @@ Result<Job> job_from_options(const nlohmann::json& options) {
   job.model = options.at("model");
   job.data = options.at("data");
   LOCKSTEP_RETURN_IF_ERROR(read_data_options(options, &job));
-  job.epochs = options.at("epochs");
   job.batch_size = options.at("batch_size");
   LOCKSTEP_ASSIGN(job.loss, resolve_loss(options.at("loss")));
   job.metrics = options.at("metrics").get<std::vector<std::string>>();
@@ -118,12 +140,15 @@ Result<Job> job_from_options(const nlohmann::json& options) {
   if (job.numerics == "auto") job.numerics = "cpu-avx2";  // what every node can run
   LOCKSTEP_RETURN_IF_ERROR(check_values(job));
   LOCKSTEP_ASSIGN(job.optimizer, resolve_optimizer(options));
+  LOCKSTEP_RETURN_IF_ERROR(read_fit_options(options, &job));
+  LOCKSTEP_RETURN_IF_ERROR(job_callbacks(job));
   return job;
 }
 
 nlohmann::json to_json(const Job& job) {
   nlohmann::json json = recipe(job);
   json["model"] = job.model;
+  if (!job.callbacks.empty()) json["callbacks"] = job.callbacks;
   json["data"] = job.data;
   json["validation_data"] = job.validation_data;
   json["recipe_sha256"] = recipe_sha256(job);
@@ -135,7 +160,7 @@ Result<Job> job_from_json(const nlohmann::json& json) try {
   job.model = json.at("model");
   job.data = json.at("data");
   LOCKSTEP_RETURN_IF_ERROR(read_data_options(json, &job));
-  job.epochs = json.at("epochs");
+  LOCKSTEP_RETURN_IF_ERROR(read_fit_options(json, &job));
   job.batch_size = json.at("batch_size");
   job.optimizer = json.at("optimizer");
   LOCKSTEP_ASSIGN(job.loss, resolve_loss(json.at("loss")));
@@ -190,6 +215,7 @@ nlohmann::json recipe(const Job& job) {
                          {"numerics", job.numerics},
                          {"numerics_version", kNumericsVersion}};
   json.update(data_options_json(job));
+  json.update(fit_options_json(job));
   if (reads_targets(job)) json["target_shape"] = job.target_shape;
   if (job.weighted) json["weighted"] = true;
   if (!job.inputs.empty()) json["inputs"] = job.inputs;

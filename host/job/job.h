@@ -31,6 +31,10 @@ struct Job {
   std::string validation_data;   // a place
   int64_t validation_steps = 0;  // batches; 0: all
   std::map<int64_t, double> class_weight;
+  int64_t steps_of_epoch = 0;  // --steps-per-epoch; 0: a pass over the rows
+  int64_t initial_epoch = 0;
+  std::vector<int64_t> validation_freq = {1};  // every so many epochs; several: after just these
+  nlohmann::json callbacks = nlohmann::json::array();  // as resolve_callbacks() has it
   bool shuffle = true;
   uint64_t seed = 0;
   int partitions = 1;
@@ -53,11 +57,26 @@ struct Job {
   std::string initial_optimizer_sha256;
   int64_t optimizer_iterations = 0;  // updates that are in it
 
-  int64_t steps_per_epoch() const { return (train_rows + batch_size - 1) / batch_size; }
-  int64_t total_steps() const { return steps_per_epoch() * epochs; }
+  // Each pass over the rows has an order of its own. Epochs need not begin with a pass.
+  int64_t batches_per_pass() const { return (train_rows + batch_size - 1) / batch_size; }
+  int64_t steps_per_epoch() const {
+    return steps_of_epoch > 0 ? steps_of_epoch : batches_per_pass();
+  }
+  // Epochs are counted from 0 inside the cluster; people see them with initial_epoch before them.
+  int64_t epochs_to_train() const { return epochs - initial_epoch; }
+  int64_t total_steps() const { return steps_per_epoch() * epochs_to_train(); }
   bool has_validation() const { return validation_rows > 0; }
-  // Rows of step t's global batch.
+  // Whether the epoch's end is measured on the validation rows.
+  bool validates(int64_t epoch) const;
+  // Where the rows of step t come from.
+  struct BatchPlace {
+    int64_t pass = 0;
+    int64_t batch = 0;  // of the pass
+  };
+  BatchPlace place_of_step(int64_t step) const;
+  // Rows of step t's global batch, and of all steps before it.
   int64_t rows_of_step(int64_t step) const;
+  int64_t rows_before(int64_t step) const;
 };
 
 // A job from checked options (see job_options()); what must come from the data is left empty.

@@ -25,6 +25,10 @@ std::string type_name(OptionType type) {
       return "a list of names";
     case OptionType::object:
       return "a name or an object with a name";
+    case OptionType::integers:
+      return "a whole number or a list of them";
+    case OptionType::calls:
+      return "a list of calls or of objects";
   }
   return "";
 }
@@ -43,6 +47,13 @@ bool has_type(const nlohmann::json& value, OptionType type) {
       return value.is_array();
     case OptionType::object:
       return value.is_string() || value.is_object();
+    case OptionType::integers:
+      return value.is_number_integer() ||
+             (value.is_array() && !value.empty() &&
+              std::all_of(value.begin(), value.end(),
+                          [](const nlohmann::json& one) { return one.is_number_integer(); }));
+    case OptionType::calls:
+      return value.is_array() || value.is_string();
   }
   return false;
 }
@@ -88,6 +99,13 @@ std::vector<OptionSpec> job_options() {
       {"validation_steps", integer, 0, "N", "validate on the first N batches only (0: on all)"},
       {"class_weight", object, nullptr, "JSON",
        "weights of rows by class: '{\"0\": 1, \"1\": 3.5}'"},
+      {"steps_per_epoch", integer, 0, "N",
+       "steps of an epoch; passes over the data go on across epochs (0: one pass)"},
+      {"initial_epoch", integer, 0, "N", "epoch at which to begin; --epochs is where it ends"},
+      {"validation_freq", integers, 1, "N", "validate every N epochs, or after epochs 'A,B,…'"},
+      {"callbacks", calls, nlohmann::json::array(), "CALLS|JSON",
+       "Keras' callbacks: 'EarlyStopping(patience=3), TerminateOnNaN()'; lockstep inspect "
+       "--callbacks lists them"},
       {"shuffle", boolean, true, "", "a new order of samples each epoch"},
       {"seed", integer, 0, "S", "of weights, order of samples and dropout"},
       {"partitions", integer, 0, "P",
@@ -141,6 +159,19 @@ Result<nlohmann::json> parse_option_text(const OptionSpec& option, const std::st
       const auto object = nlohmann::json::parse(text, nullptr, false);
       if (object.is_discarded()) return usage_error(source + ": '" + text + "' is not JSON");
       return object;
+    }
+    case OptionType::integers: {
+      const auto numbers = nlohmann::json::parse("[" + text + "]", nullptr, false);
+      if (numbers.is_discarded() || !has_type(numbers, option.type)) {
+        return wrong_type(option, text, source);
+      }
+      return numbers.size() == 1 ? numbers[0] : numbers;
+    }
+    case OptionType::calls: {
+      if (!text.starts_with('[')) return nlohmann::json::array({text});
+      const auto list = nlohmann::json::parse(text, nullptr, false);
+      if (list.is_discarded()) return usage_error(source + ": '" + text + "' is not JSON");
+      return list;
     }
     case OptionType::text:
       return nlohmann::json(text);

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "host/core/digest.h"
+#include "host/job/callbacks.h"
 
 namespace lockstep {
 namespace {
@@ -50,9 +51,11 @@ std::vector<RecipeDifference> recipe_differences(const nlohmann::json& theirs,
                                                  const nlohmann::json& mine) {
   nlohmann::json left = theirs;
   nlohmann::json right = mine;
-  for (const char* key : kNotInRecipe) {
-    left.erase(key);
-    right.erase(key);
+  for (nlohmann::json* json : {&left, &right}) {
+    for (const char* key : kNotInRecipe) json->erase(key);
+    if (!json->contains("callbacks")) continue;
+    (*json)["callbacks"] = deciding_callbacks((*json)["callbacks"]);
+    if ((*json)["callbacks"].empty()) json->erase("callbacks");
   }
   std::vector<RecipeDifference> differences;
   add_differences("", left, right, &differences);

@@ -48,8 +48,9 @@ void Progress::observe(const CoordinatorAction& action) {
     view_made(made->view);
   } else if (const auto* step = std::get_if<StepDone>(&action)) {
     step_done(*step);
-  } else if (const auto* epoch = std::get_if<EpochDone>(&action)) {
-    epoch_done(*epoch);
+  } else if (const auto* epoch = std::get_if<EpochRecord>(&action)) {
+    epoch_done(epoch->done);
+    for (const std::string& note : epoch->decision.notes) line(note);
   } else if (const auto* left = std::get_if<NodeLeft>(&action)) {
     node_left(*left);
   } else if (const auto* lost = std::get_if<Recovered>(&action)) {
@@ -158,22 +159,22 @@ void Progress::draw(const StepDone& step) {
   const int filled = static_cast<int>(kBarWidth * in_epoch / job_.steps_per_epoch());
   const double seconds = std::max(1e-9, seconds_between(epoch_begin_, Clock::now()));
   const double per_second = static_cast<double>(rows_) / seconds;
-  const int64_t rows_to_come = std::max<int64_t>(0, job_.train_rows - in_epoch * job_.batch_size);
+  const int64_t rows_to_come = (job_.steps_per_epoch() - in_epoch) * job_.batch_size;
   const double left = static_cast<double>(rows_to_come) / std::max(1e-9, per_second);
   const char* green = colour_ ? "\033[32m" : "";
   const char* plain = colour_ ? "\033[0m" : "";
   fmt::print(stream_, "\r\033[KEpoch {}/{} {}/{} {}{}{}{} - {:.0f} s left - {} - {:.0f} samples/s",
-             step.step / job_.steps_per_epoch() + 1, job_.epochs, in_epoch, job_.steps_per_epoch(),
-             green, std::string(filled, '='), std::string(kBarWidth - filled, '.'), plain, left,
-             metrics_.text(sums_), per_second);
+             job_.initial_epoch + step.step / job_.steps_per_epoch() + 1, job_.epochs, in_epoch,
+             job_.steps_per_epoch(), green, std::string(filled, '='),
+             std::string(kBarWidth - filled, '.'), plain, left, metrics_.text(sums_), per_second);
   std::fflush(stream_);
   drawn_ = true;
 }
 
 void Progress::epoch_done(const EpochDone& epoch) {
   const double seconds = std::max(1e-9, seconds_between(epoch_begin_, Clock::now()));
-  std::string text = fmt::format("Epoch {}/{} - {:.1f}s - {}", epoch.epoch + 1, job_.epochs,
-                                 seconds, metrics_.text(epoch.sums));
+  std::string text = fmt::format("Epoch {}/{} - {:.1f}s - {}", job_.initial_epoch + epoch.epoch + 1,
+                                 job_.epochs, seconds, metrics_.text(epoch.sums));
   if (!epoch.validation.empty()) text += " - " + metrics_.text(epoch.validation, "val_");
   // None where this coordinator came when the epoch was over.
   if (rows_ > 0) {

@@ -61,6 +61,20 @@ Result<Json> checked_value(const std::string& what, const Hyperparameter& key, c
     }
     return Json(value.get<std::vector<double>>());
   }
+  if (key.kind == HyperparameterKind::names) {
+    if (value.is_array() && std::all_of(value.begin(), value.end(),
+                                        [](const Json& each) { return each.is_string(); })) {
+      return value;
+    }
+    return wrong_value(what, key, "a list of names", value);
+  }
+  if (key.kind == HyperparameterKind::count_or_none) {
+    if (value.is_null() || (value.is_number_integer() && value.get<int64_t>() >= key.least)) {
+      return value;
+    }
+    const std::string rule = fmt::format("a whole number of at least {}, or null", key.least);
+    return wrong_value(what, key, rule.c_str(), value);
+  }
   const bool may_be_none = key.kind == HyperparameterKind::positive_or_none ||
                            key.kind == HyperparameterKind::not_negative_or_none;
   if (may_be_none && value.is_null()) return value;

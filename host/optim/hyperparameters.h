@@ -19,7 +19,9 @@ enum class HyperparameterKind {
   boolean,
   positive_or_none,      // null: none
   not_negative_or_none,  // null: none
-  numbers                // a list
+  count_or_none,         // a whole number of at least `least`; null: none
+  numbers,               // a list
+  names                  // a list
 };
 
 struct Hyperparameter {
@@ -30,6 +32,7 @@ struct Hyperparameter {
   // Left out of the configuration at its default: keys that came after the first jobs were written,
   // whose recipes stay as they are.
   bool silent = false;
+  int64_t least = 1;  // of a count
 };
 
 // `what`: "optimizer 'adam'", for messages. `value` as it stands in a recipe: numbers are doubles,

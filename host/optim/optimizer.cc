@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "host/core/check.h"
@@ -15,12 +17,27 @@ namespace {
 
 using Json = nlohmann::json;
 
-// Keras' optimizers, and options of all of them, that need norms or more state.
-const char* const kLaterNames[] = {"lamb", "adafactor",         "muon", "schedulefreeadamw",
-                                   "lars", "lossscaleoptimizer"};
-const char* const kLaterKeys[] = {"clipnorm",          "global_clipnorm",
-                                  "use_ema",           "ema_overwrite_frequency",
-                                  "loss_scale_factor", "gradient_accumulation_steps"};
+// Keras' optimizers, and an option of all of them, that come later.
+const char* const kLaterNames[] = {"adafactor", "muon", "schedulefreeadamw", "lossscaleoptimizer"};
+const char* const kLaterKeys[] = {"loss_scale_factor"};
+
+// Those that all have. None was in the first jobs' recipes.
+std::vector<Hyperparameter> common_keys() {
+  using enum HyperparameterKind;
+  const auto silent = [](const char* name, HyperparameterKind kind, Json value = nullptr) {
+    return Hyperparameter{name, kind, std::move(value), false, true};
+  };
+  Hyperparameter accumulated = silent("gradient_accumulation_steps", count_or_none);
+  accumulated.least = 2;
+  return {silent("clipvalue", positive_or_none),
+          silent("clipnorm", positive_or_none),
+          silent("global_clipnorm", positive_or_none),
+          silent("use_ema", boolean, false),
+          silent("ema_momentum", up_to_one, 0.99),
+          silent("ema_overwrite_frequency", count_or_none),
+          accumulated,
+          silent("exclude_from_weight_decay", names, Json::array())};
+}
 
 // {"name": …, …} of either way of writing an optimizer; keys beside "config" win.
 Result<Json> flattened(const Json& config) {
@@ -53,7 +70,10 @@ Status take_later_keys(const std::string& what, Json* config) {
     }
     config->erase(key);
   }
-  config->erase("ema_momentum");  // means nothing without use_ema
+  if (config->value("use_ema", Json(false)) == false) {  // they mean nothing without it
+    config->erase("ema_momentum");
+    config->erase("ema_overwrite_frequency");
+  }
   return {};
 }
 
@@ -67,25 +87,26 @@ Result<const OptimizerRow*> row_of(const std::string& name) {
   return usage_error(unknown_name_message("optimizer", name, optimizer_names()));
 }
 
-// The row's formula between the clipping of the gradient and the decay of the weight, as in Keras.
-Expression expression_of(const OptimizerRow& row, const Json& config, size_t slots) {
-  ExpressionBuilder e;
-  FormulaTerms terms{e, config, e.operand(0), e.operand(1), e.scalar(0), {}};
-  for (size_t i = 0; i < slots; ++i) terms.slots.push_back(e.operand(2 + static_cast<int>(i)));
-  if (const double limit = number_of(config, "clipvalue"); limit > 0) {
-    // In this order NaN stays NaN.
-    terms.gradient = e.minimum(e.constant(limit), terms.gradient);
-    terms.gradient = e.maximum(e.constant(-limit), terms.gradient);
+Status check_clipping(const std::string& what, const Json& config) {
+  std::string given;
+  int count = 0;
+  for (const char* key : {"clipnorm", "clipvalue", "global_clipnorm"}) {
+    if (!config.contains(key) || config[key].is_null()) continue;
+    given += (count++ > 0 ? " and " : "") + std::string(key);
   }
-  if (const double decay = number_of(config, "weight_decay"); decay > 0) {
-    terms.weight = terms.weight - terms.weight * decay * terms.learning_rate;
-  }
-  const std::vector<Term> outputs = row.formula(terms);
-  LOCKSTEP_CHECK(outputs.size() == slots + 1);
-  return e.finish(outputs);
+  if (count <= 1) return {};
+  return usage_error(fmt::format("{}: {} exclude each other: give one", what, given));
 }
 
 }  // namespace
+
+ParameterMemory ParameterMemory::from(int64_t element) const {
+  ParameterMemory part{gradient + element, weights + element, {}};
+  for (size_t i = 0; i < slots.size(); ++i) {
+    if (slots[i] != nullptr) part.slots[i] = slots[i] + element;
+  }
+  return part;
+}
 
 Result<Optimizer> Optimizer::create(const Json& config) {
   LOCKSTEP_ASSIGN(Json flat, flattened(config));
@@ -95,37 +116,196 @@ Result<Optimizer> Optimizer::create(const Json& config) {
   LOCKSTEP_ASSIGN(optimizer.row_, row_of(name));
   LOCKSTEP_RETURN_IF_ERROR(take_later_keys(what, &flat));
   std::vector<Hyperparameter> keys = optimizer.row_->keys;
-  keys.push_back({"clipvalue", HyperparameterKind::positive_or_none, nullptr, false, true});
+  for (const Hyperparameter& key : common_keys()) keys.push_back(key);
   Json rate = flat.value("learning_rate", keys[0].default_value);
   LOCKSTEP_CHECK(keys[0].name == "learning_rate");
   LOCKSTEP_ASSIGN(optimizer.learning_rate_, LearningRate::create(what, rate));
   flat.erase("name");
   flat.erase("learning_rate");
   LOCKSTEP_ASSIGN(optimizer.config_, checked_config(what, keys, flat));
+  LOCKSTEP_RETURN_IF_ERROR(check_clipping(what, optimizer.config_));
   optimizer.config_["name"] = name;
   optimizer.config_["learning_rate"] = optimizer.learning_rate_.config();
-  optimizer.slots_ = optimizer.row_->slots(optimizer.config_);
-  LOCKSTEP_CHECK(optimizer.slots_.size() <= kMaxSlots);
-  const bool plain = !optimizer.config_.contains("amsgrad") &&
-                     !optimizer.config_.contains("weight_decay") &&
-                     !optimizer.config_.contains("clipvalue");
-  if (optimizer.row_->fused == nullptr || !plain) {
-    optimizer.expression_ = std::make_shared<const Expression>(
-        expression_of(*optimizer.row_, optimizer.config_, optimizer.slots_.size()));
+  optimizer.add_common_slots();
+  if (optimizer.slots_.size() > kMaxSlots) {
+    return usage_error(
+        fmt::format("{}: with use_ema and gradient_accumulation_steps it keeps {} vectors beside "
+                    "the weights, at most {} are possible: leave one out",
+                    what, optimizer.slots_.size(), kMaxSlots));
   }
+  optimizer.make_expressions();
   return optimizer;
 }
 
-UpdateDesc Optimizer::update_at(int64_t t) const {
+// In the order in which Keras makes its variables.
+void Optimizer::add_common_slots() {
+  if (config_.value("use_ema", false)) {
+    average_slot_ = static_cast<int>(slots_.size());
+    slots_.push_back({"average"});
+  }
+  if (const double steps = number_of(config_, "gradient_accumulation_steps"); steps > 0) {
+    accumulated_ = static_cast<int64_t>(steps);
+    accumulator_slot_ = static_cast<int>(slots_.size());
+    slots_.push_back({"gradient_accumulator"});
+  }
+  first_row_slot_ = static_cast<int>(slots_.size());
+  for (OptimizerSlot& slot : row_->slots(config_)) slots_.push_back(std::move(slot));
+  clip_all_ = number_of(config_, "global_clipnorm") > 0;
+  clip_norm_ = number_of(config_, clip_all_ ? "global_clipnorm" : "clipnorm");
+  has_trust_ = row_->trust.has_value();
+  const bool decay = number_of(config_, "weight_decay") > 0;
+  if (decay) undecayed_ = config_.value("exclude_from_weight_decay", undecayed_);
+}
+
+void Optimizer::make_expressions() {
+  const bool plain = !config_.contains("amsgrad") && !config_.contains("weight_decay") &&
+                     !config_.contains("clipvalue") && first_row_slot_ == 0 && !reads_norms();
+  if (row_->fused != nullptr && plain) return;
+  const bool overwrites = number_of(config_, "ema_overwrite_frequency") > 0;
+  for (size_t variant = 0; variant < kVariants; ++variant) {
+    if ((variant & kHolds) != 0 && accumulated_ == 1) continue;
+    if ((variant & kOverwrites) != 0 && !overwrites) continue;
+    expressions_[variant] = std::make_shared<const Expression>(expression_of(variant));
+  }
+}
+
+// The row's formula between the clipping of the gradient and the decay of the weight, as in Keras,
+// and then the moving average. Scalars: the rate, the row's, then those of append_scalars().
+Expression Optimizer::expression_of(size_t variant) const {
+  ExpressionBuilder e;
+  const auto slot = [&](int i) { return e.operand(2 + i); };
+  int next_scalar = 1 + static_cast<int>(row_scalars(1, 1).size());
+  FormulaTerms terms{e, config_, e.operand(0), e.operand(1), e.scalar(0), {}, {}};
+  for (int i = first_row_slot_; i < std::ssize(slots_); ++i) terms.slots.push_back(slot(i));
+  const bool holds_still = (variant & kHolds) != 0;
+  Term accumulated;
+  if (accumulator_slot_ >= 0) {
+    const Term sum = terms.gradient + slot(accumulator_slot_);
+    accumulated = holds_still ? sum : e.constant(0);
+    terms.gradient = sum / static_cast<double>(accumulated_);
+  }
+  if (clips_by_norm()) terms.gradient = terms.gradient * e.scalar(next_scalar++);
+  if (has_trust_) terms.trust = e.scalar(next_scalar++);
+  if (const double limit = number_of(config_, "clipvalue"); limit > 0) {
+    // In this order NaN stays NaN.
+    terms.gradient = e.minimum(e.constant(limit), terms.gradient);
+    terms.gradient = e.maximum(e.constant(-limit), terms.gradient);
+  }
+  std::vector<Term> row_outputs = terms.slots;
+  row_outputs.push_back(terms.weight);
+  if (!holds_still) {
+    const double decay = number_of(config_, "weight_decay");
+    if (decay > 0 && (variant & kDecays) != 0 && !row_->decays_itself) {
+      terms.weight = terms.weight - terms.weight * decay * terms.learning_rate;
+    }
+    row_outputs = row_->formula(terms);
+  }
+  LOCKSTEP_CHECK(std::ssize(row_outputs) == std::ssize(slots_) - first_row_slot_ + 1);
+  std::vector<Term> outputs;
+  if (average_slot_ >= 0) {
+    const Term average = slot(average_slot_) * e.scalar(next_scalar) +
+                         row_outputs.back() * e.scalar(next_scalar + 1);
+    outputs.push_back(average);
+    if ((variant & kOverwrites) != 0) row_outputs.back() = average;
+  }
+  if (accumulator_slot_ >= 0) outputs.push_back(accumulated);
+  outputs.insert(outputs.end(), row_outputs.begin(), row_outputs.end());
+  return e.finish(outputs);
+}
+
+double Optimizer::learning_rate_at(int64_t t, const StepTerms& terms) const {
+  return terms.learning_rate ? *terms.learning_rate : learning_rate_.at(t - 1);
+}
+
+std::vector<double> Optimizer::row_scalars(int64_t t, double learning_rate) const {
+  if (row_->scalars == nullptr) return {};
+  return row_->scalars(config_, learning_rate, iterations_before(t) + 1);
+}
+
+UpdateDesc Optimizer::update_at(int64_t t, const StepTerms& terms) const {
   LOCKSTEP_CHECK(t >= 1);
-  const double learning_rate = learning_rate_.at(t - 1);
-  if (expression_ == nullptr) return row_->fused(config_, learning_rate, t);
-  ExpressionUpdate update{expression_, {static_cast<float>(learning_rate)}, 1};
-  if (row_->scalars == nullptr) return update;
-  for (const double scalar : row_->scalars(config_, learning_rate, t)) {
-    update.scalars.at(static_cast<size_t>(update.scalar_count++)) = static_cast<float>(scalar);
+  const double learning_rate = learning_rate_at(t, terms);
+  const int64_t frequency = static_cast<int64_t>(number_of(config_, "ema_overwrite_frequency"));
+  const bool overwrites = frequency > 0 && (iterations_before(t) + 1) % frequency == 0;
+  const size_t variant =
+      (terms.decays ? kDecays : 0) | (holds(t) ? kHolds : 0) | (overwrites ? kOverwrites : 0);
+  if (expressions_[variant] == nullptr) return row_->fused(config_, learning_rate, t);
+  std::vector<double> scalars = {learning_rate};
+  for (const double scalar : row_scalars(t, learning_rate)) scalars.push_back(scalar);
+  if (clips_by_norm()) scalars.push_back(terms.gradient_scale);
+  if (has_trust_) scalars.push_back(terms.trust);
+  if (average_slot_ >= 0) {
+    const double kept = iterations_before(t) == 0 ? 0 : number_of(config_, "ema_momentum");
+    scalars.insert(scalars.end(), {kept, 1 - kept});
+  }
+  ExpressionUpdate update;
+  update.expression = expressions_[variant];
+  LOCKSTEP_CHECK(scalars.size() <= update.scalars.size());
+  for (const double scalar : scalars) {
+    update.scalars[static_cast<size_t>(update.scalar_count++)] = static_cast<float>(scalar);
   }
   return update;
+}
+
+bool Optimizer::decays(const std::string& parameter) const {
+  return std::none_of(undecayed_.begin(), undecayed_.end(), [&](const std::string& part) {
+    return parameter.find(part) != std::string::npos;
+  });
+}
+
+// As the expression has it, before it is clipped.
+float Optimizer::gradient_of(const ParameterMemory& memory, int64_t i) const {
+  if (accumulator_slot_ < 0) return memory.gradient[i];
+  const float sum = memory.gradient[i] + memory.slots[static_cast<size_t>(accumulator_slot_)][i];
+  return sum / static_cast<float>(accumulated_);
+}
+
+double Optimizer::gradient_squares(int64_t t, const ParameterMemory& memory, int64_t count) const {
+  if (holds(t)) return 0;
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const double gradient = gradient_of(memory, i);
+    sum += gradient * gradient;
+  }
+  return sum;
+}
+
+// Keras' clip_by_norm and clip_by_global_norm.
+std::vector<double> Optimizer::gradient_scales(std::span<const double> squares) const {
+  std::vector<double> scales;
+  const double all = std::accumulate(squares.begin(), squares.end(), 0.0);
+  for (const double square : squares) {
+    const double norm = std::sqrt(clip_all_ ? all : square);
+    // What is not finite becomes NaN, as in Keras.
+    scales.push_back((norm > clip_norm_ ? clip_norm_ / norm : 1) + (norm - norm));
+  }
+  return scales;
+}
+
+std::array<double, 2> Optimizer::trust_squares(int64_t t, const StepTerms& terms,
+                                               const ParameterMemory& memory, int64_t count) const {
+  std::array<double, 2> sums = {};
+  if (holds(t)) return sums;
+  const double rate = learning_rate_at(t, terms);
+  const std::vector<double> scalars = row_scalars(t, rate);
+  const bool decays_before = terms.decays && !row_->decays_itself;
+  const double kept = decays_before ? 1 - number_of(config_, "weight_decay") * rate : 1;
+  ElementBefore element;
+  for (int64_t i = 0; i < count; ++i) {
+    element.gradient = gradient_of(memory, i) * terms.gradient_scale;
+    element.weight = memory.weights[i] * kept;
+    for (size_t j = static_cast<size_t>(first_row_slot_); j < slots_.size(); ++j) {
+      element.slots[j - static_cast<size_t>(first_row_slot_)] = memory.slots[j][i];
+    }
+    const auto squares = row_->trust->squares(config_, scalars, element);
+    sums[0] += squares[0];
+    sums[1] += squares[1];
+  }
+  return sums;
+}
+
+double Optimizer::trust_of(const std::array<double, 2>& squares) const {
+  return row_->trust->trust(config_, std::sqrt(squares[0]), std::sqrt(squares[1]));
 }
 
 }  // namespace lockstep

@@ -195,6 +195,55 @@ std::vector<Term> lion_formula(const Terms& t) {
           t.weight - t.learning_rate * direction};
 }
 
+Slots lamb_slots(const Json&) { return {{"momentum"}, {"velocity"}}; }
+
+// Scalars: 1 - beta_1^t, 1 - beta_2^t.
+std::vector<Term> lamb_formula(const Terms& t) {
+  const Term m = moved(t.slots[0], t.gradient, 1 - t.number("beta_1"));
+  const Term v = moved(t.slots[1], t.gradient * t.gradient, 1 - t.number("beta_2"));
+  const Term denominator = t.e.square_root(v / t.scalar(1)) + t.number("epsilon");
+  const Term step = m / t.scalar(0) / denominator;
+  return {m, v, t.weight - t.trust * t.learning_rate * step};
+}
+
+std::vector<double> lamb_scalars(const Json& config, double, int64_t t) {
+  return {1 - integer_power(config["beta_1"], t), 1 - integer_power(config["beta_2"], t)};
+}
+
+// Of the weight and of the step.
+std::array<double, 2> lamb_squares(const Json& config, std::span<const double> scalars,
+                                   const ElementBefore& x) {
+  const double m = x.slots[0] + (x.gradient - x.slots[0]) * (1 - number_of(config, "beta_1"));
+  const double v =
+      x.slots[1] + (x.gradient * x.gradient - x.slots[1]) * (1 - number_of(config, "beta_2"));
+  const double step = m / scalars[0] / (std::sqrt(v / scalars[1]) + number_of(config, "epsilon"));
+  return {x.weight * x.weight, step * step};
+}
+
+double lamb_trust(const Json&, double weight_norm, double step_norm) {
+  return weight_norm > 0 && step_norm > 0 ? weight_norm / step_norm : 1;
+}
+
+// You, Gitman, Ginsburg: Large batch training of convolutional networks, 2017, algorithm 1. The
+// first step of a weight that is 0 has the trust 1, or it would stay there.
+Slots lars_slots(const Json&) { return {{"momentum"}}; }
+
+std::vector<Term> lars_formula(const Terms& t) {
+  const Term decayed = t.gradient + t.weight * t.number("weight_decay");
+  const Term m = t.slots[0] * t.number("momentum") + t.learning_rate * t.trust * decayed;
+  return {m, t.weight - m};
+}
+
+std::array<double, 2> lars_squares(const Json&, std::span<const double>, const ElementBefore& x) {
+  return {x.weight * x.weight, x.gradient * x.gradient};
+}
+
+double lars_trust(const Json& config, double weight_norm, double gradient_norm) {
+  if (!(weight_norm > 0 && gradient_norm > 0)) return 1;
+  return number_of(config, "trust_coefficient") * weight_norm /
+         (gradient_norm + number_of(config, "weight_decay") * weight_norm);
+}
+
 Hyperparameter rate_key(double default_value) {
   return {"learning_rate", HyperparameterKind::positive, default_value};
 }
@@ -265,6 +314,19 @@ std::vector<OptimizerRow> make_table() {
        ftrl_formula,
        ftrl_scalars},
       {"Lion", with(moment_keys(0.99), {decay_key()}), lion_slots, lion_formula},
+      {"Lamb", adam, lamb_slots, lamb_formula, lamb_scalars, nullptr,
+       TrustRule{lamb_squares, lamb_trust}},
+      {"LARS",
+       {rate_key(0.01),
+        {"momentum", up_to_one, 0.9},
+        {"weight_decay", not_negative, 0.0},
+        {"trust_coefficient", positive, 0.001}},
+       lars_slots,
+       lars_formula,
+       nullptr,
+       nullptr,
+       TrustRule{lars_squares, lars_trust},
+       true},
   };
 }
 

@@ -1,8 +1,11 @@
 // The optimizers: one row each.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -19,10 +22,26 @@ struct FormulaTerms {
   const nlohmann::json& config;
   Term gradient, weight, learning_rate;
   std::vector<Term> slots;
+  Term trust;  // of a row that has one
 
   double number(const char* key) const { return number_of(config, key); }
   bool flag(const char* key) const;
   Term scalar(int k) const { return e.scalar(1 + k); }
+};
+
+// An element of a parameter before a step: what a row's `squares` sees.
+struct ElementBefore {
+  double gradient = 0, weight = 0;
+  std::array<double, kMaxSlots> slots = {};
+};
+
+// For rows whose step depends on norms of the whole parameter.
+struct TrustRule {
+  // What is summed over the elements, from the row's scalars: squares of two quantities.
+  std::array<double, 2> (*squares)(const nlohmann::json& config, std::span<const double> scalars,
+                                   const ElementBefore& element);
+  // From both norms: FormulaTerms::trust.
+  double (*trust)(const nlohmann::json& config, double first, double second);
 };
 
 struct OptimizerRow {
@@ -36,6 +55,8 @@ struct OptimizerRow {
                                  int64_t t) = nullptr;
   // The kernel that the devices have for the plain options, or nullptr.
   UpdateDesc (*fused)(const nlohmann::json& config, double learning_rate, int64_t t) = nullptr;
+  std::optional<TrustRule> trust = {};
+  bool decays_itself = false;  // the formula has the weights' decay
 };
 
 // Nadam's product of beta_1 * (1 - 0.96^i / 2) over the steps i = 1 … t. Keras keeps it as a state.

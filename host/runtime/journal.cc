@@ -120,14 +120,14 @@ Result<CheckpointRecord> Journal::commit(const CommitCheckpoint& commit) {
     checkpoint.accumulators = accumulators_[commit.state.object];
     checkpoint.history = history_of(commit.epochs, options_.metrics);
     checkpoint.samples_consumed = commit.samples_consumed;
-    checkpoint.is_final = !commit.epochs.empty() && !commit.epochs.back().go_on;
+    checkpoint.is_final = commit.is_final;
     accumulators_.erase(commit.state.object);
     LOCKSTEP_ASSIGN(record.manifest, lineage_.commit(checkpoint));
   }
   LOCKSTEP_RETURN_IF_ERROR(append(record));
   const std::lock_guard lock(mutex_);
   LOCKSTEP_ASSIGN(const auto gone,
-                  lineage_.prune(static_cast<size_t>(options_.keep_checkpoints), {}));
+                  lineage_.prune(static_cast<size_t>(options_.keep_checkpoints), kept_manifests()));
   LOCKSTEP_RETURN_IF_ERROR(compact_if_long());
   return record;
 }
@@ -138,6 +138,18 @@ Status Journal::begin_with(const std::string& state) {
   LOCKSTEP_ASSIGN(auto record, commit({ref, 0, {}}));
   recovered_.checkpoints.push_back(std::move(record));
   return {};
+}
+
+// Of the checkpoints that the newest decision keeps.
+std::vector<std::string> Journal::kept_manifests() const {
+  const RecoveredJob job = recover_job(records_, options_.steps_per_epoch);
+  std::vector<std::string> kept;
+  for (const CheckpointRecord& checkpoint : job.checkpoints) {
+    if (is_kept(checkpoint.state.step, job.epochs, options_.steps_per_epoch)) {
+      kept.push_back(checkpoint.manifest);
+    }
+  }
+  return kept;
 }
 
 // Records of checkpoints that are gone stay out of a compacted log.

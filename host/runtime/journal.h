@@ -56,6 +56,7 @@ class Journal {
   Journal(JournalOptions options, RecordLog log, ObjectStore objects);
   Status recover(const std::vector<LogRecord>& records);
   Status check_epochs() const;
+  std::vector<std::string> kept_manifests() const;
   Status compact_if_long();
 
   const JournalOptions options_;

@@ -210,8 +210,9 @@ Status NodeSession::perform(const NodeAction& action) {
   if (const auto* epoch = std::get_if<MeasureEpoch>(&action)) return measure_epoch(*epoch);
   if (const auto* apply = std::get_if<ApplyStep>(&action)) {
     if (apply->step % job_.steps_per_epoch() == 0) replica_->begin_epoch();
-    LOCKSTEP_ASSIGN(const MetricSums metrics,
-                    replica_->update(exchange_->reduced(apply->step), {}, digests_));
+    LOCKSTEP_ASSIGN(
+        const MetricSums metrics,
+        replica_->update(exchange_->reduced(apply->step), {}, digests_, machine_->learning_rate()));
     exchange_->applied(apply->step);
     finish_step(apply->step, metrics);
     return {};

@@ -73,10 +73,10 @@ Status NodeSession::adopt_view(const View& view) {
 Status NodeSession::restore(const StateRef& state) {
   if (state.object.empty()) {
     LOCKSTEP_RETURN_IF_ERROR(replica_->set_initial_state());
-    machine_->state_here(0);
+    machine_->state_here(0, false);
   } else {
     LOCKSTEP_RETURN_IF_ERROR(fetch_state(state));
-    machine_->state_here(state.step);
+    machine_->state_here(state.step, replica_->ends_epoch());
   }
   prefetch(machine_->step());
   return {};
@@ -113,7 +113,7 @@ Status NodeSession::await_state(int64_t step) {
   exchange_->wait_for_news(kAskAgainMs);
   LOCKSTEP_ASSIGN(const bool whole, transfer_->take());
   if (whole) {
-    machine_->state_here(step);
+    machine_->state_here(step, replica_->ends_epoch());
     prefetch(step);
     return {};
   }
@@ -177,14 +177,14 @@ void NodeSession::end_snapshot() {
 
 void NodeSession::prefetch(int64_t step) {
   if (step >= job_.total_steps()) return;
-  loader_->prefetch({step / job_.steps_per_epoch(), step % job_.steps_per_epoch(),
-                     replica_->device_ranges(machine_->partitions())});
+  const Job::BatchPlace place = job_.place_of_step(step);
+  loader_->prefetch({place.pass, place.batch, replica_->device_ranges(machine_->partitions())});
 }
 
 std::vector<HostBatch> NodeSession::load_batches(int64_t step,
                                                  const std::vector<PartitionRange>& ranges) {
-  auto batches =
-      loader_->take({step / job_.steps_per_epoch(), step % job_.steps_per_epoch(), ranges});
+  const Job::BatchPlace place = job_.place_of_step(step);
+  auto batches = loader_->take({place.pass, place.batch, ranges});
   prefetch(step + 1);
   return batches;
 }
@@ -219,7 +219,8 @@ Status NodeSession::train_alone(const TrainAlone& action) {
   LOCKSTEP_ASSIGN(const auto roots, replica_->take_roots(step, ranges, true));
   LOCKSTEP_RETURN_IF_ERROR(replica_->compute(step, ranges, batches, [](int64_t, int64_t) {}));
   count_samples(step, ranges, batches);
-  LOCKSTEP_ASSIGN(const MetricSums metrics, replica_->update(nullptr, roots, digests_));
+  LOCKSTEP_ASSIGN(const MetricSums metrics,
+                  replica_->update(nullptr, roots, digests_, machine_->learning_rate()));
   finish_step(step, metrics);
   return {};
 }
@@ -270,7 +271,7 @@ void NodeSession::finish_step(int64_t step, const MetricSums& metrics) {
   report.sums = metrics;
   report.digest = replica_->state().digest;
   report.partitions = std::exchange(samples_, {});
-  machine_->applied();
+  machine_->applied(replica_->ends_epoch());
   coordinator_->report(std::move(report));
 }
 
@@ -286,8 +287,10 @@ Status NodeSession::measure_epoch(const MeasureEpoch& action) {
     report.session = welcome_.session;
     report.era = machine_->view()->era;
     report.epoch = action.epoch;
+    report.step = replica_->state().step;
     report.sums = replica_->state().sums;
     for (const PartitionRange range : action.partitions) {
+      if (!job_.validates(action.epoch)) break;
       LOCKSTEP_RETURN_IF_ERROR(measure_range(range, &report));
     }
     if (machine_->stopping()) return {};

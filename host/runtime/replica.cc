@@ -8,6 +8,7 @@
 
 #include "host/core/check.h"
 #include "host/job/data_job.h"
+#include "host/job/fit_job.h"
 
 namespace lockstep {
 namespace {
@@ -342,7 +343,7 @@ Status Replica::compute(int64_t step, const std::vector<PartitionRange>& ranges,
     context.roots = roots;
     context.batch = &batches[index];
     context.seed = job_.seed;
-    context.epoch = static_cast<uint32_t>(step / job_.steps_per_epoch());
+    context.epoch = static_cast<uint32_t>(job_.place_of_step(step).pass);
     context.loss_scale = 1.0f / static_cast<float>(rows);
     if (shares_memory()) {
       statuses[index] = (*program)->run(context, ready);
@@ -358,5 +359,9 @@ Status Replica::compute(int64_t step, const std::vector<PartitionRange>& ranges,
 }
 
 void Replica::begin_epoch() { std::fill(state_.sums.begin(), state_.sums.end(), 0.0); }
+
+bool Replica::ends_epoch() const {
+  return state_.step > 0 && ends_at_loss(job_, metrics_.values(state_.sums)[0]);
+}
 
 }  // namespace lockstep

@@ -1,8 +1,10 @@
 // A node's copy of the state, and the devices that compute on it.
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -88,12 +90,15 @@ class Replica {
   Status compute(int64_t step, const std::vector<PartitionRange>& ranges,
                  const std::vector<HostBatch>& batches, const Program::ReadyCallback& ready);
   // state[t] -> state[t+1] by the reduced gradient; nullptr: by the tree over the local roots.
-  // Leaves the new state's digest in state(), but for `digests` false. The step's metrics.
+  // Leaves the new state's digest in state(), but for `digests` false. `learning_rate`: instead of
+  // the optimizer's own. The step's metrics.
   Result<MetricSums> update(const float* reduced, const std::vector<LocalRoot>& local,
-                            bool digests = true);
+                            bool digests = true, std::optional<double> learning_rate = {});
   // The digest of the state as it lies in memory (host/device/state_digest.h).
   Result<uint64_t> state_digest();
   void begin_epoch();
+  // Whether the state, by its loss, is its epoch's last (ends_at_loss in job/fit_job.h).
+  bool ends_epoch() const;
 
   // The metrics of this node's partitions of one validation batch.
   Status measure(int64_t batch, int64_t rows, const std::vector<PartitionRange>& ranges,
@@ -106,6 +111,7 @@ class Replica {
     ParameterRole role = ParameterRole::trained;
     float momentum = 0;
     int64_t offset = 0, gradient_offset = 0, count = 0;
+    bool decays = true;
     int64_t end() const { return offset + count; }
   };
   // Memory for one root. Both are the same where the device shares the host's memory.
@@ -126,17 +132,15 @@ class Replica {
   Status share(int64_t count, const std::function<Status(int index, int64_t i)>& task);
   Result<uint64_t> sum_over_blocks(
       const std::function<Result<uint64_t>(Device&, int64_t block)>& task);
-  Result<uint64_t> update_shared(const UpdateDesc& desc, const float* reduced,
+  Result<uint64_t> update_shared(std::optional<double> learning_rate, const float* reduced,
                                  const std::vector<TreePiece>& pieces, bool digests);
-  // Of a graph that is not plain: segment by segment, by the whole flat gradient.
-  Result<uint64_t> update_segments(const UpdateDesc& desc, const float* gradient, bool digests);
-  Status update_block(Device& device, const UpdateDesc& desc, const float* gradient, int64_t begin,
-                      int64_t size);
-  Status update_devices(const UpdateDesc& desc, const float* reduced,
-                        const std::vector<TreePiece>& pieces, bool digests, float* metrics);
-  Status update_device(int index, const UpdateDesc& desc, const float* reduced,
-                       const std::vector<TreePiece>& pieces, std::vector<DigestLanes>* lanes,
-                       float* metrics);
+  // Where not all parameters are updated in one way: by the whole flat gradient.
+  Result<uint64_t> update_segments(const float* gradient, bool digests);
+  Status update_block(Device& device, const float* gradient, int64_t begin, int64_t size);
+  Status update_devices(const float* reduced, const std::vector<TreePiece>& pieces, bool digests,
+                        float* metrics);
+  Status update_device(int index, const float* reduced, const std::vector<TreePiece>& pieces,
+                       std::vector<DigestLanes>* lanes, float* metrics);
   // What regularizers add to the loss, by the weights as they are.
   Result<double> penalty();
   Status add_penalty_gradients(float* gradient);  // in the host's memory
@@ -144,7 +148,16 @@ class Replica {
   const float* weights_of(int device) const;
   Result<uint64_t> digest_of_block(Device& device, int64_t block) const;
   void make_segments();
-  UpdateDesc update_of(const Segment& segment, const UpdateDesc& desc) const;
+  bool may_join(const Segment& last, const Segment& next) const;
+  // updates_ of a step, but for what comes from norms.
+  void plan_updates(std::optional<double> learning_rate);
+  // The rest, where the optimizer reads norms: by the whole gradient, which is the host's.
+  void measure_norms(const float* gradient, std::optional<double> learning_rate);
+  using Sums = std::array<double, 2>;
+  // Over the trained segments: task(segment, first element, how many) of each block.
+  std::vector<Sums> sum_over_segments(
+      const std::function<Sums(size_t segment, int64_t begin, int64_t count)>& task);
+  ParameterMemory memory_of(const Segment& segment, const float* gradient) const;
   PartitionGroup group_of(int64_t rows, PartitionRange range) const;
   // Device team_->size() stands for the node: memory of the host alone.
   Result<RootMemory> take_root(int device, bool on_host);
@@ -172,7 +185,8 @@ class Replica {
   const WeightConstraints constraints_;
   std::vector<std::unique_ptr<Buffer>> scratch_;  // of these, one a device
   std::vector<Segment> segments_;                 // by offset; frozen parameters are in none
-  std::vector<float> whole_gradient_;             // flat, where the graph is not plain
+  std::vector<UpdateDesc> updates_;               // of the segments, in the step under way
+  std::vector<float> whole_gradient_;             // flat, where it is not updated block by block
   // [device][vector]: weights, then slots; empty where the devices share the host's memory.
   std::vector<std::vector<std::unique_ptr<Buffer>>> device_states_;
   std::vector<std::unique_ptr<Buffer>> device_gradients_;  // flat, one a device

@@ -15,22 +15,38 @@ static_assert(kMaxMetricSums <= kTreeSumBlock);
 void Replica::make_segments() {
   for (const Parameter& parameter : training_.parameters) {
     if (parameter.gradient_offset < 0) continue;
-    const Segment next{parameter.role, parameter.momentum, parameter.offset,
-                       parameter.gradient_offset, parameter.count()};
-    Segment* last = segments_.empty() ? nullptr : &segments_.back();
-    if (last != nullptr && last->role == next.role && last->momentum == next.momentum &&
-        last->end() == next.offset && last->gradient_offset + last->count == next.gradient_offset) {
-      last->count += next.count;
+    const Segment next{parameter.role,    parameter.momentum,
+                       parameter.offset,  parameter.gradient_offset,
+                       parameter.count(), optimizer_.decays(parameter.name)};
+    if (!segments_.empty() && may_join(segments_.back(), next)) {
+      segments_.back().count += next.count;
     } else {
       segments_.push_back(next);
     }
   }
 }
 
-UpdateDesc Replica::update_of(const Segment& segment, const UpdateDesc& desc) const {
-  if (segment.role == ParameterRole::trained) return desc;
-  return MovingAverageUpdate{segment.momentum, 1.0f - segment.momentum,
-                             1.0f / static_cast<float>(job_.rows_of_step(state_.step))};
+bool Replica::may_join(const Segment& last, const Segment& next) const {
+  const bool is_apart = optimizer_.reads_norms() && next.role == ParameterRole::trained;
+  return !is_apart && last.role == next.role && last.momentum == next.momentum &&
+         last.decays == next.decays && last.end() == next.offset &&
+         last.gradient_offset + last.count == next.gradient_offset;
+}
+
+void Replica::plan_updates(std::optional<double> learning_rate) {
+  updates_.clear();
+  for (const Segment& segment : segments_) {
+    if (segment.role == ParameterRole::trained) {
+      StepTerms terms;
+      terms.learning_rate = learning_rate;
+      terms.decays = segment.decays;
+      updates_.push_back(optimizer_.update_at(job_.optimizer_iterations + state_.step + 1, terms));
+    } else {
+      updates_.push_back(
+          MovingAverageUpdate{segment.momentum, 1.0f - segment.momentum,
+                              1.0f / static_cast<float>(job_.rows_of_step(state_.step))});
+    }
+  }
 }
 
 // Runs task(index of a device, i) for i in [0, count), each device a share of them.
@@ -85,17 +101,17 @@ Result<uint64_t> Replica::digest_of_block(Device& device, int64_t block) const {
 }
 
 Result<MetricSums> Replica::update(const float* reduced, const std::vector<LocalRoot>& local,
-                                   bool digests) {
+                                   bool digests, std::optional<double> learning_rate) {
   std::vector<TreePiece> pieces;
   for (const LocalRoot& root : local) pieces.push_back({root.subtree, root.values});
-  const UpdateDesc desc = optimizer_.update_at(job_.optimizer_iterations + state_.step + 1);
+  plan_updates(learning_rate);
   const int64_t metric_count = training_.metric_count;
   std::array<float, kTreeSumBlock> metrics;
   LOCKSTEP_ASSIGN(const double penalty, this->penalty());
   if (!device_states_.empty()) {
-    LOCKSTEP_RETURN_IF_ERROR(update_devices(desc, reduced, pieces, digests, metrics.data()));
+    LOCKSTEP_RETURN_IF_ERROR(update_devices(reduced, pieces, digests, metrics.data()));
   } else {
-    LOCKSTEP_ASSIGN(state_.digest, update_shared(desc, reduced, pieces, digests));
+    LOCKSTEP_ASSIGN(state_.digest, update_shared(learning_rate, reduced, pieces, digests));
     const int64_t begin = training_.metrics_offset();
     const float* sums =
         reduced != nullptr ? reduced + begin
@@ -111,10 +127,10 @@ Result<MetricSums> Replica::update(const float* reduced, const std::vector<Local
 }
 
 // In the host's memory: each device a share of the blocks. The new state's digest.
-Result<uint64_t> Replica::update_shared(const UpdateDesc& desc, const float* reduced,
+Result<uint64_t> Replica::update_shared(std::optional<double> learning_rate, const float* reduced,
                                         const std::vector<TreePiece>& pieces, bool digests) {
   const Subtree root = root_subtree(job_.partitions);
-  if (!training_.is_plain()) {
+  if (!training_.is_plain() || optimizer_.is_by_parameter()) {
     whole_gradient_.resize(static_cast<size_t>(training_.flat_size));
     if (reduced != nullptr) {
       std::copy_n(reduced, training_.flat_size, whole_gradient_.data());
@@ -126,11 +142,13 @@ Result<uint64_t> Replica::update_shared(const UpdateDesc& desc, const float* red
       team_->device(0).add(to, whole_gradient_.data() + sum.from, to, sum.count);
     }
     LOCKSTEP_RETURN_IF_ERROR(add_penalty_gradients(whole_gradient_.data()));
-    if (constraints_.count() == 0) return update_segments(desc, whole_gradient_.data(), digests);
-    LOCKSTEP_RETURN_IF_ERROR(update_segments(desc, whole_gradient_.data(), false));
+    measure_norms(whole_gradient_.data(), learning_rate);
+    if (constraints_.count() == 0) return update_segments(whole_gradient_.data(), digests);
+    LOCKSTEP_RETURN_IF_ERROR(update_segments(whole_gradient_.data(), false));
     LOCKSTEP_RETURN_IF_ERROR(constrain_weights());
     return digests ? state_digest() : uint64_t{0};
   }
+  const UpdateDesc& desc = updates_.at(0);  // of all
   return sum_over_blocks([&](Device& device, int64_t block) -> Result<uint64_t> {
     std::array<float, kTreeSumBlock> scratch;
     const int64_t begin = block * kTreeSumBlock;
@@ -174,36 +192,35 @@ Status Replica::constrain_weights() {
   });
 }
 
-Result<uint64_t> Replica::update_segments(const UpdateDesc& desc, const float* gradient,
-                                          bool digests) {
+Result<uint64_t> Replica::update_segments(const float* gradient, bool digests) {
   return sum_over_blocks([&](Device& device, int64_t block) -> Result<uint64_t> {
     const int64_t begin = block * kDigestBlock;
     const int64_t size = std::min(kDigestBlock, training_.parameter_count - begin);
-    LOCKSTEP_RETURN_IF_ERROR(update_block(device, desc, gradient, begin, size));
+    LOCKSTEP_RETURN_IF_ERROR(update_block(device, gradient, begin, size));
     if (!digests) return uint64_t{0};
     return digest_of_block(device, block);
   });
 }
 
-Status Replica::update_block(Device& device, const UpdateDesc& desc, const float* gradient,
-                             int64_t begin, int64_t size) {
-  for (const Segment& segment : segments_) {
+Status Replica::update_block(Device& device, const float* gradient, int64_t begin, int64_t size) {
+  for (size_t index = 0; index < segments_.size(); ++index) {
+    const Segment& segment = segments_[index];
     const int64_t from = std::max(begin, segment.offset);
     const int64_t to = std::min(begin + size, segment.end());
     if (from >= to) continue;
     std::array<float*, kMaxSlots> slots{};
     for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i].data() + from;
-    LOCKSTEP_RETURN_IF_ERROR(device.update(
-        update_of(segment, desc), gradient + segment.gradient_offset + (from - segment.offset),
-        state_.weights.data() + from, std::span(slots.data(), state_.slots.size()), to - from,
-        nullptr));
+    LOCKSTEP_RETURN_IF_ERROR(
+        device.update(updates_[index], gradient + segment.gradient_offset + (from - segment.offset),
+                      state_.weights.data() + from, std::span(slots.data(), state_.slots.size()),
+                      to - from, nullptr));
   }
   return {};
 }
 
 // In each device's memory, the whole state on each.
-Status Replica::update_devices(const UpdateDesc& desc, const float* reduced,
-                               const std::vector<TreePiece>& pieces, bool digests, float* metrics) {
+Status Replica::update_devices(const float* reduced, const std::vector<TreePiece>& pieces,
+                               bool digests, float* metrics) {
   std::vector<float> sum;
   if (reduced == nullptr && round_on_host_) {
     sum.resize(static_cast<size_t>(training_.flat_size));
@@ -215,7 +232,7 @@ Status Replica::update_devices(const UpdateDesc& desc, const float* reduced,
   std::vector<Status> statuses(static_cast<size_t>(team_->size()));
   team_->run([&](int index) {
     statuses[index] =
-        update_device(index, desc, reduced, pieces, index == 0 && digests ? &lanes : nullptr,
+        update_device(index, reduced, pieces, index == 0 && digests ? &lanes : nullptr,
                       index == 0 ? metrics : nullptr);
   });
   LOCKSTEP_RETURN_IF_ERROR(first_error(statuses));
@@ -224,9 +241,8 @@ Status Replica::update_devices(const UpdateDesc& desc, const float* reduced,
   return {};
 }
 
-Status Replica::update_device(int index, const UpdateDesc& desc, const float* reduced,
-                              const std::vector<TreePiece>& pieces, std::vector<DigestLanes>* lanes,
-                              float* metrics) {
+Status Replica::update_device(int index, const float* reduced, const std::vector<TreePiece>& pieces,
+                              std::vector<DigestLanes>* lanes, float* metrics) {
   Device& device = team_->device(index);
   const auto& vectors = device_states_[static_cast<size_t>(index)];
   float* gradient = device_gradients_[static_cast<size_t>(index)]->data();
@@ -246,15 +262,16 @@ Status Replica::update_device(int index, const UpdateDesc& desc, const float* re
   for (int64_t block = 0; block < penalties_.blocks(); ++block) {
     LOCKSTEP_RETURN_IF_ERROR(penalties_.add_gradient(device, block, weights, gradient));
   }
-  const bool is_plain = training_.is_plain();
-  for (const Segment& segment : segments_) {
+  const bool is_plain = training_.is_plain() && segments_.size() == 1;
+  for (size_t i_segment = 0; i_segment < segments_.size(); ++i_segment) {
+    const Segment& segment = segments_[i_segment];
     std::vector<float*> slots;
     for (size_t i = 1; i < vectors.size(); ++i) {
       slots.push_back(vectors[i]->data() + segment.offset);
     }
-    LOCKSTEP_RETURN_IF_ERROR(device.update(
-        update_of(segment, desc), gradient + segment.gradient_offset, weights + segment.offset,
-        slots, segment.count, is_plain && lanes != nullptr ? lanes->data() : nullptr));
+    LOCKSTEP_RETURN_IF_ERROR(device.update(updates_[i_segment], gradient + segment.gradient_offset,
+                                           weights + segment.offset, slots, segment.count,
+                                           is_plain && lanes != nullptr ? lanes->data() : nullptr));
   }
   for (int number = 0; number < constraints_.count(); ++number) {
     LOCKSTEP_RETURN_IF_ERROR(constraints_.apply_to(device, number, weights,

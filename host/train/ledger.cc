@@ -11,8 +11,9 @@ namespace lockstep {
 
 std::vector<int64_t> samples_of(const Job& job, int64_t step, int partition) {
   const int64_t rows = job.rows_of_step(step);
-  const int64_t first = step % job.steps_per_epoch() * job.batch_size;
-  const SampleOrder order(job.train_rows, job.seed, step / job.steps_per_epoch(), job.shuffle);
+  const Job::BatchPlace place = job.place_of_step(step);
+  const int64_t first = place.batch * job.batch_size;
+  const SampleOrder order(job.train_rows, job.seed, place.pass, job.shuffle);
   std::vector<int64_t> samples;
   for (int64_t row = partition_begin(rows, job.partitions, partition);
        row < partition_begin(rows, job.partitions, partition + 1); ++row) {
@@ -45,7 +46,7 @@ void Ledger::go_on_from(int64_t step) {
 }
 
 std::string Ledger::line(const Key& key, const std::vector<int64_t>& samples) const {
-  return nlohmann::json{{"epoch", key.first / job_.steps_per_epoch()},
+  return nlohmann::json{{"epoch", job_.place_of_step(key.first).pass},
                         {"step", key.first},
                         {"partition", key.second},
                         {"samples", samples}}

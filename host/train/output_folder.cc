@@ -86,7 +86,8 @@ Result<OutputFolder> OutputFolder::open(const std::string& path, const Job& job,
 }
 
 Status OutputFolder::write_report(const JobReport& report) const {
-  LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(path_ + "/history.csv", report.history_csv()));
+  LOCKSTEP_RETURN_IF_ERROR(
+      write_file_atomically(path_ + "/history.csv", history_csv(report.epoch_logs(), ",")));
   return write_file_atomically(path_ + "/report.json", report.json().dump(2) + "\n");
 }
 

@@ -1,6 +1,7 @@
 #include "host/train/report.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
@@ -14,7 +15,7 @@ nlohmann::json number_or_null(const std::optional<int64_t>& number) {
 }  // namespace
 
 void JobReport::resume(const RecoveredJob& recovered) {
-  for (const EpochRecord& epoch : recovered.epochs) epoch_done(epoch.done);
+  for (const EpochRecord& epoch : recovered.epochs) epoch_decided(epoch);
   if (recovered.checkpoints.empty()) return;
   const CheckpointRecord& newest = recovered.checkpoints.back();
   steps_ = newest.state.step;
@@ -34,8 +35,8 @@ void JobReport::observe(const CoordinatorAction& action) {
     steps_ = std::max(steps_, step->step + 1);
   } else if (const auto* samples = std::get_if<SamplesConsumed>(&action)) {
     consumed(*samples);
-  } else if (const auto* epoch = std::get_if<EpochDone>(&action)) {
-    epoch_done(*epoch);
+  } else if (const auto* epoch = std::get_if<EpochRecord>(&action)) {
+    epoch_decided(*epoch);
   } else if (const auto* done = std::get_if<CheckpointDone>(&action)) {
     ++checkpoints_;
     last_checkpoint_ = done->step;
@@ -69,18 +70,43 @@ void JobReport::consumed(const SamplesConsumed& samples) {
   }
 }
 
-void JobReport::epoch_done(const EpochDone& epoch) {
-  keep_epochs(epoch.epoch);
-  ++epochs_;
-  metrics_.append(epoch.sums, "", &history_);
-  if (!epoch.validation.empty()) metrics_.append(epoch.validation, "val_", &history_);
+void JobReport::epoch_decided(const EpochRecord& epoch) {
+  keep_epochs(epoch.done.epoch);
+  epochs_.push_back(epoch);
+  logs_.push_back(log_table_.logs(epochs_, epochs_.size() - 1));
 }
 
 void JobReport::keep_epochs(int64_t epochs) {
-  epochs_ = std::min(epochs_, epochs);
-  for (auto& [name, values] : history_) {
-    values.resize(std::min(values.size(), static_cast<size_t>(epochs)));
+  const auto count = std::min(epochs_.size(), static_cast<size_t>(epochs));
+  epochs_.resize(count);
+  logs_.resize(count);
+}
+
+std::map<std::string, std::vector<double>> JobReport::history() const {
+  std::map<std::string, std::vector<double>> history;
+  for (const EpochLogs& logs : logs_) {
+    for (const auto& [name, value] : logs.values) history[name].push_back(value);
   }
+  return history;
+}
+
+// Of all steps that were to be done: none after a decision to stop.
+int64_t JobReport::samples_assigned() const {
+  const bool stopped = !epochs_.empty() && epochs_.back().decision.stop;
+  return job_.rows_before(stopped ? epochs_.back().done.last_state(job_.steps_per_epoch())
+                                  : job_.total_steps());
+}
+
+// The epochs whose states are kept, and the one whose weights are the job's, as people count.
+nlohmann::json JobReport::kept_json() const {
+  nlohmann::json json = {{"best_epoch", nullptr}, {"kept_epochs", nlohmann::json::array()}};
+  if (epochs_.empty()) return json;
+  const EpochDecision& last = epochs_.back().decision;
+  if (last.best) json["best_epoch"] = job_.initial_epoch + *last.best + 1;
+  for (const int64_t epoch : last.keep) {
+    json["kept_epochs"].push_back(job_.initial_epoch + epoch + 1);
+  }
+  return json;
 }
 
 void JobReport::restored(const Restored& restored) {
@@ -104,6 +130,12 @@ void JobReport::finish(const std::string& status, const std::string& stop_reason
                        const std::string& weights_sha256, double seconds) {
   status_ = status;
   stop_reason_ = stop_reason;
+  if (stop_reason.empty()) {
+    stop_reason_ = "all epochs done";
+    if (!epochs_.empty() && epochs_.back().decision.stop) {
+      stop_reason_ = fmt::format("{}", fmt::join(epochs_.back().decision.notes, "; "));
+    }
+  }
   weights_sha256_ = weights_sha256;
   seconds_ = seconds;
 }
@@ -126,7 +158,7 @@ nlohmann::json JobReport::nodes_json() const {
 }
 
 nlohmann::json JobReport::json() const {
-  return {
+  nlohmann::json json = {
       {"status", status_},
       {"stop_reason", stop_reason_},
       {"exact", true},
@@ -135,10 +167,10 @@ nlohmann::json JobReport::json() const {
       {"strategy", job_.strategy},
       {"partitions", job_.partitions},
       {"steps", steps_},
-      {"epochs", epochs_},
-      {"samples_assigned", job_.train_rows * job_.epochs},
+      {"epochs", epochs_.size()},
+      {"samples_assigned", samples_assigned()},
       {"samples_consumed", samples_consumed_},
-      {"history", history_},
+      {"history", history()},
       {"nodes", nodes_json()},
       {"recoveries", recoveries_},
       {"restores", restores_},
@@ -146,18 +178,8 @@ nlohmann::json JobReport::json() const {
       {"seconds", seconds_},
       {"samples_per_second", seconds_ > 0 ? static_cast<double>(samples_here_) / seconds_ : 0.0},
       {"error", status_ == "completed" ? nlohmann::json() : nlohmann::json(stop_reason_)}};
-}
-
-std::string JobReport::history_csv() const {
-  std::string text = "epoch";
-  for (const auto& [name, values] : history_) text += "," + name;
-  text += "\n";
-  for (int64_t epoch = 0; epoch < epochs_; ++epoch) {
-    text += fmt::format("{}", epoch);
-    for (const auto& [name, values] : history_) text += fmt::format(",{}", values[epoch]);
-    text += "\n";
-  }
-  return text;
+  json.update(kept_json());
+  return json;
 }
 
 }  // namespace lockstep

@@ -5,8 +5,10 @@
 
 #include <algorithm>
 
+#include "host/core/check.h"
 #include "host/core/digest.h"
 #include "host/job/data_job.h"
+#include "host/job/fit_job.h"
 #include "host/job/metric_table.h"
 #include "host/job/recipe.h"
 #include "host/keras/weights.h"
@@ -15,6 +17,7 @@
 #include "host/reduce/layout.h"
 #include "host/runtime/node_runtime.h"
 #include "host/runtime/state_file.h"
+#include "host/train/epoch_logs.h"
 
 namespace lockstep {
 namespace {
@@ -267,6 +270,27 @@ Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilde
   return resolved;
 }
 
+namespace {
+
+// What the job's callbacks decide.
+void add_callbacks(const Job& job, ClusterFacts* facts) {
+  if (job.callbacks.empty()) return;
+  auto callbacks = job_callbacks(job);
+  LOCKSTEP_CHECK(callbacks.ok());  // a job has no other
+  facts->learning_rate = callbacks->first_learning_rate(job.initial_epoch);
+  facts->decide = [table = std::make_shared<EpochLogTable>(job),
+                   all = std::make_shared<Callbacks>(std::move(callbacks).value())](
+                      const std::vector<EpochRecord>& before, const EpochDone& done) {
+    std::vector<DecidedEpoch> decided;
+    for (const EpochRecord& epoch : before) {
+      decided.push_back({table->logs(epoch.done), epoch.decision});
+    }
+    return all->decide(decided, table->logs(done));
+  };
+}
+
+}  // namespace
+
 ClusterFacts cluster_facts(const ResolvedJob& resolved, const RunOptions& run) {
   const Job& job = resolved.job;
   nlohmann::json json = to_json(job);
@@ -289,7 +313,11 @@ ClusterFacts cluster_facts(const ResolvedJob& resolved, const RunOptions& run) {
   facts.batch_size = job.batch_size;
   facts.train_rows = job.train_rows;
   facts.validation_rows = job.validation_rows;
-  facts.epochs = job.epochs;
+  facts.epochs = job.epochs_to_train();
+  facts.steps_of_epoch = job.steps_of_epoch;
+  facts.first_batch = job.place_of_step(0).batch;
+  facts.validates = [job](int64_t epoch) { return job.validates(epoch); };
+  add_callbacks(job, &facts);
   facts.slices = SliceLayout(resolved.graph.flat_size).count();
   facts.metric_sums = MetricTable(job).size();
   facts.numerics = job.numerics;

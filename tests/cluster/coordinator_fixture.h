@@ -101,7 +101,7 @@ class CoordinatorTest : public testing::Test {
     for (const Member& member : members) applied(member.session, step);
   }
   EpochReport epoch_report(SessionId session, int64_t epoch) const {
-    return {session, coordinator_->view().era, epoch, {128.0, 32, 64}, {}};
+    return {session, coordinator_->view().era, epoch, 2 * epoch + 2, {128.0, 32, 64}, {}};
   }
   Status measured(const EpochReport& report) {
     return coordinator_->epoch_measured(report, &actions_);

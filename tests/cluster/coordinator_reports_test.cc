@@ -296,18 +296,18 @@ TEST_F(CoordinatorReportsTest, AnEpochIsDecidedOnceItsValidationIsWhole) {
   report.validation = validation(4, 8);
   ASSERT_TRUE(measured(report).ok());
   ASSERT_TRUE(measured(report).ok());  // twice is once
-  EXPECT_THAT(taken<EpochDone>(), IsEmpty());
+  EXPECT_THAT(taken<EpochRecord>(), IsEmpty());
   report = epoch_report(kFirst, 0);
   report.validation = validation(0, 4);
   ASSERT_TRUE(measured(report).ok());
-  ASSERT_EQ(taken<EpochDone>().size(), 1u);
-  const EpochDone done = taken<EpochDone>()[0];
-  EXPECT_EQ(done, (EpochDone{0, {128, 32, 64}, {2, 16, 32}}));
-  EXPECT_THAT(receivers<EpochDecision>(), ElementsAre(kFirst, kSecond));
-  EXPECT_TRUE(events<EpochDecision>()[0].second.go_on);
-  EXPECT_LT(first_record<EpochRecord>(), first_event<EpochDecision>());
+  ASSERT_EQ(taken<EpochRecord>().size(), 1u);
+  const EpochDone done = taken<EpochRecord>()[0].done;
+  EXPECT_EQ(done, (EpochDone{0, {128, 32, 64}, {2, 16, 32}, 0}));
+  EXPECT_THAT(receivers<EpochEvent>(), ElementsAre(kFirst, kSecond));
+  EXPECT_TRUE(events<EpochEvent>()[0].second.go_on);
+  EXPECT_LT(first_record<EpochRecord>(), first_event<EpochEvent>());
   ASSERT_TRUE(measured(report).ok());  // late
-  EXPECT_EQ(taken<EpochDone>().size(), 1u);
+  EXPECT_EQ(taken<EpochRecord>().size(), 1u);
 }
 
 TEST_F(CoordinatorReportsTest, SurvivorsMeasureWhatTheDeadDidNot) {
@@ -321,10 +321,10 @@ TEST_F(CoordinatorReportsTest, SurvivorsMeasureWhatTheDeadDidNot) {
   die(kSecond);
   report.validation = validation(3, 8);
   ASSERT_TRUE(measured(report).ok());
-  EXPECT_THAT(taken<EpochDone>(), IsEmpty());  // the members hold
+  EXPECT_THAT(taken<EpochRecord>(), IsEmpty());  // the members hold
   held(kFirst, standing(2));
-  ASSERT_EQ(taken<EpochDone>().size(), 1u);
-  EXPECT_EQ(taken<EpochDone>()[0].validation, (MetricSums{2, 16, 32}));
+  ASSERT_EQ(taken<EpochRecord>().size(), 1u);
+  EXPECT_EQ(taken<EpochRecord>()[0].done.validation, (MetricSums{2, 16, 32}));
   EXPECT_LT(first_record<ViewRecord>(), first_record<EpochRecord>());
 }
 
@@ -333,9 +333,9 @@ TEST_F(CoordinatorReportsTest, AnEpochIsDecidedOnceAllAgreeOnItsLastState) {
   applied_by_all(0);
   applied(kFirst, 1);
   ASSERT_TRUE(measured(epoch_report(kFirst, 0)).ok());
-  EXPECT_THAT(taken<EpochDone>(), IsEmpty());
+  EXPECT_THAT(taken<EpochRecord>(), IsEmpty());
   applied(kSecond, 1);
-  EXPECT_EQ(taken<EpochDone>().size(), 1u);
+  EXPECT_EQ(taken<EpochRecord>().size(), 1u);
 }
 
 TEST_F(CoordinatorReportsTest, TheJobIsCompletedWhenItsLastStateIsDurable) {
@@ -345,8 +345,8 @@ TEST_F(CoordinatorReportsTest, TheJobIsCompletedWhenItsLastStateIsDurable) {
   commit_durable();
   actions_.clear();
   finish_epoch(1);
-  ASSERT_EQ(events<EpochDecision>().size(), 2u);
-  EXPECT_FALSE(events<EpochDecision>()[0].second.go_on);
+  ASSERT_EQ(events<EpochEvent>().size(), 2u);
+  EXPECT_FALSE(events<EpochEvent>()[0].second.go_on);
   EXPECT_EQ(coordinator_->phase(), Phase::finishing);
   stored(state(4));
   EXPECT_THAT(taken<JobCompleted>(), IsEmpty());
@@ -372,7 +372,7 @@ TEST_F(CoordinatorReportsTest, ADeathAfterTheLastDecisionStillEndsWell) {
   EXPECT_EQ(coordinator_->phase(), Phase::finishing);
   ASSERT_THAT(receivers<SnapshotEvent>(), ElementsAre(kSecond));
   EXPECT_EQ(events<SnapshotEvent>()[0].second.step, 2);
-  ASSERT_THAT(receivers<EpochDecision>(), ElementsAre(kSecond));
+  ASSERT_THAT(receivers<EpochEvent>(), ElementsAre(kSecond));
   stored(state(2), kSecond);
   commit_durable();
   EXPECT_EQ(coordinator_->phase(), Phase::completed);

@@ -341,7 +341,7 @@ class ReturningCoordinatorTest : public CoordinatorTest {
     view.slice_owners = {0, 1, 0, 1};
     view.decided_epochs = 1;
     recovered_.view = view;
-    recovered_.epochs = {{{0, {128, 32, 64}, {}}, true}};
+    recovered_.epochs = {{{0, {128, 32, 64}, {}, 0}, {}}};
     recovered_.checkpoints.resize(1);
     recovered_.checkpoints[0].state = state(2);
     recovered_.checkpoints[0].samples_consumed = 64;
@@ -369,7 +369,7 @@ TEST_F(ReturningCoordinatorTest, MembersComeBackAndGoOn) {
   EXPECT_EQ(coordinator_->view().first_step, 3);
   EXPECT_FALSE(coordinator_->view().restores);
   // The second missed the decision.
-  EXPECT_THAT(receivers<EpochDecision>(), ElementsAre(kSecond));
+  EXPECT_THAT(receivers<EpochEvent>(), ElementsAre(kSecond));
 }
 
 TEST_F(ReturningCoordinatorTest, ItsOwnSessionsAreNew) {

@@ -58,7 +58,7 @@ class NodeMachineTest : public testing::Test {
   void start(const View& view) {
     adopt(restored_to({}, view));
     ASSERT_TRUE(next_is<RestoreState>());
-    node_.state_here(0);
+    node_.state_here(0, false);
   }
   void train_step() {
     const auto compute = next<ComputeStep>();
@@ -66,7 +66,7 @@ class NodeMachineTest : public testing::Test {
     ASSERT_EQ(next<AwaitStep>().step, compute.step);
     node_.step_complete();
     ASSERT_EQ(next<ApplyStep>().step, compute.step);
-    node_.applied();
+    node_.applied(false);
   }
   void train_to(int64_t step) {
     while (node_.step() < step && !HasFatalFailure()) train_step();
@@ -98,7 +98,7 @@ TEST_F(NodeMachineTest, HoldsReportsAndDoesNothingUntilTheViewComes) {
   EXPECT_EQ(report.standing, (Standing{1, 3, true, 0, 0}));
   node_.held_reported(2);
   EXPECT_TRUE(next_is<AwaitEvent>());  // although the step could be applied
-  tell(EpochDecision{0, true});
+  tell(EpochEvent{0, true, {}});
   EXPECT_TRUE(next_is<AwaitEvent>());
   View view = view_of_two(2, 3);
   view.carries = true;
@@ -148,7 +148,7 @@ TEST_F(NodeMachineTest, AJoinerAwaitsTheState) {
   adopt(view);
   EXPECT_EQ(next<AwaitState>().step, 7);
   EXPECT_EQ(node_.standing().step, -1);
-  node_.state_here(7);
+  node_.state_here(7, false);
   EXPECT_EQ(next<ComputeStep>().step, 7);
   EXPECT_EQ(node_.standing().since, 7);
 }
@@ -161,7 +161,7 @@ TEST_F(NodeMachineTest, ARestoreTakesItBack) {
   adopt(restored_to(state, view_of_two(2, 0)));
   EXPECT_EQ(next<RestoreState>().state, state);
   EXPECT_EQ(node_.standing(), (Standing{2, -1, false, -1, 0}));
-  node_.state_here(2);
+  node_.state_here(2, false);
   EXPECT_EQ(node_.standing(), (Standing{2, 2, false, 2, 0}));
   EXPECT_EQ(next<ComputeStep>().step, 2);
   EXPECT_EQ(next<ComputeStep>().partitions, (Ranges{{0, 4}}));  // all of it again
@@ -180,7 +180,7 @@ TEST_F(NodeMachineTest, ComputesOnlyWhatIsMissingAfterAView) {
   EXPECT_EQ(next<AwaitStep>().step, 3);
   node_.step_complete();
   EXPECT_EQ(next<ApplyStep>().step, 3);
-  node_.applied();
+  node_.applied(false);
   EXPECT_EQ(next<TrainAlone>().step, 4);
 }
 
@@ -193,7 +193,7 @@ TEST_F(NodeMachineTest, WhoLacksAStepAwaitsItsGradient) {
   EXPECT_EQ(next<AwaitStep>().step, 3);
   node_.step_complete();
   EXPECT_EQ(next<ApplyStep>().step, 3);
-  node_.applied();
+  node_.applied(false);
   EXPECT_EQ(next<ComputeStep>().step, 4);
 }
 
@@ -202,7 +202,7 @@ TEST_F(NodeMachineTest, AloneItTrainsWithoutAnExchange) {
   EXPECT_EQ(next<TrainAlone>().step, 0);
   EXPECT_EQ(next<TrainAlone>().partitions, (Ranges{{0, 8}}));
   EXPECT_TRUE(node_.is_alone(0));
-  node_.applied();
+  node_.applied(false);
   EXPECT_EQ(next<TrainAlone>().step, 1);
   adopt(view_of_two(2, 1));
   EXPECT_FALSE(node_.is_alone(1));
@@ -234,7 +234,7 @@ TEST_F(NodeMachineTest, TakesASnapshotAsSoonAsMayBe) {
   tell(SnapshotEvent{0});
   EXPECT_TRUE(next_is<AwaitStep>());  // a step that is begun is ended
   node_.step_complete();
-  node_.applied();
+  node_.applied(false);
   EXPECT_EQ(next<TakeSnapshot>().step, 1);
   node_.snapshot_under_way(true);
   EXPECT_EQ(next<ComputeStep>().step, 1);  // training does not wait for it
@@ -261,9 +261,9 @@ TEST_F(NodeMachineTest, MeasuresTheEpochAndAwaitsTheDecision) {
   EXPECT_EQ(next<MeasureEpoch>().partitions, (Ranges{{0, 4}}));
   node_.epoch_measured(0, {{0, 4}});
   EXPECT_TRUE(next_is<AwaitEvent>());
-  tell(EpochDecision{3, true});  // of another epoch
+  tell(EpochEvent{3, true, {}});  // of another epoch
   EXPECT_TRUE(next_is<AwaitEvent>());
-  tell(EpochDecision{0, true});
+  tell(EpochEvent{0, true, {}});
   EXPECT_EQ(next<ComputeStep>().step, 10);
   train_to(20);
   EXPECT_EQ(next<MeasureEpoch>().epoch, 1);
@@ -303,7 +303,7 @@ TEST_F(NodeMachineTest, ASpareReportsTheEpochOnce) {
 TEST_F(NodeMachineTest, TheLastDecisionEndsTrainingAfterTheEpochsLastStep) {
   start(view_of_two(1, 0));
   train_to(9);
-  tell(EpochDecision{0, false});  // the others were faster
+  tell(EpochEvent{0, false, {}});  // the others were faster
   EXPECT_EQ(next<ComputeStep>().step, 9);
   train_step();
   EXPECT_TRUE(next_is<AwaitEvent>());
@@ -314,13 +314,46 @@ TEST_F(NodeMachineTest, TheLastDecisionEndsTrainingAfterTheEpochsLastStep) {
   EXPECT_TRUE(next<LeaveJob>().completed);
 }
 
+TEST_F(NodeMachineTest, ARateHoldsFromTheNextEpochOn) {
+  View view = view_of_two(1, 0);
+  view.learning_rate = 4;
+  start(view);
+  EXPECT_EQ(node_.learning_rate(), std::optional<double>(4));
+  train_to(9);
+  tell(EpochEvent{0, true, 2});  // the others were faster
+  EXPECT_EQ(node_.learning_rate(), std::optional<double>(4));
+  train_step();
+  EXPECT_EQ(node_.learning_rate(), std::optional<double>(2));
+}
+
+TEST_F(NodeMachineTest, AnEpochThatItsStateEndsIsMeasuredThere) {
+  start(view_of_two(1, 0));
+  train_to(3);
+  node_.computed(next<ComputeStep>().partitions);
+  node_.step_complete();
+  node_.applied(true);
+  EXPECT_EQ(next<MeasureEpoch>().epoch, 0);
+  node_.epoch_measured(0, {{0, 4}});
+  EXPECT_TRUE(next_is<AwaitEvent>());
+  tell(EpochEvent{0, false, {}});
+  EXPECT_TRUE(next_is<AwaitEvent>());
+  tell(SnapshotEvent{4});
+  EXPECT_EQ(next<TakeSnapshot>().step, 4);
+}
+
+TEST_F(NodeMachineTest, WhoIsGivenAStateThatEndsItsEpochMeasuresIt) {
+  adopt(restored_to({4, "object", 9, 100}, view_of_two(1, 4)));
+  node_.state_here(4, true);
+  EXPECT_EQ(next<MeasureEpoch>().epoch, 0);
+}
+
 TEST_F(NodeMachineTest, ADecisionThatFollowsAViewIsHeededAfterIt) {
   start(view_of_two(1, 0));
   train_to(10);
   tell(ViewEvent{restored_to({10, "object", 9, 100}, view_of_two(2, 10))});
-  tell(EpochDecision{0, true});
+  tell(EpochEvent{0, true, {}});
   node_.view_adopted();
-  node_.state_here(10);
+  node_.state_here(10, false);
   EXPECT_EQ(node_.standing().decided_epochs, 1);
   EXPECT_EQ(next<ComputeStep>().step, 10);
 }

@@ -24,12 +24,11 @@ View some_view() {
   view.members = {{1000001, "a \"quoted\" name", "10.0.0.1:7", {0, 4}, {{0, 3}, {6, 8}}, 120},
                   {1000002, "b", "10.0.0.2:7", {}, {}, -1}};
   view.slice_owners = {0, 0, 0};
+  view.learning_rate = 1.0 / 3;
   return view;
 }
 
-EpochRecord epoch(int64_t number, double loss = 0.5, bool go_on = true) {
-  return {{number, {loss, 0.25}, {}}, go_on};
-}
+EpochRecord epoch(int64_t number, double loss = 0.5) { return {{number, {loss, 0.25}, {}, 0}, {}}; }
 
 // Not in one expression: GCC 12 then finds strings that may not be initialized.
 CheckpointRecord checkpoint_of(int64_t step, uint64_t digest, int64_t bytes, int64_t rows) {
@@ -74,14 +73,16 @@ TEST(Records, EveryKindIsReadAsItWasWritten) {
   expect_same_after_a_round_trip(RunRecord{"0123abcd"});
   expect_same_after_a_round_trip(TermRecord{});
   expect_same_after_a_round_trip(ViewRecord{some_view()});
-  expect_same_after_a_round_trip(EpochRecord{{4, {0.1, 1.0 / 3}, {1e-300, 0.7}}, false});
+  expect_same_after_a_round_trip(EpochRecord{{4, {0.1, 1.0 / 3}, {1e-300, 0.7}, 0}, {}});
+  expect_same_after_a_round_trip(
+      EpochRecord{{9, {0.1}, {}, 47}, {true, 1.0 / 3, {2, 7}, 7, {"a \"note\"", ""}}});
   expect_same_after_a_round_trip(checkpoint_of(240, 1, 1LL << 40, 1LL << 50));
   expect_same_after_a_round_trip(EndRecord{});
 }
 
 TEST(Records, LossesThatAreNoNumbersAreKept) {
   const double infinity = std::numeric_limits<double>::infinity();
-  expect_same_after_a_round_trip(EpochRecord{{0, {infinity, 0}, {-infinity}}, true});
+  expect_same_after_a_round_trip(EpochRecord{{0, {infinity, 0}, {-infinity}, 0}, {}});
   const auto read = decode_record(encode_record(epoch(0, std::nan(""))));
   ASSERT_TRUE(read.ok()) << read.error().message;
   EXPECT_TRUE(std::isnan(std::get<EpochRecord>(*read).done.sums[0]));
@@ -99,12 +100,17 @@ TEST(Records, EpochsOfTheFormatBeforeAreRead) {
   ASSERT_EQ(record.done.validation.size(), 3u);
   EXPECT_TRUE(std::isnan(record.done.validation[0]));
   EXPECT_EQ(record.done.validation[1], 0.6);
-  EXPECT_FALSE(record.go_on);
+  EXPECT_EQ(record.decision, EpochDecision{});
 }
 
 TEST(Records, TheTextOfAnEpochIsFixed) {
-  EXPECT_EQ(encode_record(EpochRecord{{4, {0.1, 58}, {2}}, true}),
-            R"({"epoch":4,"go_on":true,"record":"EPOCH","sums":["0.1","58"],"validation":["2"]})");
+  EXPECT_EQ(encode_record(EpochRecord{{4, {0.1, 58}, {2}, 0}, {false, 0.5, {3}, {}, {}}}),
+            R"({"decision":{"keep":[3],"learning_rate":"0.5","stop":false},"epoch":4,)"
+            R"("record":"EPOCH","sums":["0.1","58"],"validation":["2"]})");
+  const std::string before =
+      R"({"epoch":4,"go_on":true,"record":"EPOCH","sums":["0.1","58"],"validation":["2"]})";
+  EXPECT_EQ(std::get<EpochRecord>(decode_record(before).value()),
+            (EpochRecord{{4, {0.1, 58}, {2}, 0}, {}}));
 }
 
 TEST(Records, TheTextOfACheckpointIsFixed) {
@@ -191,6 +197,29 @@ TEST(Compacted, GivesTheSameRecovery) {
   const std::vector<JobRecord> fewest = compacted(job);
   EXPECT_EQ(fewest.size(), 8u);  // RUN, VIEW, three epochs, three checkpoints
   expect_same_job(recover_job(fewest, 10), job);
+}
+
+TEST(Kept, TheStatesOfTheEpochsThatTheNewestDecisionKeeps) {
+  std::vector<EpochRecord> epochs = {epoch(0), epoch(1), epoch(2)};
+  EXPECT_FALSE(is_kept(10, epochs, 10));
+  epochs[0].decision.keep = {0};
+  epochs[2].decision.keep = {1};
+  epochs[2].decision.best = 2;
+  epochs[2].done.cut_at = 23;
+  EXPECT_FALSE(is_kept(10, epochs, 10));
+  EXPECT_TRUE(is_kept(20, epochs, 10));
+  EXPECT_TRUE(is_kept(23, epochs, 10));
+  EXPECT_FALSE(is_kept(30, epochs, 10));
+}
+
+TEST(FinalState, IsThatOfTheBestEpochOrTheLast) {
+  std::vector<EpochRecord> epochs = {epoch(0), epoch(1)};
+  const std::vector<CheckpointRecord> checkpoints = {checkpoint(10), checkpoint(20)};
+  EXPECT_EQ(final_state({}, checkpoints, 10), std::nullopt);
+  EXPECT_EQ(final_state(epochs, checkpoints, 10)->step, 20);
+  epochs[1].decision.best = 0;
+  EXPECT_EQ(final_state(epochs, checkpoints, 10)->step, 10);
+  EXPECT_EQ(final_state(epochs, {checkpoint(20)}, 10), std::nullopt);
 }
 
 TEST(Compacted, KeepsThatTheJobHasEnded) {

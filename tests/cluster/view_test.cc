@@ -48,11 +48,9 @@ std::vector<int> each_once() { return std::vector<int>(8, 1); }
 
 TEST(MakeView, TheFirstViewStartsAllFromTheInitialState) {
   ViewRequest first = request(1, {at(1, -1), at(2, -1), at(3, -1)});
-  first.decided_epochs = 4;
   const View view = make_view({}, first);
   EXPECT_EQ(view.number, 1);
   EXPECT_EQ(view.era, 1);
-  EXPECT_EQ(view.decided_epochs, 4);
   EXPECT_TRUE(view.restores);
   EXPECT_EQ(view.restore, StateRef{});
   EXPECT_EQ(view.first_step, 0);

@@ -6,6 +6,7 @@
 Needs the packages of tests/golden/requirements.txt; `./dev golden` makes an environment for it.
 Optimizers: ten steps in float64 over a small vector, weights and gradients by the formula of
 make_golden.py (tensors 0 and 1 + step), in [-1, 1); the weights and slots after the last step.
+Where norms or names count the vector is cut into two variables, w and b.
 Schedules: the rate of every 7th of 200 steps.
 """
 
@@ -26,6 +27,8 @@ SIZE = 37
 STEPS = 10
 SCHEDULE_STEPS = range(0, 200, 7)
 DIGITS = 9
+PARTS = {"w": 20, "b": SIZE - 20}
+EXCLUDED = ["b"]
 
 
 def schedule_cases():
@@ -86,7 +89,39 @@ def optimizer_cases():
                                weight_decay=0.1),
         "lion": o.Lion(0.1),
         "lion_options": o.Lion(0.05, beta_1=0.7, beta_2=0.8, weight_decay=0.3, clipvalue=0.6),
+        "adam_average": o.Adam(0.1, use_ema=True, ema_momentum=0.8),
+        "sgd_average_overwrites": o.SGD(0.1, use_ema=True, ema_momentum=0.7,
+                                        ema_overwrite_frequency=3),
+        "sgd_accumulates": o.SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.1,
+                                 gradient_accumulation_steps=3),
+        "adam_accumulates": o.Adam(schedules.ExponentialDecay(0.2, 3, 0.5), clipvalue=0.3,
+                                   gradient_accumulation_steps=4),
+        "sgd_average_accumulates": o.SGD(0.1, momentum=0.5, use_ema=True, ema_momentum=0.9,
+                                         ema_overwrite_frequency=2,
+                                         gradient_accumulation_steps=2),
     }
+
+
+def optimizer_cases_of_two():
+    o = optimizers
+    return {
+        "adam_clipnorm": o.Adam(0.1, clipnorm=2.0),
+        "sgd_clipnorm": o.SGD(0.1, momentum=0.9, clipnorm=2.4),
+        "sgd_global_clipnorm": o.SGD(0.1, momentum=0.9, global_clipnorm=3.3),
+        "rmsprop_global_clipnorm": o.RMSprop(0.1, weight_decay=0.1, global_clipnorm=0.7),
+        "adam_accumulates_clipnorm": o.Adam(0.1, clipnorm=1.2, gradient_accumulation_steps=2),
+        "lamb": o.Lamb(0.1),
+        "lamb_options": o.Lamb(0.05, beta_1=0.7, beta_2=0.8, epsilon=1e-2, weight_decay=0.4,
+                               global_clipnorm=1.5),
+        "lamb_accumulates": o.Lamb(0.1, weight_decay=0.2, gradient_accumulation_steps=3),
+        "adamw_excludes": excluding(o.AdamW(0.1, weight_decay=0.5)),
+        "lamb_excludes": excluding(o.Lamb(0.1, weight_decay=0.5)),
+    }
+
+
+def excluding(optimizer):
+    optimizer.exclude_from_weight_decay(var_names=EXCLUDED)
+    return optimizer
 
 
 def made_up(tensor):
@@ -97,17 +132,28 @@ def rounded(values):
     return [float(f"{value:.{DIGITS}g}") for value in np.asarray(values, dtype=np.float64)]
 
 
-def train(optimizer):
-    weight = keras.Variable(made_up(0), dtype="float64", name="w")
-    optimizer.build([weight])
+def train(optimizer, parts):
+    ends = list(np.cumsum(list(parts.values())))
+    cut = lambda values: np.split(values, ends[:-1])
+    weights = [keras.Variable(part, dtype="float64", name=name)
+               for name, part in zip(parts, cut(made_up(0)))]
+    optimizer.build(weights)
     for step in range(STEPS):
-        optimizer.apply([made_up(1 + step)], [weight])
-    slots = [variable for variable in optimizer.variables if variable.shape == (SIZE,)]
-    return {
-        "config": optimizers.serialize(optimizer),
-        "weights": rounded(weight),
-        "slots": [[slot.name.split("_", 1)[1], rounded(slot)] for slot in slots],
+        optimizer.apply(cut(made_up(1 + step)), weights)
+    slots = {}
+    for variable in optimizer.variables:
+        if variable.shape != ():
+            slots.setdefault(variable.name.split("_", 1)[1], []).append(np.asarray(variable))
+    config = optimizers.serialize(optimizer)
+    if getattr(optimizer, "_exclude_from_weight_decay_pattern", None):
+        config["config"]["exclude_from_weight_decay"] = EXCLUDED  # which Keras keeps to itself
+    made = {
+        "config": config,
+        "weights": rounded(np.concatenate([np.asarray(weight) for weight in weights])),
+        "slots": [[name, rounded(np.concatenate(parts))] for name, parts in slots.items()],
     }
+    return made if len(parts) == 1 else {"parts": [[name, size] for name, size in parts.items()],
+                                         **made}
 
 
 def sampled(schedule):
@@ -128,7 +174,10 @@ def main():
         "steps": STEPS,
         "schedule_every": SCHEDULE_STEPS.step,
         "schedules": {name: sampled(schedule) for name, schedule in schedule_cases().items()},
-        "optimizers": {name: train(optimizer) for name, optimizer in optimizer_cases().items()},
+        "optimizers": {
+            **{name: train(each, {"w": SIZE}) for name, each in optimizer_cases().items()},
+            **{name: train(each, PARTS) for name, each in optimizer_cases_of_two().items()},
+        },
     }
     text = json.dumps(made).replace("}}, ", "}},\n").replace("]]}, ", "]]},\n") + "\n"
     if not options.check:

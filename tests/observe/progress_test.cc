@@ -92,9 +92,9 @@ TEST_F(ProgressTest, AResumedJobSaysFromWhere) {
 }
 
 TEST_F(ProgressTest, AnEpochIsToldInTheOrderOfKeras) {
-  progress_.observe(EpochDone{0, {5, 30, 40}, {}});
+  progress_.observe(EpochRecord{{0, {5, 30, 40}, {}, 0}, {}});
   EXPECT_THAT(text(), HasSubstr("s - loss: 0.1250 - accuracy: 0.7500\n"));
-  progress_.observe(EpochDone{0, {5, 30, 40}, {4, 4, 8}});
+  progress_.observe(EpochRecord{{0, {5, 30, 40}, {4, 4, 8}, 0}, {}});
   EXPECT_THAT(text(), HasSubstr("s - loss: 0.1250 - accuracy: 0.7500 - val_loss: 0.5000 - "
                                 "val_accuracy: 0.5000\n"));
 }

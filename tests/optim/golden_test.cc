@@ -51,14 +51,20 @@ std::vector<float> made_up(uint64_t tensor, int64_t count) {
   return values;
 }
 
+struct Part {
+  std::string name;
+  int64_t begin = 0, count = 0;
+};
+
 struct State {
   Device& device;
   int64_t count;
+  std::vector<Part> parts;                       // parameters
   std::vector<std::unique_ptr<Buffer>> vectors;  // weights, slots
   std::unique_ptr<Buffer> gradient;
 
   State(Device& on, const Optimizer& optimizer, int64_t size)
-      : device(on), count(size), gradient(allocate_floats(on, size)) {
+      : device(on), count(size), parts({{"w", 0, size}}), gradient(allocate_floats(on, size)) {
     add(made_up(0, count));
     for (const OptimizerSlot& slot : optimizer.slots()) {
       add(std::vector<float>(static_cast<size_t>(count), slot.initial_value));
@@ -69,12 +75,40 @@ struct State {
     upload(device, values, vectors.back()->data());
   }
   void step(const Optimizer& optimizer, int64_t t, DigestLanes* lanes) {
-    upload(device, made_up(static_cast<uint64_t>(t), count), gradient->data());
-    std::vector<float*> slots;
-    for (size_t i = 1; i < vectors.size(); ++i) slots.push_back(vectors[i]->data());
-    const Status updated = device.update(optimizer.update_at(t), gradient->data(),
-                                         vectors[0]->data(), slots, count, lanes);
-    ASSERT_TRUE(updated.ok()) << updated.error().message;
+    const std::vector<float> gradients = made_up(static_cast<uint64_t>(t), count);
+    upload(device, gradients, gradient->data());
+    const std::vector<StepTerms> terms = terms_of(optimizer, t, gradients);
+    for (size_t part = 0; part < parts.size(); ++part) {
+      const int64_t begin = parts[part].begin;
+      std::vector<float*> slots;
+      for (size_t i = 1; i < vectors.size(); ++i) slots.push_back(vectors[i]->data() + begin);
+      const Status updated =
+          device.update(optimizer.update_at(t, terms[part]), gradient->data() + begin,
+                        vectors[0]->data() + begin, slots, parts[part].count, lanes);
+      ASSERT_TRUE(updated.ok()) << updated.error().message;
+    }
+  }
+  // With the norms of each part.
+  std::vector<StepTerms> terms_of(const Optimizer& optimizer, int64_t t,
+                                  const std::vector<float>& gradients) {
+    std::vector<std::vector<float>> host;
+    for (size_t i = 0; i < vectors.size(); ++i) host.push_back(copy(i));
+    ParameterMemory all{gradients.data(), host[0].data(), {}};
+    for (size_t i = 1; i < host.size(); ++i) all.slots[i - 1] = host[i].data();
+    std::vector<StepTerms> terms(parts.size());
+    std::vector<double> squares;
+    for (const Part& part : parts) {
+      squares.push_back(optimizer.gradient_squares(t, all.from(part.begin), part.count));
+    }
+    const std::vector<double> scales = optimizer.gradient_scales(squares);
+    for (size_t i = 0; i < parts.size(); ++i) {
+      terms[i].decays = optimizer.decays(parts[i].name);
+      if (optimizer.clips_by_norm()) terms[i].gradient_scale = scales[i];
+      if (!optimizer.has_trust()) continue;
+      terms[i].trust = optimizer.trust_of(
+          optimizer.trust_squares(t, terms[i], all.from(parts[i].begin), parts[i].count));
+    }
+    return terms;
   }
   std::vector<float> copy(size_t i) { return fetch(device, vectors[i]->data(), count); }
 };
@@ -97,6 +131,13 @@ class OptimizerGolden : public testing::TestWithParam<std::tuple<std::string, st
 
 TEST_P(OptimizerGolden, ten_steps_agree_with_keras) {
   State state(*device_, optimizer_, golden_file().at("size"));
+  if (golden_.contains("parts")) {
+    state.parts.clear();
+    for (const auto& part : golden_.at("parts")) {
+      const int64_t begin = state.parts.empty() ? 0 : state.parts.back().count;
+      state.parts.push_back({part[0], begin, part[1]});
+    }
+  }
   for (int64_t t = 1; t <= golden_file().at("steps"); ++t) state.step(optimizer_, t, nullptr);
   expect_close(golden_.at("weights"), state.copy(0), "weights");
   ASSERT_EQ(golden_.at("slots").size(), optimizer_.slots().size());

@@ -74,13 +74,51 @@ TEST(Optimizer, refuses_what_it_does_not_know_by_name) {
   EXPECT_EQ(
       error_of({{"name", "adm"}}),
       "unknown optimizer 'adm'; did you mean 'adam'? Known: adam, sgd, adamw, rmsprop, adadelta, "
-      "adagrad, adamax, nadam, ftrl, lion");
+      "adagrad, adamax, nadam, ftrl, lion, lamb, lars");
   EXPECT_EQ(error_of({{"name", "sgd"}, {"learning_rat", 0.1}}),
             "optimizer 'sgd': unknown key 'learning_rat'; did you mean 'learning_rate'? Known: "
-            "clipvalue, learning_rate, momentum, nesterov, weight_decay");
+            "clipnorm, clipvalue, ema_momentum, ema_overwrite_frequency, "
+            "exclude_from_weight_decay, global_clipnorm, gradient_accumulation_steps, "
+            "learning_rate, momentum, nesterov, use_ema, weight_decay");
   EXPECT_EQ(error_of("adam"),
             "an optimizer is written {\"name\": \"adam\", \"learning_rate\": 0.001}, not \"adam\"");
   EXPECT_FALSE(error_of(Json::object()).empty());
+}
+
+TEST(Optimizer, a_rate_that_is_given_takes_the_place_of_its_own) {
+  const Optimizer sgd = Optimizer::create({{"name", "sgd"}}).value();
+  StepTerms terms;
+  terms.learning_rate = 0.25;
+  EXPECT_EQ(std::get<SgdUpdate>(sgd.update_at(1, terms)).learning_rate, 0.25f);
+}
+
+TEST(Optimizer, clips_all_parameters_by_one_norm_or_each_by_its_own) {
+  const Optimizer each = Optimizer::create({{"name", "sgd"}, {"clipnorm", 2}}).value();
+  const Optimizer all = Optimizer::create({{"name", "sgd"}, {"global_clipnorm", 2}}).value();
+  const std::vector<double> squares = {9, 16, 1};
+  EXPECT_EQ(each.gradient_scales(squares), (std::vector<double>{2.0 / 3, 0.5, 1}));
+  EXPECT_EQ(all.gradient_scales(squares), std::vector<double>(3, 2 / std::sqrt(26.0)));
+  for (const double bad : {std::nan(""), HUGE_VAL}) {
+    EXPECT_TRUE(std::isnan(each.gradient_scales(std::vector{bad})[0]));
+  }
+}
+
+// You, Gitman, Ginsburg 2017, algorithm 1, in double.
+TEST(Optimizer, lars_follows_its_paper) {
+  const Optimizer lars = Optimizer::create({{"name", "lars"},
+                                            {"learning_rate", 0.5},
+                                            {"momentum", 0.9},
+                                            {"weight_decay", 0.01},
+                                            {"trust_coefficient", 0.02}})
+                             .value();
+  const std::vector<float> weights = {3, -4};
+  const std::vector<float> gradient = {0.6f, 0.8f};
+  const std::vector<float> momentum = {0, 0};
+  const ParameterMemory memory{gradient.data(), weights.data(), {momentum.data()}};
+  const double trust = lars.trust_of(lars.trust_squares(1, {}, memory, 2));
+  EXPECT_NEAR(trust, 0.02 * 5 / (1 + 0.01 * 5), 1e-8);
+  const float zero[] = {0, 0};
+  EXPECT_EQ(lars.trust_of(lars.trust_squares(1, {}, {gradient.data(), zero, {zero}}, 2)), 1);
 }
 
 TEST(Optimizer, refuses_values_out_of_range) {

@@ -33,11 +33,22 @@ TEST(OptimizerRecipe, switched_off_options_change_nothing) {
 }
 
 TEST(OptimizerRefusals, what_comes_later_is_named) {
-  EXPECT_EQ(error_of(R"({"name": "Lamb"})"), "optimizer 'lamb' comes later; use adam or adamw");
-  EXPECT_EQ(error_of(R"({"name": "adam", "clipnorm": 1})"),
-            "optimizer 'adam': clipnorm comes later; leave it out");
-  EXPECT_EQ(error_of(R"({"name": "lion", "use_ema": true})"),
-            "optimizer 'lion': use_ema comes later; leave it out");
+  EXPECT_EQ(error_of(R"({"name": "Muon"})"), "optimizer 'muon' comes later; use adam or adamw");
+  EXPECT_EQ(error_of(R"({"name": "adam", "loss_scale_factor": 2})"),
+            "optimizer 'adam': loss_scale_factor comes later; leave it out");
+}
+
+TEST(OptimizerRefusals, what_does_not_go_together_is_named) {
+  EXPECT_EQ(error_of(R"({"name": "adam", "clipnorm": 1, "clipvalue": 2})"),
+            "optimizer 'adam': clipnorm and clipvalue exclude each other: give one");
+  EXPECT_EQ(error_of(R"({"name": "adam", "gradient_accumulation_steps": 1})"),
+            "optimizer 'adam': gradient_accumulation_steps must be a whole number of at least 2, "
+            "or null, not 1");
+  EXPECT_EQ(error_of(R"({"name": "adam", "use_ema": true, "gradient_accumulation_steps": 2})"),
+            "optimizer 'adam': with use_ema and gradient_accumulation_steps it keeps 4 vectors "
+            "beside the weights, at most 3 are possible: leave one out");
+  EXPECT_EQ(error_of(R"({"name": "adamw", "exclude_from_weight_decay": "bias"})"),
+            "optimizer 'adamw': exclude_from_weight_decay must be a list of names, not \"bias\"");
 }
 
 TEST(ScheduleRefusals, say_what_is_wrong) {

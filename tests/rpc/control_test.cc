@@ -79,6 +79,7 @@ View full_view() {
   view.members = {{7, "a", "h:1", {0, 3}, {{0, 1}, {2, 2}, {4, 6}}, -1},
                   {9, "b", "h:2", {3, 3}, {}, 1'000'000'000'000}};
   view.slice_owners = {0, 1, 0};
+  view.learning_rate = std::nextafter(0.1, 1.0);
   return view;
 }
 
@@ -86,7 +87,7 @@ TEST_F(ControlTest, PollBringsEveryKindOfEventInOrder) {
   service_.reply = {
       5,
       true,
-      {HoldEvent{6}, ViewEvent{full_view()}, EpochDecision{3, false}, SnapshotEvent{1LL << 42},
+      {HoldEvent{6}, ViewEvent{full_view()}, EpochEvent{3, false, 0.25}, SnapshotEvent{1LL << 42},
        CheckpointEvent{1LL << 43}, StopEvent{ErrorKind::halted, true, "done"}}};
   start();
   const auto reply = connect()->poll({7, 3, 1LL << 44});
@@ -100,8 +101,9 @@ TEST_F(ControlTest, PollBringsEveryKindOfEventInOrder) {
   ASSERT_EQ(events.size(), 6u);
   EXPECT_EQ(std::get<HoldEvent>(events[0]).number, 6);
   EXPECT_EQ(std::get<ViewEvent>(events[1]).view, full_view());
-  EXPECT_EQ(std::get<EpochDecision>(events[2]).epoch, 3);
-  EXPECT_FALSE(std::get<EpochDecision>(events[2]).go_on);
+  EXPECT_EQ(std::get<EpochEvent>(events[2]).epoch, 3);
+  EXPECT_FALSE(std::get<EpochEvent>(events[2]).go_on);
+  EXPECT_EQ(std::get<EpochEvent>(events[2]).learning_rate, std::optional<double>(0.25));
   EXPECT_EQ(std::get<SnapshotEvent>(events[3]).step, 1LL << 42);
   EXPECT_EQ(std::get<CheckpointEvent>(events[4]).step, 1LL << 43);
   EXPECT_EQ(std::get<StopEvent>(events[5]).kind, ErrorKind::halted);
@@ -144,9 +146,10 @@ TEST_F(ControlTest, EpochReportKeepsEveryBit) {
   start();
   const float tiny = std::numeric_limits<float>::denorm_min();
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  const EpochReport report{7, 2, 1, {-0.0, 3, 100}, {{0, 1, {tiny, 20}}, {9, 2, {nan}}}};
+  const EpochReport report{7, 2, 1, 1LL << 40, {-0.0, 3, 100}, {{0, 1, {tiny, 20}}, {9, 2, {nan}}}};
   ASSERT_TRUE(connect()->report_epoch(report).ok());
   EXPECT_EQ(service_.epoch_.epoch, 1);
+  EXPECT_EQ(service_.epoch_.step, 1LL << 40);
   EXPECT_EQ(service_.epoch_.sums, (MetricSums{0, 3, 100}));
   EXPECT_TRUE(std::signbit(service_.epoch_.sums[0]));
   ASSERT_EQ(service_.epoch_.validation.size(), 2u);
@@ -236,11 +239,12 @@ TEST_F(ControlTest, NumbersOutOfRangeNeverReachTheService) {
   refusal(client->report_step({7, 0, -3, {}, 0, {}}), "step.step is -3");
   refusal(client->report_step({7, -2, 3, {}, 0, {}}), "step.era is -2");
   refusal(client->report_step({7, 0, 3, {}, 0, {{-2, 0, {}}}}), "step.partitions.partition is -2");
-  refusal(client->report_epoch({7, 0, 1, {}, {{0, -9, {}}}}), "epoch.validation.partition is -9");
+  refusal(client->report_epoch({7, 0, 1, 0, {}, {{0, -9, {}}}}),
+          "epoch.validation.partition is -9");
   const MetricSums many(kMaxMetricSums + 1);
   refusal(client->report_step({7, 0, 3, many, 0, {}}), "step.sums has 4097 numbers");
-  refusal(client->report_epoch({7, 0, 1, many, {}}), "epoch.sums has 4097 numbers");
-  refusal(client->report_epoch({7, 0, 1, {}, {{0, 0, many}}}),
+  refusal(client->report_epoch({7, 0, 1, 0, many, {}}), "epoch.sums has 4097 numbers");
+  refusal(client->report_epoch({7, 0, 1, 0, {}, {{0, 0, many}}}),
           "epoch.validation.sums has 4097 numbers");
   refusal(client->report_fault({7, -1, 0, ""}), "fault.accused is -1");
   const auto poll_refusal = [&](const PollRequest& request, const std::string& field) {
@@ -308,7 +312,8 @@ TEST_F(ControlTest, BadAnswersAreTheCoordinatorsFailure) {
   bad_member([](Member* member) { member->carried[2].end = 3; }, "carried.end is 3");
   bad_member([](Member* member) { member->carried[2].begin = 1; }, "carried.begin is 1");
   failure(HoldEvent{-1}, "hold.number is -1");
-  failure(EpochDecision{-1, true}, "epoch_decision.epoch is -1");
+  failure(EpochEvent{-1, true, {}}, "epoch.epoch is -1");
+  failure(EpochEvent{1, true, -1.0}, "epoch.learning_rate is -1");
   failure(SnapshotEvent{-1}, "snapshot.step is -1");
   failure(CheckpointEvent{-1}, "checkpoint.step is -1");
   failure(StopEvent{static_cast<ErrorKind>(5), false, ""}, "stop.kind is 5");

@@ -49,18 +49,21 @@ void Head::recover(bool may_return) {
     }
     term = std::max(term, entry.term);
     records.push_back(*record);
-    const auto* checkpoint = std::get_if<CheckpointRecord>(&*record);
-    const bool there =
-        checkpoint == nullptr || (world_.store->objects.contains(checkpoint->state.object) &&
-                                  world_.store->objects.contains(checkpoint->manifest));
+  }
+  const int64_t per_epoch = world_.setting.facts.steps_per_epoch();
+  const RecoveredJob job = recover_job(records, per_epoch);
+  for (const CheckpointRecord& checkpoint : job.checkpoints) {
+    const bool is_newest = checkpoint == job.checkpoints.back();
+    if (!is_newest && !is_kept(checkpoint.state.step, job.epochs, per_epoch)) continue;
+    const bool there = world_.store->objects.contains(checkpoint.state.object) &&
+                       world_.store->objects.contains(checkpoint.manifest);
     if (!there) world_.fail("a CHECKPOINT record without its object");
   }
-  const RecoveredJob job = recover_job(records, world_.setting.facts.steps_per_epoch());
   if ((job.view ? job.view->number : 0) < world_.store->promised_view) {
     world_.fail("a view that members have is not in the log");
   }
   if (job.ended) {
-    world_.job_completed(job.checkpoints.back().state);
+    world_.job_completed(*final_state(job.epochs, job.checkpoints, per_epoch));
     return;
   }
   term_ = term + 1;
@@ -193,11 +196,7 @@ void Head::commit(const CommitCheckpoint& checkpoint) {
   const std::string bytes = world_.store->objects.contains(checkpoint.state.object)
                                 ? world_.store->objects[checkpoint.state.object]
                                 : "";
-  const bool whole =
-      checkpoint.samples_consumed ==
-      step / world_.setting.facts.steps_per_epoch() * world_.setting.facts.train_rows +
-          step % world_.setting.facts.steps_per_epoch() * world_.setting.facts.batch_size;
-  if (!whole) {
+  if (checkpoint.samples_consumed != world_.rows_before(step)) {
     world_.fail(
         fmt::format("checkpoint of step {} counts {} samples", step, checkpoint.samples_consumed));
   }
@@ -210,6 +209,7 @@ void Head::commit(const CommitCheckpoint& checkpoint) {
     world_.fail(fmt::format("the checkpoint of step {} is wrong", step));
   }
   const std::string manifest = fmt::format("manifest{}", step);
+  drop_checkpoints(step);
   const CheckpointRecord record{checkpoint.state, manifest, checkpoint.samples_consumed};
   const auto log_it = [this, record] {
     append(record, [this, record] {
@@ -236,6 +236,19 @@ void Head::commit(const CommitCheckpoint& checkpoint) {
                  write_object();
                  log_it();
                });
+}
+
+// What no decision keeps and is not among the newest goes, as in a journal.
+void Head::drop_checkpoints(int64_t newest) {
+  std::vector<JobRecord> records;
+  for (const Store::Entry& entry : world_.store->log) records.push_back(*decode_record(entry.body));
+  const int64_t per_epoch = world_.setting.facts.steps_per_epoch();
+  const RecoveredJob job = recover_job(records, per_epoch);
+  for (size_t i = 0; i + 2 < job.checkpoints.size(); ++i) {
+    const StateRef& state = job.checkpoints[i].state;
+    if (state.step == newest || is_kept(state.step, job.epochs, per_epoch)) continue;
+    if (world_.store->objects.erase(state.object) > 0) world_.count("checkpoints that went");
+  }
 }
 
 // The log is written anew with the fewest records; the same job must come back from it.

@@ -71,6 +71,7 @@ class Head {
   void deliver(SessionId session);
   void check_event(const NodeEvent& event);
   void check_view(const View& view);
+  void drop_checkpoints(int64_t newest);
   void compact();
   Status after(Status status, CoordinatorActions actions);
 

@@ -188,7 +188,7 @@ void SimNode::restore(const StateRef& state) {
     self->has_state_bytes_ = true;
     self->world_.trace("{} restored step {}", self->name_, state.step);
     self->world_.check_state(state.step, self->state_.digest(), self->name_, self->era());
-    self->machine_->state_here(state.step);
+    self->machine_->state_here(state.step, self->ends_epoch());
     for (const Member& member : self->machine_->view()->members) self->send_state(member.session);
     self->done();
   });
@@ -211,7 +211,7 @@ void SimNode::await_state(int64_t step) {
   has_state_bytes_ = true;
   world_.count("states received");
   world_.check_state(step, state_.digest(), name_, era());
-  machine_->state_here(step);
+  machine_->state_here(step, ends_epoch());
   wake();
 }
 
@@ -308,7 +308,8 @@ void SimNode::apply(int64_t step, const std::vector<float>& flat) {
     const auto owner = static_cast<size_t>(view.slice_owners[static_cast<size_t>(slice)]);
     if (view.members[owner].session == session_) own.push_back(slice);
   }
-  world_.model->apply(&state_, flat, static_cast<int>(view.members.size()), own);
+  world_.model->apply(&state_, flat, static_cast<int>(view.members.size()), own,
+                      machine_->learning_rate());
   StepReport report{session_, view.era, step, world_.model->sums_of(step, flat), 0, {}};
   if (world_.setting.facts.verify_every > 0) report.digest = state_.digest();
   for (const int p : contributed_) {
@@ -323,7 +324,7 @@ void SimNode::apply(int64_t step, const std::vector<float>& flat) {
     if (self->values_.size() > 3 || self->exchange_->steps_held() > 3) {
       self->world_.fail(fmt::format("{} holds more than three steps", self->name_));
     }
-    self->machine_->applied();
+    self->machine_->applied(self->ends_epoch());
     self->contributed_.clear();
     self->kept_steps_.push_back(report);
     self->report(report);
@@ -331,9 +332,13 @@ void SimNode::apply(int64_t step, const std::vector<float>& flat) {
   });
 }
 
+bool SimNode::ends_epoch() const { return sim::ends_epoch(world_.setting.facts, state_.sums); }
+
 void SimNode::measure(const MeasureEpoch& action) {
-  EpochReport report{session_, era(), action.epoch, state_.sums, {}};
+  EpochReport report{session_, era(), action.epoch, state_.step, state_.sums, {}};
+  const bool validates = world_.setting.facts.validation_rows_of(action.epoch) > 0;
   for (const PartitionRange range : action.partitions) {
+    if (!validates) break;
     for (int p = range.begin; p < range.end; ++p) {
       const auto parts = world_.model->validate(state_, p);
       report.validation.insert(report.validation.end(), parts.begin(), parts.end());

@@ -99,6 +99,7 @@ class SimNode : public std::enable_shared_from_this<SimNode> {
   void slice_ready(int64_t step, int slice, const std::vector<Piece>& roots);
   void train_alone(const TrainAlone& action);
   void apply(int64_t step, const std::vector<float>& flat);
+  bool ends_epoch() const;
   void measure(const MeasureEpoch& action);
   std::vector<Piece> gradients(const std::vector<PartitionRange>& partitions);
 

@@ -163,7 +163,7 @@ void SimNode::polled(const Result<PollReply>& reply) {
       std::erase_if(kept_steps_,
                     [&](const StepReport& step) { return step.step < machine_->durable_step(); });
     }
-    if (std::holds_alternative<EpochDecision>(event)) {
+    if (std::holds_alternative<EpochEvent>(event)) {
       std::erase_if(kept_epochs_, [&](const EpochReport& epoch) {
         return epoch.epoch < machine_->standing().decided_epochs;
       });

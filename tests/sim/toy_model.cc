@@ -1,6 +1,7 @@
 #include "tests/sim/toy_model.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -8,6 +9,7 @@
 #include "host/core/digest.h"
 #include "host/core/planted.h"
 #include "host/core/rng.h"
+#include "host/job/callbacks.h"
 #include "host/reduce/layout.h"
 
 namespace lockstep::sim {
@@ -26,6 +28,8 @@ T take(const std::string& bytes, size_t* at) {
   *at += sizeof value;
   return value;
 }
+
+constexpr const char* kEndsEarly = "{\"ends\": \"early\"}";  // a job
 
 // In (-1, 1).
 float signed_uniform(uint64_t bits) {
@@ -142,8 +146,9 @@ float ToyModel::dropout(int64_t epoch, int64_t position, int weight, int local_r
 
 std::vector<float> ToyModel::gradient(const ToyState& state, int partition, int local_row) const {
   const int64_t step = state.step;
-  const int64_t epoch = step / facts_.steps_per_epoch();
-  const int64_t batch_begin = step % facts_.steps_per_epoch() * facts_.batch_size;
+  const int64_t epoch = (step + facts_.first_batch) / facts_.batches_per_pass();
+  const int64_t batch_begin =
+      (step + facts_.first_batch) % facts_.batches_per_pass() * facts_.batch_size;
   const int64_t begin =
       partition_begin(facts_.rows_of_step(step), facts_.partitions, partition) + batch_begin;
   std::vector<float> flat(static_cast<size_t>(flat_size()), -0.0f);
@@ -170,7 +175,8 @@ std::vector<float> ToyModel::gradient(const ToyState& state, int partition, int 
 }
 
 void ToyModel::apply(ToyState* state, const std::vector<float>& flat, int members,
-                     const std::vector<int>& own_slices) const {
+                     const std::vector<int>& own_slices,
+                     std::optional<double> learning_rate) const {
   const int64_t rows = facts_.rows_of_step(state->step);
   const int weights = facts_.slices * kWidth;
   const float divisor = static_cast<float>(planted(Bug::mean_over_nodes) ? members : rows);
@@ -182,11 +188,12 @@ void ToyModel::apply(ToyState* state, const std::vector<float>& flat, int member
     const float mean = flat[static_cast<size_t>(i)] / divisor;
     norm += mean * mean;
   }
+  const auto rate = static_cast<float>(learning_rate.value_or(0.1));
   const float scale = norm > 0.25f ? 0.5f / std::sqrt(norm) : 1.0f;
   for (int i = 0; i < weights; ++i) {
     const auto at = static_cast<size_t>(i);
     state->momentum[at] = 0.9f * state->momentum[at] + flat[at] / divisor * scale;
-    state->weights[at] -= 0.1f * state->momentum[at];
+    state->weights[at] -= rate * state->momentum[at];
   }
   if (state->step % facts_.steps_per_epoch() == 0) state->sums = MetricSums(kToySums);
   add_sums(sums_of(state->step, flat), &state->sums);
@@ -229,7 +236,8 @@ namespace {
 
 EpochDone measure_alone(const ClusterFacts& facts, const ToyModel& model, const ToyState& state,
                         int64_t epoch) {
-  EpochDone done{epoch, state.sums, {}};
+  EpochDone done{epoch, state.sums, {}, 0};
+  if (facts.validation_rows_of(epoch) == 0) return done;
   std::map<int64_t, std::vector<Piece>> batches;
   for (int p = 0; p < facts.partitions; ++p) {
     for (const ValidationPart& part : model.validate(state, p)) {
@@ -246,25 +254,69 @@ EpochDone measure_alone(const ClusterFacts& facts, const ToyModel& model, const 
 
 }  // namespace
 
+bool ends_epoch(const ClusterFacts& facts, const MetricSums& sums) {
+  return facts.job == kEndsEarly && sums[kToyMeasured] > 0 &&
+         mix64(std::bit_cast<uint64_t>(sums[0])) % 16 == 0;
+}
+
+void add_toy_callbacks(const std::string& list, bool ends_early, ClusterFacts* facts) {
+  if (ends_early) facts->job = kEndsEarly;
+  CallbackContext context{{"loss", "accuracy"}, facts->validation_rows > 0, false, 0.1};
+  const auto resolved = resolve_callbacks(nlohmann::json::array({list}));
+  LOCKSTEP_CHECK(resolved.ok());
+  auto made = Callbacks::create(*resolved, context);
+  LOCKSTEP_CHECK(made.ok());
+  const auto callbacks = std::make_shared<Callbacks>(std::move(made).value());
+  const auto logs = [](const EpochDone& done) {
+    EpochLogs result{done.epoch, done.epoch, {}};
+    const auto add = [&](const MetricSums& sums, const std::string& prefix) {
+      result.values[prefix + "loss"] = sums[0] / sums[kToyMeasured];
+      result.values[prefix + "accuracy"] = sums[1] / sums[kToyMeasured];
+    };
+    add(done.sums, "");
+    if (!done.validation.empty()) add(done.validation, "val_");
+    return result;
+  };
+  facts->learning_rate = callbacks->first_learning_rate(0);
+  facts->decide = [=](const std::vector<EpochRecord>& before, const EpochDone& done) {
+    std::vector<DecidedEpoch> decided;
+    for (const EpochRecord& epoch : before) decided.push_back({logs(epoch.done), epoch.decision});
+    EpochDecision decision = callbacks->decide(decided, logs(done));
+    decision.stop = decision.stop || (ends_early && done.cut_at > 0);
+    return decision;
+  };
+}
+
 Reference run_alone(const ClusterFacts& facts, uint64_t seed) {
   const PlantedPause pause;  // the reference has no bugs
   const ToyModel model(facts, seed);
   Reference reference;
   ToyState state = model.initial_state();
   reference.digests.push_back(state.digest());
+  std::vector<std::string> ends;  // the last state of each epoch
+  std::optional<double> rate = facts.learning_rate;
   for (int64_t epoch = 0; epoch < facts.epochs; ++epoch) {
-    for (int64_t i = 0; i < facts.steps_per_epoch(); ++i) {
+    bool cut = false;
+    const int64_t end = (epoch + 1) * facts.steps_per_epoch();
+    while (state.step < end && !cut) {
       std::vector<Piece> pieces;
       for (int p = 0; p < facts.partitions; ++p) {
         if (model.rows(state.step, p) > 0) pieces.push_back({{p, 0}, model.gradient(state, p, 0)});
       }
-      model.apply(&state, *sum_in_tree(pieces, root_subtree(facts.partitions)), 1, {});
+      model.apply(&state, *sum_in_tree(pieces, root_subtree(facts.partitions)), 1, {}, rate);
       reference.digests.push_back(state.digest());
+      cut = ends_epoch(facts, state.sums);
     }
-    reference.epochs.push_back(
-        {measure_alone(facts, model, state, epoch), epoch + 1 < facts.epochs});
+    EpochRecord record{measure_alone(facts, model, state, epoch), {}};
+    if (state.step < end) record.done.cut_at = state.step;
+    if (facts.decide) record.decision = facts.decide(reference.epochs, record.done);
+    rate = record.decision.learning_rate;
+    reference.epochs.push_back(record);
+    ends.push_back(state.bytes());
+    if (record.decision.stop) break;
   }
-  reference.final_bytes = state.bytes();
+  const auto best = reference.epochs.back().decision.best;
+  reference.final_bytes = best ? ends[static_cast<size_t>(*best)] : ends.back();
   return reference;
 }
 

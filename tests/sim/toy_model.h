@@ -53,8 +53,9 @@ class ToyModel {
   // computes of the step before them: a correct model does not look at it.
   std::vector<float> gradient(const ToyState& state, int partition, int local_row) const;
   int rows(int64_t step, int partition) const;
+  // By the rate, or by its own.
   void apply(ToyState* state, const std::vector<float>& flat, int members,
-             const std::vector<int>& own_slices) const;
+             const std::vector<int>& own_slices, std::optional<double> learning_rate) const;
   // Of a step: what stands behind the gradients, and its rows.
   MetricSums sums_of(int64_t step, const std::vector<float>& flat) const;
   // One partition of each validation batch; only those that hold rows.
@@ -67,10 +68,17 @@ class ToyModel {
   const uint64_t seed_;
 };
 
+// Whether an epoch ends with a state that has these sums, whatever steps were to come. So rare that
+// it happens to some runs.
+bool ends_epoch(const ClusterFacts& facts, const MetricSums& sums);
+
+// Keras' callbacks for such a job, in JSON; those that are told to stop where ends_epoch() holds.
+void add_toy_callbacks(const std::string& list, bool ends_early, ClusterFacts* facts);
+
 // The same job without a cluster.
 struct Reference {
   std::vector<uint64_t> digests;  // of state[step]
-  std::string final_bytes;
+  std::string final_bytes;        // of the state whose weights are the job's
   std::vector<EpochRecord> epochs;
 };
 Reference run_alone(const ClusterFacts& facts, uint64_t seed);

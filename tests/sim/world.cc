@@ -163,6 +163,12 @@ void World::samples(const SamplesConsumed& consumed) {
   }
 }
 
+int64_t World::rows_before(int64_t step) const {
+  int64_t rows = 0;
+  for (int64_t i = 0; i < step; ++i) rows += setting.facts.rows_of_step(i);
+  return rows;
+}
+
 void World::job_completed(const StateRef& state) {
   trace("the job is done: step {}", state.step);
   completed_ = state;
@@ -195,20 +201,32 @@ void World::check_result() {
   }
   int64_t rows = 0;
   for (const auto& [key, count] : ledger_) rows += count;
-  if (rows != facts.train_rows * facts.epochs) {
-    fail(fmt::format("{} samples were consumed, not {}", rows, facts.train_rows * facts.epochs));
-  }
+  const int64_t assigned = rows_before(std::ssize(reference.digests) - 1);
+  if (rows != assigned) fail(fmt::format("{} samples were consumed, not {}", rows, assigned));
   std::vector<JobRecord> records;
   for (const Store::Entry& entry : store->log) records.push_back(*decode_record(entry.body));
   const RecoveredJob job = recover_job(records, facts.steps_per_epoch());
   if (!job.ended) fail("the log does not say that the job has ended");
   // A bit that flips between the last digest and the validation spoils a metric, never a weight.
   if (flips == 0 && job.epochs != reference.epochs)
-    fail("the epochs' metrics are not those of a quiet run");
+    fail("the epochs' metrics and decisions are not those of a quiet run");
+  count_decisions(job.epochs);
   const bool one_death =
       setting.faults.one_kill && deaths == 1 && counters.find("restores") == counters.end();
   if (one_death) check_cost();
   if (one_death) count("runs with one death, whose cost is checked");
+}
+
+void World::count_decisions(const std::vector<EpochRecord>& epochs) {
+  for (size_t i = 1; i < epochs.size(); ++i) {
+    const EpochDecision& decision = epochs[i].decision;
+    if (decision.learning_rate != epochs[i - 1].decision.learning_rate) count("rates set");
+  }
+  if (epochs.empty()) return;
+  const EpochRecord& last = epochs.back();
+  if (last.decision.stop) count("runs that stopped early");
+  if (last.done.cut_at > 0) count("runs that ended within an epoch");
+  if (last.decision.best && *last.decision.best != last.done.epoch) count("best weights restored");
 }
 
 // What the dead had of the step under way is computed again, and of the next where it was ahead.
@@ -250,6 +268,28 @@ FaultPlan make_faults(Random* random) {
   return plan;
 }
 
+void add_callbacks(Random* random, ClusterFacts* facts) {
+  const char* monitor = facts->validation_rows > 0 ? "val_loss" : "loss";
+  facts->epochs += random->between(0, 2);
+  if (random->chance(40)) {
+    const int64_t every = random->between(1, 3);
+    facts->validates = [every](int64_t epoch) { return (epoch + 1) % every == 0; };
+  }
+  std::string list;
+  if (random->chance(60)) {
+    list += fmt::format(
+        "EarlyStopping(monitor={}, patience={}, min_delta=0.01, restore_best_weights={}),", monitor,
+        random->between(0, 2), random->chance(70));
+  }
+  if (random->chance(50)) {
+    list += fmt::format("ReduceLROnPlateau(monitor={}, factor=0.5, patience=1, min_delta=0.1),",
+                        monitor);
+  }
+  if (random->chance(30)) list += "LearningRateScheduler(schedule={0: 0.2, 2: 0.05}),";
+  if (random->chance(30)) list += "ModelCheckpoint(save_best_only=True, monitor=accuracy),";
+  add_toy_callbacks(list, random->chance(30), facts);
+}
+
 }  // namespace
 
 Setting make_setting(Random* random) {
@@ -270,6 +310,8 @@ Setting make_setting(Random* random) {
   facts.train_rows = whole * facts.batch_size + rest;
   facts.validation_rows = random->chance(30) ? 0 : random->between(1, 3 * facts.batch_size);
   facts.epochs = random->between(1, 4);
+  facts.steps_of_epoch = random->chance(70) ? 0 : random->between(1, 2 * whole);
+  facts.first_batch = random->chance(80) ? 0 : random->between(0, whole - 1);
   facts.slices = static_cast<int>(random->between(1, 4));
   facts.start_nodes = static_cast<int>(random->between(1, 4));
   facts.min_nodes = static_cast<int>(random->between(1, facts.start_nodes));
@@ -278,6 +320,7 @@ Setting make_setting(Random* random) {
   facts.checkpoint_every_ms = random->chance(50) ? 0 : random->between(200, 3000);
   facts.checkpoint_every_steps = random->chance(50) ? 0 : random->between(1, 5);
   facts.verify_every = random->chance(15) ? 0 : random->chance(80) ? 1 : random->between(2, 4);
+  if (random->chance(50)) add_callbacks(random, &facts);
   setting.slots = static_cast<int>(random->between(facts.start_nodes, facts.max_nodes));
   setting.compute_us = random->between(5, 400) * kMs;
   setting.message_us = random->chance(20) ? random->between(2, 20) * kMs : 1 * kMs;

@@ -114,6 +114,7 @@ class World {
   void computed(int era, int64_t step, int partition);
   void sample_ledger_restart(int64_t step);
   void samples(const SamplesConsumed& consumed);
+  int64_t rows_before(int64_t step) const;
   void job_completed(const StateRef& state);
   void job_failed(const std::string& reason);
   void member_lost(const std::string& why);
@@ -162,6 +163,7 @@ class World {
   void print(const std::string& line);
   void check_result();
   void check_cost();
+  void count_decisions(const std::vector<EpochRecord>& epochs);
   std::string stuck() const;
 
   const bool print_trace_;

@@ -35,8 +35,8 @@ View view_of(int number, int64_t first_step, const std::vector<SessionId>& sessi
   return view;
 }
 
-EpochDone epoch_done(int64_t epoch, double loss) {
-  return {epoch, {20 * loss, 10, 20}, {8 * loss, 2, 8}};
+EpochRecord epoch_done(int64_t epoch, double loss) {
+  return {{epoch, {20 * loss, 10, 20}, {8 * loss, 2, 8}, 0}, {}};
 }
 
 // Observes the steps [begin, end), all partitions told by `session`.
@@ -105,7 +105,7 @@ TEST(JobReport, ARestoreTakesBackWhatCameAfter) {
   report.observe(Restored{2, 16, "no node holds the state"});
   EXPECT_EQ(report.steps(), 2);
   EXPECT_EQ(report.samples_consumed(), 16);
-  EXPECT_TRUE(report.history().at("loss").empty());
+  EXPECT_TRUE(report.history().empty());
   run_steps(report, job, 2, 6, 1);
   report.observe(epoch_done(0, 0.5));
   report.observe(epoch_done(1, 0.25));
@@ -129,11 +129,34 @@ TEST(JobReport, ARestoreAtTheEndOfAnEpochKeepsIt) {
   EXPECT_EQ(report.history().at("loss"), std::vector<double>{0.5});
 }
 
+TEST(JobReport, SaysWhatWasDecided) {
+  Job job = small_job();
+  job.initial_epoch = 4;
+  job.epochs = 9;
+  JobReport report(job, false);
+  run_steps(report, job, 0, 6, 1);
+  EpochRecord first = epoch_done(0, 0.5);
+  first.done.validation.clear();
+  report.observe(first);
+  EpochRecord second = epoch_done(1, 0.75);
+  second.decision = {true, {}, {0, 1}, 0, {"Epoch 6: early stopping"}};
+  report.observe(second);
+  report.finish("completed", "", "", 1);
+  const auto json = report.json();
+  EXPECT_EQ(json.at("stop_reason"), "Epoch 6: early stopping");
+  EXPECT_EQ(json.at("best_epoch"), 5);
+  EXPECT_EQ(json.at("kept_epochs"), nlohmann::json({5, 6}));
+  EXPECT_EQ(json.at("samples_assigned"), json.at("samples_consumed"));
+  EXPECT_EQ(json.at("history").at("val_loss"), nlohmann::json({0.75}));
+  EXPECT_EQ(history_csv(report.epoch_logs(), ";"),
+            "epoch;accuracy;loss;val_accuracy;val_loss\n4;0.5;0.5;NA;NA\n5;0.5;0.75;0.25;0.75\n");
+}
+
 TEST(JobReport, GoesOnFromALog) {
   const Job job = small_job();
   RecoveredJob recovered;
   recovered.view = view_of(1, 0, {1});
-  recovered.epochs = {{epoch_done(0, 0.5), true}};
+  recovered.epochs = {epoch_done(0, 0.5)};
   CheckpointRecord checkpoint;
   checkpoint.state.step = 3;
   checkpoint.samples_consumed = 20;
