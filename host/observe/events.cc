@@ -104,8 +104,8 @@ void JobEvents::observe(const CoordinatorAction& action) {
     for (const Member& member : made->view.members) names_[member.session] = member.name;
   } else if (const auto* step = std::get_if<StepDone>(&action)) {
     step_done(*step);
-  } else if (const auto* epoch = std::get_if<EpochDone>(&action)) {
-    epoch_done(*epoch);
+  } else if (const auto* epoch = std::get_if<EpochRecord>(&action)) {
+    epoch_done(epoch->done);
   } else if (const auto* left = std::get_if<NodeLeft>(&action)) {
     stream_.say("node_left",
                 {{"node", name_of(left->session)}, {"step", left->step}, {"why", left->why}});

@@ -25,8 +25,8 @@ JobMonitor::JobMonitor(const Job& job)
 void JobMonitor::observe(const CoordinatorAction& action, double now) {
   if (const auto* step = std::get_if<StepDone>(&action)) {
     step_done(*step, now);
-  } else if (const auto* epoch = std::get_if<EpochDone>(&action)) {
-    epoch_done(*epoch);
+  } else if (const auto* epoch = std::get_if<EpochRecord>(&action)) {
+    epoch_done(epoch->done);
   } else if (const auto* joined = std::get_if<NodeJoined>(&action)) {
     live_.insert(joined->member.session);
   } else if (const auto* made = std::get_if<ViewMade>(&action)) {
