@@ -139,8 +139,11 @@ Status read_archive(const SharedBytes& bytes, ModelFile* file) {
 
 Status read_folder(ModelFile* file) {
   if (!file_exists(file->path + "/" + kConfig)) {
-    return usage_error(fmt::format(
-        "the folder '{}' holds no config.json: give a .keras file, or one unzipped", file->path));
+    return usage_error(
+        fmt::format("the folder '{}' holds no config.json, as an unzipped .keras file does, and no "
+                    "job.json, as "
+                    "a run's output folder does: give one of these, or a file",
+                    file->path));
   }
   LOCKSTEP_ASSIGN(const std::string config, read_file(file->path + "/" + kConfig));
   LOCKSTEP_RETURN_IF_ERROR(take_config(config, file));

@@ -31,7 +31,8 @@ Json layer(const std::string& class_name, const std::string& name, const Json& c
            const Json& nodes) {
   Json entry = {{"class_name", class_name}, {"config", config}, {"name", name}};
   entry["config"]["name"] = name;
-  entry["inbound_nodes"] = nodes;
+  // Braces around one node are that node.
+  entry["inbound_nodes"] = nodes.is_object() ? Json::array({nodes}) : nodes;
   return entry;
 }
 
@@ -107,7 +108,7 @@ TEST(ModelConfigTest, TrainableIsInherited) {
           {{"class_name", "Dense"}, {"config", {{"units", 2}, {"name", "d"}}}}}}}}};
   Json entry = inner;
   entry["name"] = "inner";
-  entry["inbound_nodes"] = {node(keras_tensor("x"))};
+  entry["inbound_nodes"] = Json::array({node(keras_tensor("x"))});
   const auto model = model_from_config(
       functional({input_layer("x", {nullptr, 4}), entry}, {"x", 0, 0}, {"inner", 0, 0}));
   ASSERT_TRUE(model.ok()) << model.error().message;
