@@ -78,7 +78,7 @@ Result<Monitor> Monitor::create(const nlohmann::json& config, const CallbackCont
 }
 
 // Keras takes the difference in double and compares float32s.
-bool Monitor::improves(float value, std::optional<float>* than) const {
+bool Monitor::improves(float value, std::optional<float> than) const {
   if (!than) return true;
   const double wide = value;
   return rises_ ? static_cast<float>(wide - min_delta_) > *than
