@@ -24,7 +24,7 @@ class EventsTest : public testing::Test {
     ::close(ends_[1]);
   }
 
-  EventStream open() { return *EventStream::open(std::to_string(ends_[1])); }
+  EventStream open() { return std::move(EventStream::open(std::to_string(ends_[1]))).value(); }
 
   // What has arrived.
   std::vector<Json> read() {
@@ -109,7 +109,7 @@ TEST_F(EventsTest, StepsAreThinnedAndTheLastOfAnEpochIsTold) {
   for (int64_t step = 0; step < 5; ++step) {
     events.observe(StepDone{step, 8, {8.0 * static_cast<double>(step), 4, 8}, 0});
   }
-  events.observe(EpochDone{0, {80, 20, 40}, {10, 5, 10}});
+  events.observe(EpochRecord{{0, {80, 20, 40}, {10, 5, 10}}, {}});
   events.observe(StepDone{5, 8, {16, 8, 8}, 0});
   ASSERT_TRUE(stream.finish(1000).ok());
   const auto told = read();
