@@ -32,7 +32,7 @@ struct TrainingRequest {
   std::vector<std::string> notes;  // on the options, for people
   EventStream* events = nullptr;   // outlives the run; nothing: nobody reads any
   Monitoring monitoring;
-  bool keep_files = true;          // false: all in a temporary folder, removed at the end
+  bool keep_files = true;  // false: all in a temporary folder, removed at the end
   std::optional<int64_t>
       kill_node_at_step;  // a spawned node is killed, to show that no bit changes
 };

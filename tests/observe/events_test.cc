@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <sstream>
 
 namespace lockstep {
@@ -24,7 +25,7 @@ class EventsTest : public testing::Test {
     ::close(ends_[1]);
   }
 
-  EventStream open() { return *EventStream::open(std::to_string(ends_[1])); }
+  EventStream open() { return EventStream::open(std::to_string(ends_[1])).value(); }
 
   // What has arrived.
   std::vector<Json> read() {
@@ -133,7 +134,11 @@ TEST_F(EventsTest, StepsAreThinnedAndTheLastOfAnEpochIsTold) {
 TEST_F(EventsTest, NodesGoByTheirNames) {
   EventStream stream = open();
   JobEvents events(small_job(), stream);
-  events.observe(NodeJoined{{7, "node-0", "", {}, {}, -1}, "AMD EPYC", 2});
+  NodeJoined joined;
+  joined.member.session = 7;
+  joined.member.name = "node-0";
+  joined.device = "AMD EPYC";
+  events.observe(joined);
   events.observe(NodeLeft{7, 12, "it gave no sign of life"});
   ASSERT_TRUE(stream.finish(1000).ok());
   const auto told = read();
