@@ -61,7 +61,7 @@ class Wheel:
 
     def add(self, name, content, executable=False):
         member = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
-        member.external_attr = (0o755 if executable else 0o644) << 16
+        member.external_attr = (0o100755 if executable else 0o100644) << 16
         self.archive.writestr(member, content, zipfile.ZIP_DEFLATED)
         digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
         self.record.append(f"{name},sha256={digest},{len(content)}")

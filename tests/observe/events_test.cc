@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <sstream>
 
 namespace lockstep {
@@ -24,7 +25,7 @@ class EventsTest : public testing::Test {
     ::close(ends_[1]);
   }
 
-  EventStream open() { return std::move(EventStream::open(std::to_string(ends_[1]))).value(); }
+  EventStream open() { return EventStream::open(std::to_string(ends_[1])).value(); }
 
   // What has arrived.
   std::vector<Json> read() {
@@ -109,7 +110,7 @@ TEST_F(EventsTest, StepsAreThinnedAndTheLastOfAnEpochIsTold) {
   for (int64_t step = 0; step < 5; ++step) {
     events.observe(StepDone{step, 8, {8.0 * static_cast<double>(step), 4, 8}, 0});
   }
-  events.observe(EpochRecord{{0, {80, 20, 40}, {10, 5, 10}}, {}});
+  events.observe(CoordinatorAction(EpochRecord{{0, {80, 20, 40}, {10, 5, 10}}, {}}));
   events.observe(StepDone{5, 8, {16, 8, 8}, 0});
   ASSERT_TRUE(stream.finish(1000).ok());
   const auto told = read();
@@ -133,7 +134,11 @@ TEST_F(EventsTest, StepsAreThinnedAndTheLastOfAnEpochIsTold) {
 TEST_F(EventsTest, NodesGoByTheirNames) {
   EventStream stream = open();
   JobEvents events(small_job(), stream);
-  events.observe(NodeJoined{{7, "node-0", "", {}, {}, -1}, "AMD EPYC", 2});
+  NodeJoined joined;
+  joined.member.session = 7;
+  joined.member.name = "node-0";
+  joined.device = "AMD EPYC";
+  events.observe(joined);
   events.observe(NodeLeft{7, 12, "it gave no sign of life"});
   ASSERT_TRUE(stream.finish(1000).ok());
   const auto told = read();
