@@ -14,6 +14,9 @@ using Json = nlohmann::json;
 
 bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
 
+// What stands without quotes: numbers, names, paths.
+bool is_bare(char c) { return is_word(c) || std::string_view(".-+/").find(c) != std::string::npos; }
+
 class CallParser {
  public:
   explicit CallParser(const std::string& text) : text_(text) {}
@@ -49,10 +52,7 @@ class CallParser {
     if (first == '\'' || first == '"') return quoted(first);
     if (first == '{' || first == '[') return structure();
     const size_t begin = at_;
-    while (at_ < text_.size() &&
-           (is_word(text_[at_]) || text_[at_] == '.' || text_[at_] == '-' || text_[at_] == '+')) {
-      ++at_;
-    }
+    while (at_ < text_.size() && is_bare(text_[at_])) ++at_;
     const std::string text = text_.substr(begin, at_ - begin);
     if (text.empty()) return expected("a value");
     if (text == "True" || text == "true") return Json(true);

@@ -20,7 +20,7 @@ def _known_layers(binary: str, changed: float) -> frozenset[str]:
     """Names of the layers that this binary knows."""
     del binary, changed  # of which the answer is
     lines = _binary.run("inspect", "--layers").splitlines()
-    return frozenset(line.split(":")[0] for line in lines if line and not line.startswith(" "))
+    return frozenset(line[3:] for line in lines if line.startswith("## "))
 
 
 def _is_kerases(thing: type) -> bool:
