@@ -29,6 +29,10 @@ void add_layers(const Model& model, const std::string& prefix, const std::string
       add_layers(*layer.model, prefix + layer.name + ".", at + "/", outermost, stored);
     } else {
       stored->push_back({prefix + layer.name, at, outermost, {}});
+      // A wrapper has a group of its own, and its layer the weights.
+      if (layer.class_name == "TimeDistributed") {
+        stored->push_back({prefix + layer.name, at + "/layer", outermost, {}});
+      }
     }
   }
 }
@@ -40,7 +44,8 @@ std::vector<StoredLayer> stored_layers(const Model& model,
   std::vector<StoredLayer> stored;
   add_layers(model, "", "", -1, &stored);
   std::map<std::string, StoredLayer*> by_name;
-  for (StoredLayer& layer : stored) by_name[layer.name] = &layer;
+  for (StoredLayer& layer : stored)
+    by_name[layer.name] = &layer;  // a wrapped one after its wrapper
   for (const Parameter& parameter : parameters) {
     by_name.at(parameter.layer)->parameters.push_back(&parameter);
   }
