@@ -104,6 +104,16 @@ Result<nlohmann::json> parse_arguments(const std::vector<OptionSpec>& options,
   return values;
 }
 
+Result<Shape> shape_from(const nlohmann::json& texts, const std::string& flag) {
+  const OptionSpec size{flag, OptionType::integer, {}, "", ""};
+  Shape shape;
+  for (const std::string text : texts) {
+    LOCKSTEP_ASSIGN(const auto value, parse_option_text(size, text, flag));
+    shape.push_back(value);
+  }
+  return shape;
+}
+
 std::string options_help(const std::vector<OptionSpec>& options) {
   std::string text;
   for (const OptionSpec& option : options) {

@@ -7,6 +7,7 @@
 
 #include "host/core/result.h"
 #include "host/job/options.h"
+#include "host/tensor/shape.h"
 
 namespace lockstep {
 
@@ -16,6 +17,9 @@ namespace lockstep {
 Result<nlohmann::json> parse_arguments(const std::vector<OptionSpec>& options,
                                        const std::vector<std::string>& arguments,
                                        const nlohmann::json& base = nlohmann::json::object());
+
+// The shape that the texts of a list are: ["224", "224", "3"]. `flag`: for messages.
+Result<Shape> shape_from(const nlohmann::json& texts, const std::string& flag);
 
 // One line an option.
 std::string options_help(const std::vector<OptionSpec>& options);

@@ -38,16 +38,6 @@ Result<std::string> ending_of(const std::string& path) {
       fmt::format("'{}': the name must end in .keras, .weights.h5, .h5 or .safetensors", path));
 }
 
-Result<std::vector<Shape>> rows_from(const nlohmann::json& sizes, size_t inputs) {
-  Shape shape;
-  const OptionSpec size{"rows", OptionType::integer, {}, "", ""};
-  for (const std::string text : sizes) {
-    LOCKSTEP_ASSIGN(const auto value, parse_option_text(size, text, "--rows"));
-    shape.push_back(value);
-  }
-  return std::vector<Shape>(shape.empty() ? 0 : inputs, shape);
-}
-
 // All that IN and --model hold.
 struct Source {
   std::optional<ModelFile> in;     // nothing: safetensors
@@ -93,7 +83,8 @@ Result<Source> read_source(const std::string& in, const nlohmann::json& values) 
   LOCKSTEP_RETURN_IF_ERROR(read_files(path, values.at("model"), &source));
   const nlohmann::json& config = source.model_file().config;
   const auto inputs = std::max<size_t>(1, input_names(config).size());
-  LOCKSTEP_ASSIGN(const auto rows, rows_from(values.at("rows"), inputs));
+  LOCKSTEP_ASSIGN(const Shape row, shape_from(values.at("rows"), "--rows"));
+  const std::vector<Shape> rows(row.empty() ? 0 : inputs, row);
   LOCKSTEP_ASSIGN(source.model, model_from_config(config, rows));
   LOCKSTEP_ASSIGN(source.graph, source.model->predict_graph());
   if (!source.in) {

@@ -85,7 +85,7 @@ Status inspect_folder(const std::string& folder) {
   return is_state_folder(state) ? inspect_state(state) : Status{};
 }
 
-// A row of a table: what it does, and its keys with their defaults.
+// The table of callbacks: what each does, and its keys with their defaults.
 void print_callbacks() {
   for (const CallbackType& type : callback_types()) {
     fmt::print("{}: {}\n", type.class_name, type.summary);
@@ -103,13 +103,7 @@ Result<Shape> rows_argument(const Arguments& arguments) {
   if (arguments.size() != 3 || arguments[1] != "--rows") return Shape{};
   const OptionSpec sizes{"rows", OptionType::list, {}, "", ""};
   LOCKSTEP_ASSIGN(const auto texts, parse_option_text(sizes, arguments[2], "--rows"));
-  const OptionSpec size{"rows", OptionType::integer, {}, "", ""};
-  Shape shape;
-  for (const auto& text : texts) {
-    LOCKSTEP_ASSIGN(const auto value, parse_option_text(size, text, "--rows"));
-    shape.push_back(value);
-  }
-  return shape;
+  return shape_from(texts, "--rows");
 }
 
 }  // namespace

@@ -4,9 +4,6 @@ Needs Keras from PyPI, which `./dev test` installs into build/venv-interop; skip
 """
 import hashlib
 import os
-import pathlib
-import subprocess
-import sys
 import unittest
 import zipfile
 
@@ -196,12 +193,5 @@ class KerasTest(runs.RunTest):
             self.assertEqual(digest(keras.models.load_model(back)), digest(model))
 
 
-def main():
-    if keras is None and PYTHON.exists() and pathlib.Path(sys.executable) != PYTHON:
-        command = [str(PYTHON), "-B", *sys.argv]
-        sys.exit(subprocess.run(command, check=False).returncode)
-    runs.main()
-
-
 if __name__ == "__main__":
-    main()
+    runs.main_in(PYTHON, keras is not None)

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import io
 import os
-import pathlib
 import re
 import signal
 import subprocess
@@ -322,12 +321,5 @@ class ReadmeTest(runs.RunTest):
         self.assertGreater(float(done.stdout.split("accuracy: ")[-1].split()[0]), 0.85)
 
 
-def main():
-    if keras is None and PYTHON.exists() and pathlib.Path(sys.executable) != PYTHON:
-        command = [str(PYTHON), "-B", *sys.argv]
-        sys.exit(subprocess.run(command, check=False).returncode)
-    runs.main()
-
-
 if __name__ == "__main__":
-    main()
+    runs.main_in(PYTHON, keras is not None)

@@ -123,3 +123,10 @@ def main():
     known, rest = parser.parse_known_args()
     sys.modules["runs"].LOCKSTEP = os.path.abspath(known.lockstep)
     unittest.main(module="__main__", argv=[sys.argv[0], *rest], verbosity=2)
+
+
+def main_in(python, is_complete):
+    """main(), in the other Python, where it is there, if this one lacks what the tests need."""
+    if not is_complete and python.exists() and pathlib.Path(sys.executable) != python:
+        sys.exit(subprocess.run([str(python), "-B", *sys.argv], check=False).returncode)
+    main()

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "host/nn/layer_table.h"
+#include "host/nn/layers/join.h"
 
 namespace lockstep::layers {
 namespace {
@@ -67,7 +68,8 @@ LayerType merge(const char* class_name, const char* summary) {
   return {class_name, summary, {}, build_merge<kMerge>, Masking::join};
 }
 
-// The inputs one behind the other along an axis.
+}  // namespace
+
 SymbolicTensor joined_along(LayerContext& layer, const std::string& what, const Tensors& inputs,
                             size_t axis) {
   Shape shape = inputs[0].shape;
@@ -87,6 +89,8 @@ SymbolicTensor joined_along(LayerContext& layer, const std::string& what, const 
   }
   return layer.pick(what, index, inputs, shape);
 }
+
+namespace {
 
 // As Keras: an input without a mask counts in full, and along the last axis any input counts.
 Result<SymbolicTensor> joined_masks(LayerContext& layer, const Tensors& inputs, size_t axis) {

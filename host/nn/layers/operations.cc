@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "host/nn/layers/join.h"
+
 namespace lockstep::layers {
 namespace {
 
@@ -241,27 +243,12 @@ Result<SymbolicTensor> build_join(LayerContext& layer, const Tensors& inputs) {
   Shape shape;
   for (SymbolicTensor& part : parts) {
     if (kStack) part.shape.insert(part.shape.begin() + static_cast<std::ptrdiff_t>(axis), 1);
-    if (shape.empty()) {
-      shape = part.shape;
-      shape[axis] = 0;
-    }
     Shape like = part.shape;
     if (like.size() == shape.size()) like[axis] = shape[axis];
+    if (shape.empty()) shape = like = part.shape;
     if (like != shape) return layer.error("its tensors have different shapes");
-    shape[axis] += part.shape[axis];
   }
-  int64_t outer = 1, inner = 1;
-  for (size_t i = 0; i < shape.size(); ++i) (i < axis ? outer : inner) *= i == axis ? 1 : shape[i];
-  std::vector<int64_t> index;
-  for (int64_t o = 0; o < outer; ++o) {
-    int64_t begin = 0;
-    for (const SymbolicTensor& part : parts) {
-      const int64_t run = part.shape[axis] * inner;
-      for (int64_t i = 0; i < run; ++i) index.push_back(begin + o * run + i);
-      begin += part.features();
-    }
-  }
-  return layer.pick("forward", index, parts, shape);
+  return joined_along(layer, "forward", parts, axis);
 }
 
 template <LayerContext::Reduction kReduction>
