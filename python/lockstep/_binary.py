@@ -16,6 +16,7 @@ Event = dict[str, Any]
 Arguments = Sequence[object]
 
 _BUNDLED = pathlib.Path(__file__).parent / "bin"
+_INTERRUPTED: Event = {"event": "interrupted"}
 _STOP_S = 1.5  # what a cluster gets to end by itself; nodes die with it
 
 
@@ -93,6 +94,7 @@ class _Process:
         self._errors: list[str] = []
         self._output: list[str] = []
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._handler: Any = None  # of SIGINT, while ours stands in its place
         self._threads = [self._read(self._process.stderr, self._errors.append),
                          self._read(self._process.stdout, self._output.append)]
         if pipe:
@@ -103,10 +105,20 @@ class _Process:
                            lambda: self._events.put(None)))
 
     def __enter__(self) -> _Process:
+        if (threading.current_thread() is threading.main_thread()
+                and signal.getsignal(signal.SIGINT) is signal.default_int_handler):
+            self._handler = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._handler:
+            signal.signal(signal.SIGINT, self._handler)
         self.stop()
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        """Python drops a KeyboardInterrupt that hits a finalizer: events() raises it again."""
+        self._events.put(_INTERRUPTED)
+        signal.default_int_handler(number, frame)
 
     @staticmethod
     def _read(stream: Any, take: Any, at_end: Any = lambda: None) -> threading.Thread:
@@ -127,6 +139,8 @@ class _Process:
     def events(self) -> Iterator[Event]:
         """Until "done". Any other end is an error."""
         while (event := self._events.get()) is not None:
+            if event is _INTERRUPTED:
+                raise KeyboardInterrupt
             if event["event"] == "error":
                 raise LockstepError(event["message"], event["exit_code"])
             yield event

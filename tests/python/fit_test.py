@@ -291,6 +291,15 @@ class EndTest(PythonTest):
         self.assertGreater(model.evaluate(self.x, self.y, verbose=0)[1], 0.2)
         self.fit(model, epochs=1)
 
+    def test_ctrl_c_that_hits_a_finalizer_ends_it_too(self):
+        class Finalized:
+            def __del__(self):
+                signal.raise_signal(signal.SIGINT)  # Python drops what is raised from here
+
+        with self.assertRaises(KeyboardInterrupt):
+            self.fit(compiled(), epochs=100_000, callbacks=[Saboteur(Finalized)])
+        self.assertIs(signal.getsignal(signal.SIGINT), signal.default_int_handler)
+
     def test_the_binary_dies(self):
         def kill():
             os.kill(cluster()[0], signal.SIGKILL)
