@@ -63,7 +63,7 @@ uint32_t crc32c(const void* data, size_t bytes, uint32_t before) {
   return ~value;
 }
 
-uint64_t xxh3(const void* data, size_t bytes) { return XXH3_64bits(data, bytes); }
+uint64_t xxh3(const void* data, size_t bytes) { return XXH3_64bits_dispatch(data, bytes); }
 
 std::string hex64(uint64_t value) { return fmt::format("{:016x}", value); }
 

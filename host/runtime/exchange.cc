@@ -126,7 +126,8 @@ void Exchange::reduce(const ReduceSlice& order) {
   const int64_t count = options_.layout.size(order.slice);
   float* out = reduced_[order.step % 2]->data() + options_.layout.begin(order.slice);
   tree_sum_range(device_, pieces, root_subtree(options_.partitions), count, out);
-  for (int64_t i = 0; options_.scale != 1 && i < count; ++i) out[i] *= options_.scale;
+  const float scale = options_.scale;  // in a register: `out` could be anything's memory
+  if (scale != 1) std::for_each(out, out + count, [scale](float& value) { value *= scale; });
   ExchangeOrders orders;
   {
     const std::lock_guard lock(mutex_);
