@@ -23,11 +23,13 @@ target_include_directories(lockstep_options INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_options(lockstep_options INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
     -Wno-missing-field-initializers -Wno-stringop-overflow -Wno-restrict
-    -ffp-contract=off -fno-math-errno>)
+    -ffp-contract=off -fno-math-errno>
+  $<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wno-unknown-warning-option>)
 target_compile_definitions(lockstep_options INTERFACE LOCKSTEP_VERSION="${PROJECT_VERSION}")
 if(LOCKSTEP_SANITIZE)
   # Left out: checks of every pointer, which double the time to compile. ASan sees most of what they
-  # see. -Wno-maybe-uninitialized: GCC 12 warns of the code that it adds itself.
+  # see. -Wno-maybe-uninitialized: GCC 12 warns of the code that it adds itself. Clang compiles this
+  # in a third of GCC's time, and reads the code with other eyes.
   target_compile_options(lockstep_options INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${LOCKSTEP_SANITIZE} -fno-sanitize-recover=all
       -fno-sanitize=null,alignment,object-size,vptr -fno-omit-frame-pointer

@@ -22,12 +22,12 @@ Result<MemoryHandle> allocate_on_device(int64_t bytes) {
   return MemoryHandle(memory);
 }
 
-// Where the parts of a staged batch lie in a block of memory at `base`.
+// Where the parts of a staged batch lie in a block of memory at `base`; null to learn its size.
 StagedBatch parts_of(std::byte* base, const HostBatch& sizes, int64_t* bytes) {
   const int64_t rows = sizes.rows;
   int64_t offset = 0;
   const auto take = [&](int64_t size) {
-    std::byte* part = base + offset;
+    std::byte* part = base == nullptr ? nullptr : base + offset;
     offset += aligned(size);
     return part;
   };

@@ -184,15 +184,16 @@ Status check_option_object(const std::vector<OptionSpec>& options, const nlohman
   if (!object.is_object()) return usage_error(source + ": expected a JSON object of job options");
   std::vector<std::string> known;
   for (const OptionSpec& option : options) known.push_back(option.key);
-  for (const auto& [key, value] : object.items()) {
+  for (const auto& item : object.items()) {
+    const std::string& key = item.key();
     const auto option = std::find_if(options.begin(), options.end(),
                                      [&](const OptionSpec& spec) { return spec.key == key; });
     if (option == options.end()) {
       return usage_error(
           fmt::format("{}: {}", source, unknown_name_message("job key", key, known)));
     }
-    if (!has_type(value, option->type)) {
-      return wrong_type(*option, value.dump(), fmt::format("{}: key '{}'", source, key));
+    if (!has_type(item.value(), option->type)) {
+      return wrong_type(*option, item.value().dump(), fmt::format("{}: key '{}'", source, key));
     }
   }
   return {};

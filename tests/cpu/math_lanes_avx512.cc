@@ -7,8 +7,12 @@
 #include "host/cpu/kernels.h"
 
 // The flags for these headers alone: whatever else is inline here may end up in any test.
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma"))), apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")
+#endif
 #define LOCKSTEP_ISA avx512
 #include "host/cpu/simd_avx512.h"
 //
@@ -26,4 +30,8 @@ void apply_avx512(MathFunction function, const float* a, const float* b, float* 
 }
 
 }  // namespace lockstep::cpu_test
+#ifdef __clang__
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif

@@ -252,11 +252,13 @@ TEST_F(EmulatedPlanted, Memory) {
     return launch("k", emulated::store_kernel, {1, 1}, gpu.stream(), out, int64_t{1} << 20).ok() &&
            download_works(gpu, out);
   });
+#ifndef __clang__  // GCC alone compiles in what finds it
   expect_found("a vector that is not aligned", [](Machine&, TestGpu& gpu) {
     float* x = gpu.allocate<float>(kFloats, 1);
     return launch("k", emulated::vector_kernel, {1, 1}, gpu.stream(), x).ok() &&
            download_works(gpu, x);
   });
+#endif
 }
 
 TEST_F(EmulatedPlanted, Lifetimes) {
@@ -306,12 +308,14 @@ TEST_F(EmulatedPlanted, Pointers) {
     return cudaMemcpyAsync(gpu.allocate<float>(kFloats), host.data(), 4, cudaMemcpyDeviceToHost,
                            gpu.stream()) == cudaSuccess;
   });
+#ifndef __clang__  // GCC alone compiles in what finds it
   expect_found("a kernel gets pinned memory", [](Machine&, TestGpu& gpu) {
     void* host = nullptr;
     EXPECT_EQ(cudaMallocHost(&host, 4 * kFloats), cudaSuccess);
     const auto* in = static_cast<const float*>(host);
     return launch_add(in, in, gpu.allocate<float>(kFloats), kFloats, gpu.stream()).ok();
   });
+#endif
   expect_found("a kernel gets another GPU's memory", [](Machine&, TestGpu& gpu) {
     float* first = gpu.allocate<float>(kFloats);
     EXPECT_EQ(cudaSetDevice(1), cudaSuccess);

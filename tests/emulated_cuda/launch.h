@@ -6,7 +6,6 @@
 
 #include <cstddef>
 #include <functional>
-#include <source_location>
 #include <span>
 #include <tuple>
 #include <type_traits>
@@ -26,21 +25,26 @@
 
 namespace lockstep::emulated {
 
-void barrier(const std::source_location& at);
+void barrier(const char* file, int line);
 
 // One argument of a kernel as it lies in memory, to look for pointers.
 using ArgumentBytes = std::span<const std::byte>;
 
-// What lies between members could look like a pointer. GCC 12 clears too much of large arrays: of
-// those nothing is looked at.
-inline constexpr size_t kLargestSearched = 256;
+// What lies between members could look like a pointer, so it is cleared. Clang 14 cannot: there only
+// arguments that are pointers are looked at. GCC 12 clears too much of large arrays.
+#if __has_builtin(__builtin_clear_padding)
 template <class T>
-void clear_padding(T& value) {
-  if constexpr (sizeof(T) <= kLargestSearched) __builtin_clear_padding(&value);
-}
+inline constexpr bool kSearched = sizeof(T) <= 256;
+#else
 template <class T>
-ArgumentBytes bytes_of(const T& value) {
-  if constexpr (sizeof(T) > kLargestSearched) return {};
+inline constexpr bool kSearched = std::is_pointer_v<T>;
+#endif
+template <class T>
+ArgumentBytes bytes_of(T& value) {
+  if constexpr (!kSearched<T>) return {};
+#if __has_builtin(__builtin_clear_padding)
+  if constexpr (kSearched<T>) __builtin_clear_padding(&value);
+#endif
   return std::as_bytes(std::span(&value, 1));
 }
 
@@ -49,8 +53,8 @@ cudaError_t launch_kernel(const void* kernel, LaunchShape shape, cudaStream_t st
 
 }  // namespace lockstep::emulated
 
-inline void __syncthreads(std::source_location at = std::source_location::current()) {
-  lockstep::emulated::barrier(at);
+inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  lockstep::emulated::barrier(file, line);
 }
 
 namespace lockstep {
@@ -62,7 +66,6 @@ cudaError_t emulated_launch(void (*kernel)(Parameters...), LaunchShape shape, cu
   std::tuple<std::remove_cv_t<Parameters>...> values(static_cast<Parameters>(arguments)...);
   return std::apply(
       [&](auto&... value) {
-        (emulated::clear_padding(value), ...);
         const emulated::ArgumentBytes bytes[] = {emulated::bytes_of(value)...};
         return emulated::launch_kernel(reinterpret_cast<const void*>(kernel), shape, stream, bytes,
                                        [kernel, values] { std::apply(kernel, values); });

@@ -140,7 +140,7 @@ cudaError_t submit(cudaStream_t handle, Work work) {
   return cudaSuccess;
 }
 
-void barrier(const std::source_location& at) { state().grid.barrier(at.file_name(), at.line()); }
+void barrier(const char* file, int line) { state().grid.barrier(file, line); }
 
 cudaError_t launch_kernel(const void*, LaunchShape shape, cudaStream_t handle,
                           std::span<const ArgumentBytes> arguments, std::function<void()> thread) {
