@@ -77,15 +77,20 @@ std::string to_pem(const EVP_PKEY* key) {
   return text_of(memory.get());
 }
 
+Result<Certificate> read_certificate(const std::string& stem) {
+  LOCKSTEP_ASSIGN(const std::string text, read_file(stem + ".crt"));
+  const Memory bytes(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+  Certificate certificate(PEM_read_bio_X509(bytes.get(), nullptr, nullptr, nullptr));
+  if (certificate == nullptr) return failed(fmt::format("read {}.crt", stem));
+  return certificate;
+}
+
 Result<KeyPair> read_pair(const std::string& stem) {
-  LOCKSTEP_ASSIGN(const std::string certificate, read_file(stem + ".crt"));
+  KeyPair pair;
+  LOCKSTEP_ASSIGN(pair.certificate, read_certificate(stem));
   LOCKSTEP_ASSIGN(const std::string key, read_file(stem + ".key"));
-  const Memory certificate_bytes(
-      BIO_new_mem_buf(certificate.data(), static_cast<int>(certificate.size())));
   const Memory key_bytes(BIO_new_mem_buf(key.data(), static_cast<int>(key.size())));
-  KeyPair pair{Certificate(PEM_read_bio_X509(certificate_bytes.get(), nullptr, nullptr, nullptr)),
-               PrivateKey(PEM_read_bio_PrivateKey(key_bytes.get(), nullptr, nullptr, nullptr))};
-  if (pair.certificate == nullptr) return failed(fmt::format("read {}.crt", stem));
+  pair.key.reset(PEM_read_bio_PrivateKey(key_bytes.get(), nullptr, nullptr, nullptr));
   if (pair.key == nullptr) return failed(fmt::format("read {}.key", stem));
   if (X509_check_private_key(pair.certificate.get(), pair.key.get()) != 1) {
     return failed(fmt::format("use {}.key: it is not the key of {}.crt", stem, stem));
@@ -201,8 +206,9 @@ class Folder {
   Status check_job() const {
     for (const Role role : kRoles) {
       if (!has(of(role) + "/tls")) continue;
-      LOCKSTEP_ASSIGN(const KeyPair pair, read_pair(of(role) + "/tls"));
-      const auto identity = identity_of(pair.certificate.get());
+      // Not its key: after a crash while it was renewed, that is the next one's.
+      LOCKSTEP_ASSIGN(const Certificate certificate, read_certificate(of(role) + "/tls"));
+      const auto identity = identity_of(certificate.get());
       if (identity && identity->job == options_.job && identity->role == role) continue;
       return usage_error(
           fmt::format("{}: it holds a certificate of {}, not of job '{}': choose another --output, "
@@ -252,6 +258,7 @@ std::string move_file_error(const std::string& path) { return file_error("move",
 Status replace_authority(const Folder& folder) {
   for (const char* suffix : {".key", ".crt"}) {
     const std::string from = folder.next() + suffix;
+    if (!file_exists(from)) continue;  // it was interrupted, and goes on
     if (std::rename(from.c_str(), (folder.current() + suffix).c_str()) != 0) {
       return Error{move_file_error(from)};
     }
@@ -323,8 +330,8 @@ Result<Lines> rotate_authority(const CertificatesOptions& options, Rotation rota
       }
       LOCKSTEP_RETURN_IF_ERROR(folder.trust({folder.current(), folder.next()}));
       return Lines{
-          "a second authority is trusted beside the first: hand out all ca.crt, start the "
-          "processes again one by one, then --rotate issue"};
+          "a second authority is trusted beside the first: hand out all ca.crt, then --rotate "
+          "issue"};
     }
     case Rotation::issue: {
       if (!begun && !issued) return wrong_order("trust");
@@ -336,15 +343,13 @@ Result<Lines> rotate_authority(const CertificatesOptions& options, Rotation rota
       LOCKSTEP_RETURN_IF_ERROR(renew_certificates(options));
       return Lines{
           "all certificates are signed by the second authority: hand out all tls.crt and "
-          "tls.key, start the processes again one by one, then --rotate retire"};
+          "tls.key, then --rotate retire"};
     }
     case Rotation::retire:
       if (!issued) return wrong_order(begun ? "issue" : "trust");
       LOCKSTEP_RETURN_IF_ERROR(folder.trust({folder.current()}));
       if (unlink((previous + ".crt").c_str()) != 0) return file_failed("remove", previous + ".crt");
-      return Lines{
-          "the first authority is not trusted any more: hand out all ca.crt and start the "
-          "processes again one by one"};
+      return Lines{"the first authority is not trusted any more: hand out all ca.crt"};
   }
   return Lines{};
 }

@@ -27,8 +27,8 @@ Result<std::vector<std::string>> make_certificates(const CertificatesOptions& op
 // The roles' certificates anew, with new keys.
 Result<std::vector<std::string>> renew_certificates(const CertificatesOptions& options);
 
-// The authority is replaced in three moves, between which every process gets the new files and is
-// started again, one after another: at any time all trust all.
+// The authority is replaced in three moves, between which every process gets the new files (which
+// it reads again by itself): at any time all trust all.
 enum class Rotation {
   trust,   // a second authority is made, and trusted beside the first
   issue,   // certificates are signed by the second; the first is still trusted

@@ -184,6 +184,18 @@ Error bad_file(const std::string& path, const std::string& what) {
   return Error{fmt::format("{}: {} ({}); 'lockstep certs' makes it", path, what, openssl_error())};
 }
 
+// Differs where one of the files was replaced or written to.
+std::string stamp_of(const std::string& folder) {
+  std::string stamp;
+  for (const char* name : {"/ca.crt", "/tls.crt", "/tls.key"}) {
+    struct stat info {};
+    if (stat((folder + name).c_str(), &info) != 0) continue;
+    stamp += fmt::format("{} {} {} {}.{:09} ", name, info.st_ino, info.st_size, info.st_mtim.tv_sec,
+                         info.st_mtim.tv_nsec);
+  }
+  return stamp;
+}
+
 Status load_files(SSL_CTX* context, const std::string& folder) {
   const std::string key = folder + "/tls.key";
   const std::string chain = folder + "/tls.crt";
@@ -247,7 +259,7 @@ TlsProgress TlsSession::write_all(const void* data, size_t bytes, int timeout_ms
   return {End::none, done};
 }
 
-Result<std::shared_ptr<const TlsContext>> TlsContext::load(const std::string& folder) {
+Result<TlsContext::Files> TlsContext::read(const std::string& folder) {
   Handle context(SSL_CTX_new(TLS_method()));
   LOCKSTEP_CHECK(context != nullptr);
   LOCKSTEP_CHECK(SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION) == 1);
@@ -269,7 +281,34 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::load(const std::string& fo
     return Error{
         fmt::format("{}/tls.crt: it names no job and role; 'lockstep certs' makes such", folder)};
   }
-  return std::shared_ptr<const TlsContext>(new TlsContext(std::move(context), *self));
+  return Files{std::move(context), *self};
+}
+
+Result<std::shared_ptr<const TlsContext>> TlsContext::load(
+    const std::string& folder, std::function<void(const std::string&)> log) {
+  std::string stamp = stamp_of(folder);  // first: what changes from here on is read again
+  LOCKSTEP_ASSIGN(Files files, read(folder));
+  return std::shared_ptr<const TlsContext>(
+      new TlsContext(folder, std::move(files), std::move(stamp), std::move(log)));
+}
+
+// Where the files have changed; under the lock.
+void TlsContext::read_again() const {
+  std::string stamp = stamp_of(folder_);
+  if (stamp == stamp_) return;
+  stamp_ = std::move(stamp);
+  auto files = read(folder_);
+  std::string line;
+  if (!files.ok()) {
+    line = fmt::format("the certificates of before still count: {}", files.error().message);
+  } else if (files->self.uri() != self_.uri()) {
+    line = fmt::format("the certificates of before still count: {}/tls.crt is now of a {}", folder_,
+                       files->self.text());
+  } else {
+    context_ = std::move(files->context);
+    line = fmt::format("new certificates in {}: connections use them from now on", folder_);
+  }
+  if (log_) log_(line);
 }
 
 Result<std::unique_ptr<TlsSession>> TlsContext::accept(int descriptor,
@@ -289,7 +328,12 @@ Result<std::unique_ptr<TlsSession>> TlsContext::handshake(int descriptor,
                                                           Deadline deadline, bool server) const {
   const int flags = fcntl(descriptor, F_GETFL);
   fcntl(descriptor, F_SETFL, flags | O_NONBLOCK);
-  Ssl ssl(SSL_new(context_.get()));
+  Ssl ssl;
+  {
+    const std::lock_guard lock(mutex_);
+    read_again();
+    ssl.reset(SSL_new(context_.get()));  // keeps the context
+  }
   if (ssl == nullptr || SSL_set_fd(ssl.get(), descriptor) != 1) return Error{openssl_error()};
   Verdict verdict{&roles, self_.job, ""};
   SSL_set_app_data(ssl.get(), &verdict);

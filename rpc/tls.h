@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <mutex>
@@ -43,13 +44,16 @@ class TlsSession {
   std::mutex mutex_;
 };
 
-// A folder's certificate, key and authorities.
+// A folder's certificate, key and authorities. Files that change are read again before the next
+// handshake; connections that stand go on. While what is there cannot be used (files are replaced
+// one by one), what was there before counts. Any thread.
 class TlsContext {
  public:
   // DIR holds `ca.crt` (the authorities to trust, one or more), `tls.crt` and `tls.key`, as
   // `lockstep certs` and Kubernetes' Secrets name them. A key that everyone on the machine can read
-  // is refused.
-  static Result<std::shared_ptr<const TlsContext>> load(const std::string& folder);
+  // is refused. `log` is told, from any thread, what becomes of files that change.
+  static Result<std::shared_ptr<const TlsContext>> load(
+      const std::string& folder, std::function<void(const std::string&)> log = {});
 
   const Identity& self() const { return self_; }
   // The handshake on a connected socket, whole before the deadline: the peer's certificate must
@@ -62,14 +66,29 @@ class TlsContext {
 
  private:
   using Handle = OpensslHandle<SSL_CTX, SSL_CTX_free>;
-  TlsContext(Handle context, Identity self)
-      : context_(std::move(context)), self_(std::move(self)) {}
+  struct Files {
+    Handle context;
+    Identity self;
+  };
+  TlsContext(std::string folder, Files files, std::string stamp,
+             std::function<void(const std::string&)> log)
+      : folder_(std::move(folder)),
+        self_(std::move(files.self)),
+        log_(std::move(log)),
+        context_(std::move(files.context)),
+        stamp_(std::move(stamp)) {}
+  static Result<Files> read(const std::string& folder);
+  void read_again() const;
   Result<std::unique_ptr<TlsSession>> handshake(int descriptor, const std::vector<Role>& roles,
                                                 std::chrono::steady_clock::time_point deadline,
                                                 bool server) const;
 
-  const Handle context_;
+  const std::string folder_;
   const Identity self_;
+  const std::function<void(const std::string&)> log_;
+  mutable std::mutex mutex_;
+  mutable Handle context_;     // guarded by mutex_
+  mutable std::string stamp_;  // of the files that were read last; guarded by mutex_
 };
 
 }  // namespace lockstep

@@ -58,6 +58,12 @@ Result<Lineage::Scanned> Lineage::scan(const ObjectStore& objects) {
 Result<std::string> Lineage::commit(const Checkpoint& checkpoint) {
   const std::string manifest = to_manifest(checkpoint);
   LOCKSTEP_RETURN_IF_ERROR(from_manifest(manifest, "to be committed"));
+  if (manifest.size() > kMaxManifestBytes) {  // it would not be taken for one, and its state swept
+    return Error{
+        fmt::format("the checkpoint of step {} cannot be committed: its history makes {} "
+                    "bytes, at most {} are possible",
+                    checkpoint.step, manifest.size(), kMaxManifestBytes)};
+  }
   if (!checkpoint.parent.empty() && !contains(ids_, checkpoint.parent)) {
     return Error{fmt::format("the checkpoint of step {} names the parent {}, which is not known",
                              checkpoint.step, checkpoint.parent)};

@@ -19,8 +19,8 @@ constexpr const char* kHelp =
     "it "
     "away from machines that train.\n\n"
     "A new authority comes in three moves: --rotate trust, --rotate issue, --rotate retire. After "
-    "each the new files are\nhanded out and the processes started again one by one, which a job "
-    "survives.\n";
+    "each the new files are\nhanded out; processes that run read them before their next "
+    "connection.\n";
 
 std::vector<OptionSpec> certs_options() {
   using enum OptionType;

@@ -22,7 +22,7 @@ Status use_network(const nlohmann::json& values, Context& context,
   options.log = std::move(log);
   const std::string folder = values.at("tls");
   if (!folder.empty()) {
-    LOCKSTEP_ASSIGN(options.tls, TlsContext::load(folder));
+    LOCKSTEP_ASSIGN(options.tls, TlsContext::load(folder, options.log));
   }
   context.network = make_thrift_network(std::move(options));
   return {};

@@ -38,14 +38,17 @@ Status RunStore::open(const TrainingRequest& request, const Job& job) {
     temporary_.emplace(std::move(temporary));
   }
   LOCKSTEP_RETURN_IF_ERROR(lock(state_path_, "the state folder"));
-  if (!request.checkpoints.empty()) {
-    LOCKSTEP_RETURN_IF_ERROR(lock(request.checkpoints, "the folder of checkpoints"));
+  std::string checkpoints = request.checkpoints;
+  if (!checkpoints.empty()) {
+    LOCKSTEP_RETURN_IF_ERROR(lock(checkpoints, "the folder of checkpoints"));
+    std::error_code ignored;
+    if (std::filesystem::equivalent(checkpoints, state_path_, ignored)) checkpoints.clear();
   }
   if (!request.state.empty()) {
     LOCKSTEP_RETURN_IF_ERROR(check_recipe(state_path_, "the state folder", "--state", job, true));
   }
   const JournalOptions options{.state = state_path_,
-                               .checkpoints = request.checkpoints,
+                               .checkpoints = checkpoints,
                                .keep_checkpoints = request.run.keep_checkpoints,
                                .recipe_sha256 = lineage_sha256(job),
                                .steps_per_epoch = job.steps_per_epoch(),

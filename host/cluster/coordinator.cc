@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t kLoadingMs = 60'000;  // a node may take this long to load its data
 constexpr int64_t kReconnectMs = 150;   // a process that is alive polls again by then
+constexpr int64_t kSilentMs = 1000;     // it polls five times as often
 constexpr int64_t kComplaintsMs = 300;  // complaints are collected before one is expelled
 
 std::string both_values(const std::string& what, const std::string& node, const std::string& job,
@@ -32,6 +33,8 @@ Coordinator::Coordinator(ClusterFacts facts, int64_t term, const RecoveredJob& r
       consumption_(facts_.partitions, [this](int64_t step) { return facts_.rows_of_step(step); }) {
   epochs_ = recovered.epochs;
   checkpoints_ = recovered.checkpoints;
+  // Another version may compute the same bits by other ops.
+  if (recovered.canary && recovered.canary->version == facts_.version) canary_ = recovered.canary;
   if (!checkpoints_.empty()) {
     consumption_.restore(checkpoints_.back().state.step, checkpoints_.back().samples_consumed);
   }
@@ -64,8 +67,9 @@ Result<Welcome> Coordinator::hello(const Hello& hello, int64_t now_ms) {
   }
   if (ended()) return refused_error("refused to join: the job is over");
   if (live_count() >= facts_.max_nodes) {
-    // After this coordinator's return some of them may not come back, and leave room.
-    if (!all_attached()) return Error{"the job waits for its former nodes; try again"};
+    if (room_may_come(now_ms)) {
+      return Error{"the job has all its nodes, and one of them may be about to go; try again"};
+    }
     return refused_error("refused to join: the job is already running with all its nodes");
   }
   const int64_t first = planted(Bug::no_term_check) ? 0 : term_ * kSessionsPerTerm;
@@ -77,21 +81,27 @@ Result<Welcome> Coordinator::hello(const Hello& hello, int64_t now_ms) {
   return Welcome{session, term_, facts_.job};
 }
 
-Status Coordinator::check_canary(const JoinRequest& request) const {
+// The bits of the nodes that are there, or of those that began the job.
+std::vector<OpDigest> Coordinator::expected_canary() const {
+  if (canary_) return canary_->ops;
   for (const auto& [session, node] : nodes_) {
-    const auto& expected = node.join.canary;
-    if (!node.live() || expected.empty()) continue;
-    for (size_t i = 0; i < std::max(expected.size(), request.canary.size()); ++i) {
-      const OpDigest mine = i < request.canary.size() ? request.canary[i] : OpDigest{"none", 0};
-      const OpDigest theirs = i < expected.size() ? expected[i] : OpDigest{"none", 0};
-      if (mine == theirs) continue;
-      return refused_error(both_values(
-          fmt::format("the canary (op {})", i),
-          fmt::format("{} {:016x}", mine.op, static_cast<uint64_t>(mine.hash)),
-          fmt::format("{} {:016x}", theirs.op, static_cast<uint64_t>(theirs.hash)),
-          "this machine computes other bits: use machines of one kind, or other --numerics"));
-    }
-    return {};
+    if (node.live() && !node.join.canary.empty()) return node.join.canary;
+  }
+  return {};
+}
+
+Status Coordinator::check_canary(const JoinRequest& request) const {
+  const std::vector<OpDigest> expected = expected_canary();
+  if (expected.empty()) return {};
+  for (size_t i = 0; i < std::max(expected.size(), request.canary.size()); ++i) {
+    const OpDigest mine = i < request.canary.size() ? request.canary[i] : OpDigest{"none", 0};
+    const OpDigest theirs = i < expected.size() ? expected[i] : OpDigest{"none", 0};
+    if (mine == theirs) continue;
+    return refused_error(both_values(
+        fmt::format("the canary (op {})", i),
+        fmt::format("{} {:016x}", mine.op, static_cast<uint64_t>(mine.hash)),
+        fmt::format("{} {:016x}", theirs.op, static_cast<uint64_t>(theirs.hash)),
+        "this machine computes other bits: use machines of one kind, or other --numerics"));
   }
   return {};
 }
@@ -209,6 +219,10 @@ void Coordinator::announce(const View& previous, CoordinatorActions* actions) {
   for (Death& death : deaths_) {
     if (previous.index_of(death.session) >= 0) death.partitions = partitions_dealt(previous, view_);
   }
+  if (!canary_ && !expected_canary().empty()) {
+    canary_ = CanaryRecord{facts_.version, expected_canary()};
+    actions->push_back(AppendRecord{*canary_});
+  }
   actions->push_back(AppendRecord{ViewRecord{view_}});
   actions->push_back(ViewMade{view_});
   if (view_.restores && !first) restored(actions);
@@ -218,7 +232,9 @@ void Coordinator::announce(const View& previous, CoordinatorActions* actions) {
     const bool keeps_state = member.step >= 0 && !view_.restores;
     Node& node = nodes_.at(member.session);
     node.since = keeps_state ? node.held->since : view_.first_step;
-    const int64_t decided = keeps_state ? node.held->decided_epochs : view_.decided_epochs;
+    int64_t decided = keeps_state ? node.held->decided_epochs : view_.decided_epochs;
+    // A coordinator that comes back with more epochs goes on after what was the last one.
+    if (keeps_state && resumed_ && decided > 0) --decided;
     for (auto epoch = static_cast<size_t>(decided); epoch < epochs_.size(); ++epoch) {
       actions->push_back(SendEvent{member.session, event_of(epochs_[epoch])});
     }
@@ -319,8 +335,12 @@ Status Coordinator::ask_to_leave(SessionId session, CoordinatorActions* actions)
   LOCKSTEP_ASSIGN(Node * node, member(session));
   if (node->leaving || ended()) return {};
   node->leaving = true;
-  if (!started_ || !node->joined) {
+  if (!started_ || !node->joined) {  // nothing to hand over
     actions->push_back(SendEvent{session, StopEvent{ErrorKind::failed, true, "left"}});
+    node->left = true;
+    if (!node->joined) return {};
+    actions->push_back(NodeLeft{session, node->steps, "left"});
+    change_view(actions);
     return {};
   }
   if (too_few_work()) {
@@ -427,6 +447,16 @@ void Coordinator::send_to_all(const NodeEvent& event, CoordinatorActions* action
 int Coordinator::live_count() const {
   return static_cast<int>(std::count_if(nodes_.begin(), nodes_.end(),
                                         [](const auto& entry) { return entry.second.live(); }));
+}
+
+// Some node has not come back, leaves, or has been silent for longer than one that is well.
+bool Coordinator::room_may_come(int64_t now_ms) const {
+  const int64_t silent_ms = std::min<int64_t>(kSilentMs, facts_.lease_ms / 2);
+  return std::any_of(nodes_.begin(), nodes_.end(), [&](const auto& entry) {
+    const Node& node = entry.second;
+    const bool silent = node.lease_ends_ms - now_ms < facts_.lease_ms - silent_ms;
+    return node.live() && (!node.attached || node.leaving || silent);
+  });
 }
 
 bool Coordinator::all_attached() const {

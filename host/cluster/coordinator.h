@@ -206,6 +206,7 @@ class Coordinator {
 
   // Membership and views: coordinator.cc.
   Result<Node*> member(SessionId session);
+  std::vector<OpDigest> expected_canary() const;  // none: whatever comes first
   Status check_canary(const JoinRequest& request) const;
   Status check_join(const JoinRequest& request) const;
   void change_view(CoordinatorActions* actions);
@@ -222,6 +223,7 @@ class Coordinator {
   void send_to_all(const NodeEvent& event, CoordinatorActions* actions);
   bool all_reported_digest(int64_t step) const;
   int live_count() const;
+  bool room_may_come(int64_t now_ms) const;
   bool all_attached() const;
   bool too_few_work() const;  // without those that leave
   int working_count() const;
@@ -258,9 +260,10 @@ class Coordinator {
   int64_t sessions_ = 0;  // of this term
   std::map<SessionId, Node> nodes_;
   View view_;
-  bool started_ = false;  // nodes hold a state, or may
-  bool resumed_ = false;  // an earlier term began the job
-  int hold_ = 0;          // the number of the view that is being prepared, or was last
+  std::optional<CanaryRecord> canary_;  // of those that made the first view
+  bool started_ = false;                // nodes hold a state, or may
+  bool resumed_ = false;                // an earlier term began the job
+  int hold_ = 0;  // the number of the view that is being prepared, or was last
   bool restore_wanted_ = false;
   std::string restore_why_;
   std::vector<Death> deaths_;  // since the last step

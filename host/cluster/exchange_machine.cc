@@ -186,7 +186,8 @@ Status ExchangeMachine::check_piece(const FrameKey& key) const {
   if (key.kind == FrameKind::reduced) return {};
   const Subtree& subtree = key.subtree;
   const bool in_tree = subtree.level >= 0 && subtree.level < 31 && subtree.first >= 0 &&
-                       subtree.end() <= partitions_ && subtree.first % (1 << subtree.level) == 0;
+                       subtree.first <= partitions_ - (1 << subtree.level) &&
+                       subtree.first % (1 << subtree.level) == 0;
   if (in_tree && !is_empty_subtree(rows_of_step_(key.step), partitions_, subtree)) return {};
   return Error{fmt::format("a piece of partitions from {}, level {}, which holds no rows",
                            subtree.first, subtree.level)};
@@ -237,7 +238,8 @@ void ExchangeMachine::arrived(SessionId from, const FrameKey& key, ExchangeOrder
   Slice& slice = step.slices[key.slice];
   if (key.kind == FrameKind::reduced) {
     slice.receiving = 0;
-    if (slice.reduced) return;
+    // A sum under way writes to the same memory: the slice is there when that is done.
+    if (slice.reduced || slice.reducing) return;
     slice.reduced = true;
     --step.unreduced;
     slice.pieces.clear();

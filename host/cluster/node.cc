@@ -91,6 +91,8 @@ void NodeMachine::event(const NodeEvent& event, int64_t now_ms) {
       hold_ = std::max(hold_, made->view.number);
     }
   } else if (const auto* decision = std::get_if<EpochEvent>(&event)) {
+    // Told again by a coordinator that has come back, maybe with more epochs.
+    if (decision->epoch + 1 == decided_epochs_) training_over_ = !decision->go_on;
     if (decision->epoch != decided_epochs_) return;
     ++decided_epochs_;
     rate_before_ = std::exchange(rate_, decision->learning_rate);

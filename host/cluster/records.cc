@@ -150,7 +150,23 @@ Json to_json(const CheckpointRecord& record) {
           {"manifest", record.manifest},
           {"samples_consumed", record.samples_consumed}};
 }
+Json to_json(const CanaryRecord& record) {
+  Json ops = Json::array();
+  for (const OpDigest& digest : record.ops) {
+    ops.push_back({digest.op, hex64(static_cast<uint64_t>(digest.hash))});
+  }
+  return {{"record", "CANARY"}, {"version", record.version}, {"ops", ops}};
+}
 Json to_json(const EndRecord&) { return {{"record", "END"}}; }
+
+CanaryRecord canary_from(const Json& json) {
+  CanaryRecord record{json.at("version"), {}};
+  for (const Json& op : json.at("ops")) {
+    const uint64_t hash = std::stoull(op.at(1).get<std::string>(), nullptr, 16);
+    record.ops.push_back({op.at(0), static_cast<int64_t>(hash)});
+  }
+  return record;
+}
 
 JobRecord record_from(const Json& json) {
   const std::string kind = json.at("record");
@@ -169,6 +185,7 @@ JobRecord record_from(const Json& json) {
     return CheckpointRecord{state_from(json.at("state")), json.at("manifest"),
                             json.at("samples_consumed")};
   }
+  if (kind == "CANARY") return canary_from(json);
   if (kind == "END") return EndRecord{};
   throw std::invalid_argument(fmt::format("a record of the unknown kind '{}'", kind));
 }
@@ -207,6 +224,9 @@ std::string describe_record(const JobRecord& record, const DescribeSums& describ
     return fmt::format("CHECKPOINT step {} {}", checkpoint->state.step,
                        checkpoint->manifest.substr(0, 12));
   }
+  if (const auto* canary = std::get_if<CanaryRecord>(&record)) {
+    return fmt::format("CANARY of {} ops, version {}", canary->ops.size(), canary->version);
+  }
   return std::holds_alternative<TermRecord>(record) ? "TERM" : "END";
 }
 
@@ -214,6 +234,7 @@ RecoveredJob recover_job(const std::vector<JobRecord>& records, int64_t steps_pe
   RecoveredJob job;
   for (const JobRecord& record : records) {
     if (const auto* run = std::get_if<RunRecord>(&record)) job.recipe_sha256 = run->recipe_sha256;
+    if (const auto* canary = std::get_if<CanaryRecord>(&record)) job.canary = *canary;
     if (const auto* made = std::get_if<ViewRecord>(&record)) {
       job.view = made->view;
       const auto decided = static_cast<size_t>(made->view.first_step / steps_per_epoch);
@@ -260,6 +281,7 @@ std::optional<StateRef> final_state(const std::vector<EpochRecord>& epochs,
 
 std::vector<JobRecord> compacted(const RecoveredJob& job) {
   std::vector<JobRecord> records{RunRecord{job.recipe_sha256}};
+  if (job.canary) records.push_back(*job.canary);
   if (job.view) records.push_back(ViewRecord{*job.view});
   for (const EpochRecord& epoch : job.epochs) records.push_back(epoch);
   for (const CheckpointRecord& checkpoint : job.checkpoints) records.push_back(checkpoint);

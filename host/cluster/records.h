@@ -6,6 +6,7 @@
 #include <variant>
 #include <vector>
 
+#include "host/cluster/messages.h"
 #include "host/cluster/view.h"
 #include "host/core/epoch_decision.h"
 #include "host/core/metric_sums.h"
@@ -50,11 +51,18 @@ struct CheckpointRecord {
   int64_t samples_consumed = 0;
   bool operator==(const CheckpointRecord&) const = default;
 };
+// What the nodes that began the job computed of its canary: nodes that come when all of these are
+// gone must compute the same.
+struct CanaryRecord {
+  std::string version;  // of Lockstep
+  std::vector<OpDigest> ops;
+  bool operator==(const CanaryRecord&) const = default;
+};
 struct EndRecord {
   bool operator==(const EndRecord&) const = default;
 };
-using JobRecord =
-    std::variant<RunRecord, TermRecord, ViewRecord, EpochRecord, CheckpointRecord, EndRecord>;
+using JobRecord = std::variant<RunRecord, TermRecord, CanaryRecord, ViewRecord, EpochRecord,
+                               CheckpointRecord, EndRecord>;
 
 // JSON, one line.
 std::string encode_record(const JobRecord& record);
@@ -65,6 +73,7 @@ std::string describe_record(const JobRecord& record, const DescribeSums& describ
 // What a coordinator knows when it comes back.
 struct RecoveredJob {
   std::string recipe_sha256;  // "": a new log
+  std::optional<CanaryRecord> canary;
   std::optional<View> view;
   std::vector<EpochRecord> epochs;
   std::vector<CheckpointRecord> checkpoints;  // oldest first

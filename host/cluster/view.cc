@@ -107,6 +107,18 @@ View make_view(const View& previous, const ViewRequest& request) {
   return view;
 }
 
+int64_t patience_ms(const View& view, int64_t step, int64_t compute_ms, int64_t state_bytes) {
+  constexpr int64_t kLeastMs = 30'000;
+  constexpr int64_t kSlowerThanThis = 8;        // a member may be, with more partitions
+  constexpr int64_t kStateBytesPerMs = 10'000;  // 10 MB/s
+  int64_t patience = kLeastMs + kSlowerThanThis * compute_ms;
+  const bool some_load = std::any_of(view.members.begin(), view.members.end(),
+                                     [](const Member& member) { return member.step < 0; });
+  const bool of_first_step = step <= view.first_step;
+  if (of_first_step && (view.restores || some_load)) patience += state_bytes / kStateBytesPerMs;
+  return patience;
+}
+
 int partitions_dealt(const View& previous, const View& view) {
   if (!view.carries) return 0;
   int kept = 0;

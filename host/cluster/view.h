@@ -83,6 +83,12 @@ struct ViewRequest {
 // the lost members held is dealt out.
 View make_view(const View& previous, const ViewRequest& request);
 
+// How long, in milliseconds, members may keep another one waiting for `step` without anything of it
+// coming, before they are accused: some may still be computing, as long as this node did and more
+// (`compute_ms`), or load their state of `state_bytes`. Who is dead is noticed sooner, by its
+// lease.
+int64_t patience_ms(const View& view, int64_t step, int64_t compute_ms, int64_t state_bytes);
+
 // Partitions of `view`'s carried step that members got from lost ones: what is computed again.
 int partitions_dealt(const View& previous, const View& view);
 

@@ -90,6 +90,8 @@ class FileSystem {
   Result<std::string> read(const std::string& path);
   Result<NewFile> create(const std::string& folder, const std::string& called);
   Status write_atomically(const std::string& path, std::string_view contents);
+  // Never the same twice, in any process on any machine.
+  virtual std::string unique_name() = 0;
   // What create() left behind in a process that died. Only for the one that owns the folder.
   Status remove_temporaries(const std::string& folder);
 
@@ -101,8 +103,6 @@ class FileSystem {
   // One level; fine where it is there. Errors speak of `called`.
   virtual Status make_folder(const std::string& folder, const std::string& called) = 0;
   virtual Status do_sync_folder(const std::string& folder) = 0;
-  // Never the same twice, in any process on any machine.
-  virtual std::string unique_name() = 0;
 
   std::mutex mutex_;
   std::map<std::string, Error> failed_folders_;
@@ -118,11 +118,11 @@ class PosixFileSystem : public FileSystem {
                                                   const std::string& called) override;
   Status rename(const std::string& from, const std::string& to) override;
   Status remove(const std::string& path) override;
+  std::string unique_name() override;
 
  private:
   Status make_folder(const std::string& folder, const std::string& called) override;
   Status do_sync_folder(const std::string& folder) override;
-  std::string unique_name() override;
 };
 
 // "a/b" of "a/b/c", "." of "c".

@@ -98,7 +98,9 @@ void Progress::node_left(const NodeLeft& left) {
   const std::string rest =
       count == 0 ? "no node is left, and the job waits for one"
                  : fmt::format("{} node{} go{} on", count, plural(count), count == 1 ? "es" : "");
-  if (left.why == "left") {
+  if (left.why == "left" && !begun_) {
+    line(fmt::format("node '{}' left before the job began", name_of(left.session)));
+  } else if (left.why == "left") {
     line(fmt::format("node '{}' handed over at step {} and left; {}", name_of(left.session),
                      left.step, rest));
   } else if (left.why == "it left") {

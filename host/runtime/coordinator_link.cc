@@ -68,11 +68,16 @@ void CoordinatorLink::push(NodeEvent event) {
 
 void CoordinatorLink::poll_loop() {
   std::unique_ptr<ControlClient> client;
+  Error unreached;
   int pause_ms = kRetryMs;
   while (true) {
     if (client == nullptr) {
       auto connected = network_.connect_control(options_.coordinator, kConnectMs);
-      if (connected.ok()) client = std::move(connected).value();
+      if (connected.ok()) {
+        client = std::move(connected).value();
+      } else {
+        unreached.message = connected.error().message;  // of no kind that would end the wait
+      }
     }
     PollRequest request;
     {
@@ -80,8 +85,7 @@ void CoordinatorLink::poll_loop() {
       if (over_) return;
       request = {options_.session, term_, received_};
     }
-    const auto reply =
-        client ? client->poll(request) : Result<PollReply>(Error{"it does not answer"});
+    const auto reply = client ? client->poll(request) : Result<PollReply>(unreached);
     if (!handle(reply, client.get())) return;
     leave_if_asked(client.get());
     if (reply.ok()) {

@@ -114,6 +114,7 @@ void CoordinatorRuntime::carry_out(const CoordinatorAction& action) {
     present_[joined->member.session] = true;
   } else if (const auto* left = std::get_if<NodeLeft>(&action)) {
     present_[left->session] = false;
+    uploads_.erase(left->session);
   } else if (const auto* failed = std::get_if<JobFailed>(&action)) {
     outcome_ = Error{failed->reason, failed->kind};
     ended_ = true;
@@ -212,6 +213,7 @@ Result<PollReply> CoordinatorRuntime::poll(const PollRequest& request) {
   std::unique_lock lock(mutex_);
   if (!machine_) return not_started();
   const auto renewed = machine_->renew(request.session, monotonic_ms());
+  if (!renewed.ok() && !mailboxes_.contains(request.session)) return renewed.error();
   Mailbox& mailbox = mailboxes_[request.session];
   const bool same_term = request.term == machine_->term();
   while (same_term && !mailbox.events.empty() && mailbox.first < request.received) {
@@ -301,8 +303,16 @@ Result<std::string> CoordinatorRuntime::fetch(SessionId session, const std::stri
     const std::lock_guard lock(mutex_);
     if (!machine_) return not_started();
     LOCKSTEP_RETURN_IF_ERROR(machine_->renew(session, monotonic_ms()));
+    if (object != machine_->view().restore.object) {
+      return Error{fmt::format("state {} is not what this view begins with", object)};
+    }
   }
-  return part_of_state(object, offset);
+  auto part = part_of_state(object, offset);
+  if (!part.ok()) {  // nobody can go on from it: an older one is found at the next start
+    const std::lock_guard lock(mutex_);
+    disk_failed(part.error());
+  }
+  return part;
 }
 
 Result<NewestState> CoordinatorRuntime::newest_state() {

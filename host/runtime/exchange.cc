@@ -46,7 +46,9 @@ void Exchange::adopt(const View& view, SessionId self, int64_t step) {
   {
     const std::lock_guard lock(mutex_);
     if (view.restores || step != step_) {
-      pieces_.clear();
+      // The machine still counts on pieces that came early of the step to which this node is moved.
+      std::erase_if(pieces_,
+                    [&](const auto& entry) { return view.restores || entry.first.first < step; });
       roots_.clear();
       round_.reset();
     }
@@ -93,7 +95,9 @@ void Exchange::local_ready(int64_t step, int64_t begin, int64_t end) {
 
 void Exchange::carry_out(ExchangeOrders orders) {
   for (const ReduceSlice& order : orders.reductions) reduce(order);
-  for (const SendFrame& send : orders.sends) options_.send(send.to, frame_of(send.key));
+  for (const SendFrame& send : orders.sends) {
+    if (auto frame = frame_of(send.key)) options_.send(send.to, std::move(*frame));
+  }
 }
 
 std::vector<TreePiece> Exchange::values_of(const ReduceSlice& order,
@@ -138,7 +142,8 @@ void Exchange::reduce(const ReduceSlice& order) {
   carry_out(std::move(orders));
 }
 
-Frame Exchange::frame_of(const FrameKey& key) {
+// None where the main thread has gone on since this was ordered: nobody needs it any more.
+std::optional<Frame> Exchange::frame_of(const FrameKey& key) {
   Frame frame;
   frame.key = key;
   if (key.kind != FrameKind::piece && key.kind != FrameKind::reduced) return frame;
@@ -148,32 +153,28 @@ Frame Exchange::frame_of(const FrameKey& key) {
     frame.values = reduced_[key.step % 2]->data() + begin;
     return frame;
   }
+  std::vector<TreePiece> pieces;
   {
     const std::lock_guard lock(mutex_);
+    if (key.step != step_ || roots_.empty()) return std::nullopt;
     for (const LocalRoot& root : roots_) {
       if (root.subtree == key.subtree) frame.values = root.values + begin;
+      pieces.push_back({root.subtree, root.values + begin});
     }
   }
-  if (frame.values != nullptr) return frame;
-  const auto joined = join_roots(key);
-  frame.values = joined.get();
-  frame.keep = joined;
+  if (frame.values == nullptr) {
+    frame.keep = joined(key, pieces);
+    frame.values = frame.keep.get();
+  }
   return frame;
 }
 
 // The sum over several devices' roots, in memory of its own.
-std::shared_ptr<float> Exchange::join_roots(const FrameKey& key) {
-  std::vector<TreePiece> pieces;
-  {
-    const std::lock_guard lock(mutex_);
-    for (const LocalRoot& root : roots_) {
-      pieces.push_back({root.subtree, root.values + options_.layout.begin(key.slice)});
-    }
-  }
-  auto joined = pool_->take();
-  LOCKSTEP_CHECK(joined.ok());
-  tree_sum_range(device_, pieces, key.subtree, options_.layout.size(key.slice), joined->get());
-  return *joined;
+std::shared_ptr<float> Exchange::joined(const FrameKey& key, const std::vector<TreePiece>& pieces) {
+  auto sum = pool_->take();
+  LOCKSTEP_CHECK(sum.ok());
+  tree_sum_range(device_, pieces, key.subtree, options_.layout.size(key.slice), sum->get());
+  return *sum;
 }
 
 Result<float*> Exchange::accept(SessionId from, const FrameKey& key, int64_t count) {
@@ -187,6 +188,7 @@ Result<float*> Exchange::accept(SessionId from, const FrameKey& key, int64_t cou
     return Error{fmt::format("a frame of slice {} with {} values, which has {}", key.slice, count,
                              options_.layout.size(key.slice))};
   }
+  ++news_;
   if (key.kind == FrameKind::reduced) {
     return reduced_[key.step % 2]->data() + options_.layout.begin(key.slice);
   }
@@ -213,6 +215,7 @@ void Exchange::arrived(SessionId from, const FrameKey& key, float* values) {
       });
       if (!known) pieces.emplace_back(key.subtree, piece.mapped());
     }
+    if (key.kind != FrameKind::want) ++news_;
     machine_.arrived(from, key, &orders);
     wake_if_complete();
   }
@@ -255,13 +258,15 @@ void Exchange::wake_if_complete() {
 Exchange::Waited Exchange::wait(int64_t step, int timeout_ms) {
   std::unique_lock lock(mutex_);
   LOCKSTEP_CHECK(step == step_);
+  const int64_t news = news_;
   changed_.wait_for(lock, std::chrono::milliseconds(timeout_ms),
                     [&] { return interrupted_ || machine_.complete(step); });
   if (interrupted_) {
     interrupted_ = false;
     return Waited::interrupted;
   }
-  return machine_.complete(step) ? Waited::complete : Waited::no_progress;
+  if (machine_.complete(step)) return Waited::complete;
+  return news_ != news ? Waited::progress : Waited::no_progress;
 }
 
 void Exchange::wait_for_news(int timeout_ms) {

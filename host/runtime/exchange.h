@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "host/cluster/exchange_machine.h"
@@ -74,8 +75,9 @@ class Exchange final : public FrameSink {
   // Starts to compute partitions of a step, the first time or again: `devices` of them will call
   // local_ready for every element of `roots` once.
   void begin(int64_t step, const std::vector<LocalRoot>& roots, int devices);
-  enum class Waited { complete, interrupted, no_progress };
-  // Waits until the whole flat gradient of the step is there.
+  enum class Waited { complete, interrupted, progress, no_progress };
+  // Waits until the whole flat gradient of the step is there. `progress`: it is not yet, but
+  // something of it came.
   Waited wait(int64_t step, int timeout_ms);
   // Waits until it is interrupted.
   void wait_for_news(int timeout_ms);
@@ -107,8 +109,8 @@ class Exchange final : public FrameSink {
   Exchange(ExchangeOptions options, Device& device);
   void carry_out(ExchangeOrders orders);
   void reduce(const ReduceSlice& order);
-  Frame frame_of(const FrameKey& key);
-  std::shared_ptr<float> join_roots(const FrameKey& key);
+  std::optional<Frame> frame_of(const FrameKey& key);
+  std::shared_ptr<float> joined(const FrameKey& key, const std::vector<TreePiece>& pieces);
   std::vector<TreePiece> values_of(const ReduceSlice& order,
                                    std::vector<std::shared_ptr<float>>* keep) const;
   void wake_if_complete();
@@ -125,6 +127,7 @@ class Exchange final : public FrameSink {
   std::vector<LocalRoot> roots_;  // of all rounds of this step
   Pieces pieces_;
   std::map<float*, std::shared_ptr<float>> receiving_;  // pieces that are being read
+  int64_t news_ = 0;                                    // values that began to come, or are there
   bool interrupted_ = false;
 };
 

@@ -23,6 +23,41 @@ std::map<std::string, std::vector<double>> history_of(const std::vector<EpochRec
   return history;
 }
 
+// An owner removes what its log does not know, so a folder of checkpoints has one: the same words
+// stand there and beside the log.
+Status claim(FileSystem& files, const JournalOptions& options, bool log_is_new) {
+  const std::string mine = options.state + "/checkpoints-owner";
+  const std::string theirs = options.checkpoints + "/owner";
+  LOCKSTEP_ASSIGN(const auto mine_size, files.size_of(mine));
+  LOCKSTEP_ASSIGN(const auto their_size, files.size_of(theirs));
+  LOCKSTEP_ASSIGN(const auto foreign_log, files.size_of(options.checkpoints + "/log"));
+  std::string owner;
+  if (mine_size) {
+    LOCKSTEP_ASSIGN(owner, files.read(mine));
+  }
+  bool is_mine = !foreign_log;
+  if (their_size) {
+    LOCKSTEP_ASSIGN(const std::string other, files.read(theirs));
+    is_mine = is_mine && mine_size && other == owner;
+  } else if (log_is_new) {
+    LOCKSTEP_RETURN_IF_ERROR(files.make_folders(options.checkpoints + "/objects"));
+    LOCKSTEP_ASSIGN(const auto objects, files.list(options.checkpoints + "/objects"));
+    is_mine = is_mine && objects.empty();
+  }
+  if (!is_mine) {
+    return Error{
+        fmt::format("--checkpoints {}: it holds the checkpoints of another job, which this one "
+                    "would remove; choose another folder, or empty it if that job is not needed",
+                    options.checkpoints)};
+  }
+  if (their_size) return {};
+  if (!mine_size) {
+    owner = files.unique_name() + "\n";
+    LOCKSTEP_RETURN_IF_ERROR(files.write_atomically(mine, owner));
+  }
+  return files.write_atomically(theirs, owner);
+}
+
 }  // namespace
 
 Journal::Journal(JournalOptions options, RecordLog log, ObjectStore objects)
@@ -34,6 +69,10 @@ Journal::Journal(JournalOptions options, RecordLog log, ObjectStore objects)
 Result<std::unique_ptr<Journal>> Journal::open(FileSystem& files, const JournalOptions& options) {
   LOCKSTEP_RETURN_IF_ERROR(files.make_folders(options.state));
   LOCKSTEP_ASSIGN(auto opened, RecordLog::open(files, options.state + "/log"));
+  if (!options.checkpoints.empty()) {
+    LOCKSTEP_RETURN_IF_ERROR(files.make_folders(options.checkpoints));
+    LOCKSTEP_RETURN_IF_ERROR(claim(files, options, opened.records.empty()));
+  }
   const std::string& folder = options.checkpoints.empty() ? options.state : options.checkpoints;
   LOCKSTEP_ASSIGN(auto objects, ObjectStore::open(files, folder + "/objects"));
   std::unique_ptr<Journal> journal(new Journal(options, std::move(opened.log), std::move(objects)));
@@ -154,13 +193,14 @@ std::vector<std::string> Journal::kept_manifests() const {
 
 // Records of checkpoints that are gone stay out of a compacted log.
 Status Journal::compact_if_long() {
-  if (records_.size() < kLongLog) return {};
+  if (records_.size() < std::max(kLongLog, 2 * compacted_)) return {};
   RecoveredJob job = recover_job(records_, options_.steps_per_epoch);
   const auto& ids = lineage_.ids();
   std::erase_if(job.checkpoints, [&](const CheckpointRecord& checkpoint) {
     return std::find(ids.begin(), ids.end(), checkpoint.manifest) == ids.end();
   });
   records_ = compacted(job);
+  compacted_ = records_.size();
   std::vector<std::string> bodies;
   for (const JobRecord& record : records_) bodies.push_back(encode_record(record));
   return log_.compact(static_cast<uint64_t>(term_), bodies);

@@ -19,7 +19,7 @@ namespace lockstep {
 
 struct JournalOptions {
   std::string state;        // folder of the log
-  std::string checkpoints;  // folder of the objects; "": `state`
+  std::string checkpoints;  // another folder for the objects, of this job alone; "": `state`
   int keep_checkpoints = 3;
   std::string recipe_sha256;
   int64_t steps_per_epoch = 1;
@@ -30,7 +30,8 @@ struct JournalOptions {
 class Journal {
  public:
   // Makes or reads the folder and begins a new term. Fails where the log is of another recipe, or
-  // damaged in a way that no crash explains. `files` outlives the journal.
+  // damaged in a way that no crash explains, or where the folder of checkpoints is another job's.
+  // `files` outlives the journal.
   static Result<std::unique_ptr<Journal>> open(FileSystem& files, const JournalOptions& options);
 
   int64_t term() const { return term_; }
@@ -67,6 +68,7 @@ class Journal {
   int64_t term_ = 1;
   RecoveredJob recovered_;
   std::vector<JobRecord> records_;  // since the last compaction
+  size_t compacted_ = 0;            // how many of them that one left
   std::vector<std::string> notes_;
   std::map<std::string, MetricSums> accumulators_;  // of states that are no checkpoints yet
 };

@@ -263,6 +263,8 @@ void NodeSession::log_memory() {
   memory.exchange = alone ? 0
                           : Exchange::planned_bytes(exchange_options(), *machine_->view(),
                                                     welcome_.session, replica_->adder());
+  if (memory.total() <= memory_told_) return;
+  memory_told_ = memory.total();
   const double mib = 1 << 20;
   log(fmt::format(
       "memory plan: {:.1f} MiB (weights {:.1f}, optimizer {:.1f}, gradients {:.1f}, exchange "

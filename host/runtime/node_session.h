@@ -52,6 +52,8 @@ class NodeSession {
   void finish_step(int64_t step, const MetricSums& metrics);
   Status measure_epoch(const MeasureEpoch& action);
   Status measure_range(PartitionRange range, EpochReport* report);
+  // As cluster/view.h's, for what is waited for now.
+  int64_t patience_ms() const;
   // Sends it; where the coordinator is away, waits a little, and the machine will ask again.
   bool sent(const Status& status, Status* error);
 
@@ -60,7 +62,7 @@ class NodeSession {
                      const std::vector<HostBatch>& batches);
   void prefetch(int64_t step);
   ExchangeOptions exchange_options();
-  void log_memory();
+  void log_memory();  // where the view asks for more than any before
   void log_memory_used();
 
   const NodeOptions options_;
@@ -83,9 +85,11 @@ class NodeSession {
   std::vector<PartitionSamples> samples_;    // contributed to the step under way
   std::optional<EpochReport> epoch_report_;  // measured, not sent yet
   std::vector<PartitionRange> measured_ranges_;
-  int64_t progress_ms_ = 0;      // when the step that is waited for began
+  int64_t progress_ms_ = 0;      // when what is waited for began, or last came nearer
+  size_t state_missing_ = 0;     // parts of the state that is waited for
+  int64_t compute_ms_ = 0;       // what this node's last step took to compute
   int64_t resident_before_ = 0;  // data loaded, nothing else
-  bool memory_told_ = false;
+  int64_t memory_told_ = 0;      // the largest plan that was logged
 
   std::mutex mutex_;
   bool over_ = false;

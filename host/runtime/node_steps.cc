@@ -8,8 +8,7 @@
 namespace lockstep {
 namespace {
 
-constexpr int kAskAgainMs = 1000;      // without progress: what was asked for may have been lost
-constexpr int kNoProgressMs = 30'000;  // then the members that are waited for are accused
+constexpr int kAskAgainMs = 1000;  // without progress: what was asked for may have been lost
 constexpr int kRetryMs = 100;
 constexpr int kMaxRetryMs = 1000;
 constexpr size_t kUploadBytes = 4 << 20;
@@ -65,8 +64,7 @@ Status NodeSession::adopt_view(const View& view) {
     samples_.clear();
     epoch_report_.reset();
   }
-  if (!memory_told_) log_memory();
-  memory_told_ = true;
+  log_memory();
   return {};
 }
 
@@ -109,6 +107,13 @@ Status NodeSession::fetch_state(const StateRef& state) {
       fmt::format("the state of step {} has another digest than its checkpoint says", state.step)};
 }
 
+int64_t NodeSession::patience_ms() const {
+  const TrainState& state = replica_->state();
+  const auto values = std::ssize(state.weights) * (1 + std::ssize(state.slots));
+  return lockstep::patience_ms(*machine_->view(), std::max<int64_t>(machine_->step(), 0),
+                               compute_ms_, values * static_cast<int64_t>(sizeof(float)));
+}
+
 Status NodeSession::await_state(int64_t step) {
   exchange_->wait_for_news(kAskAgainMs);
   LOCKSTEP_ASSIGN(const bool whole, transfer_->take());
@@ -117,7 +122,11 @@ Status NodeSession::await_state(int64_t step) {
     prefetch(step);
     return {};
   }
-  if (monotonic_ms() - progress_ms_ < kNoProgressMs) return {};
+  if (const size_t missing = transfer_->missing(); missing != state_missing_) {
+    state_missing_ = missing;
+    progress_ms_ = monotonic_ms();
+  }
+  if (monotonic_ms() - progress_ms_ < patience_ms()) return {};
   progress_ms_ = monotonic_ms();
   const View& view = *machine_->view();
   coordinator_->report_fault({welcome_.session,
@@ -176,7 +185,6 @@ void NodeSession::end_snapshot() {
 }
 
 void NodeSession::prefetch(int64_t step) {
-  if (step >= job_.total_steps()) return;
   const Job::BatchPlace place = job_.place_of_step(step);
   loader_->prefetch({place.pass, place.batch, replica_->device_ranges(machine_->partitions())});
 }
@@ -190,12 +198,14 @@ std::vector<HostBatch> NodeSession::load_batches(int64_t step,
 }
 
 Status NodeSession::compute(const ComputeStep& action) {
+  const int64_t begin_ms = monotonic_ms();
   if (action.partitions.empty()) exchange_->begin(action.step, {}, 0);
   for (const PartitionRange range : action.partitions) {
     LOCKSTEP_RETURN_IF_ERROR(compute_range(action.step, range));
   }
   machine_->computed(action.partitions);
   progress_ms_ = monotonic_ms();
+  compute_ms_ = progress_ms_ - begin_ms;
   return {};
 }
 
@@ -232,11 +242,14 @@ Status NodeSession::await_step(int64_t step) {
       return {};
     case Exchange::Waited::interrupted:
       return {};
+    case Exchange::Waited::progress:
+      progress_ms_ = monotonic_ms();
+      return {};
     case Exchange::Waited::no_progress:
       break;
   }
   exchange_->ask_again();
-  if (monotonic_ms() - progress_ms_ < kNoProgressMs) return {};
+  if (monotonic_ms() - progress_ms_ < patience_ms()) return {};
   progress_ms_ = monotonic_ms();
   for (const SessionId accused : exchange_->waiting_for(step)) {
     if (accused == welcome_.session) continue;

@@ -285,9 +285,14 @@ void PeerLinks::send(SessionId to, Frame frame) {
   const std::lock_guard lock(mutex_);
   const auto found = peers_.find(to);
   if (stopping_ || found == peers_.end() || found->second->stream == nullptr) return;
-  found->second->queue.push_back(std::move(frame));
+  Peer& peer = *found->second;
+  // A peer that asks again while its answer waits for a slow link gets it once.
+  const bool waits = std::any_of(peer.queue.begin(), peer.queue.end(),
+                                 [&](const Frame& other) { return other.key == frame.key; });
+  if (waits) return;
+  peer.queue.push_back(std::move(frame));
   ++options_.gauges->frames_waiting;
-  found->second->changed.notify_all();
+  peer.changed.notify_all();
 }
 
 void PeerLinks::write_frames(const PeerPtr& peer) {

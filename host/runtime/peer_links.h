@@ -47,7 +47,8 @@ class PeerLinks {
   // Keeps streams to all other members from now on. Frames go to `sink`, which outlives the links
   // or their shut_down(). Never waits for a peer.
   void connect(const View& view, FrameSink* sink);
-  // Queues a frame; never blocks. Dropped where there is no stream: whoever connects asks anew.
+  // Queues a frame; never blocks. Dropped where there is no stream (whoever connects asks anew),
+  // and where the same is in the queue.
   void send(SessionId to, Frame frame);
   // Closes all streams and ends all threads. What is queued is not sent any more.
   void shut_down();

@@ -10,15 +10,12 @@ namespace {
 
 constexpr int64_t kShareUnit = 64;  // floats: what kernels read at once, with room
 
-struct Share {
-  int64_t begin = 0;  // in the flat vector
-  int64_t count = 0;
-};
+int64_t count_of(const FlatRange& range) { return range.end - range.begin; }
 
 // Share `index`; the last ones may be short or empty.
-Share range_of_share(int64_t flat_size, int64_t share, int index) {
+FlatRange range_of_share(int64_t flat_size, int64_t share, int index) {
   const int64_t begin = std::min(flat_size, share * index);
-  return {begin, std::min(share, flat_size - begin)};
+  return {begin, std::min(begin + share, flat_size)};
 }
 
 }  // namespace
@@ -38,7 +35,7 @@ Status Replica::reduce_over_links(const Program::ReadyCallback& ready) {
 // This device's share of all roots of the round.
 Status Replica::gather_pieces(int index, std::vector<TreePiece>* pieces) {
   const int64_t share = share_size();
-  const Share mine = range_of_share(training_.flat_size, share, index);
+  const FlatRange mine = range_of_share(training_.flat_size, share, index);
   std::vector<DeviceLink::Transfer> sends;
   std::vector<DeviceLink::Transfer> receives;
   size_t foreign = 0;
@@ -57,16 +54,16 @@ Status Replica::gather_pieces(int index, std::vector<TreePiece>* pieces) {
       }
       continue;
     }
-    const Share theirs = range_of_share(training_.flat_size, share, peer);
+    const FlatRange theirs = range_of_share(training_.flat_size, share, peer);
     for (const RoundRoot& root : round_roots_[static_cast<size_t>(index)]) {
-      if (theirs.count > 0) {
-        sends.push_back({peer, root.memory.device + theirs.begin, theirs.count});
+      if (!theirs.empty()) {
+        sends.push_back({peer, root.memory.device + theirs.begin, count_of(theirs)});
       }
     }
     for (const RoundRoot& root : round_roots_[static_cast<size_t>(peer)]) {
-      if (mine.count == 0) continue;
+      if (mine.empty()) continue;
       float* place = memory->data() + static_cast<int64_t>(receives.size()) * share;
-      receives.push_back({peer, place, mine.count});
+      receives.push_back({peer, place, count_of(mine)});
       pieces->push_back({root.subtree, place});
     }
   }
@@ -77,18 +74,19 @@ Status Replica::reduce_share(int index, const Program::ReadyCallback& ready) {
   Device& device = team_->device(index);
   std::vector<TreePiece> pieces;
   LOCKSTEP_RETURN_IF_ERROR(gather_pieces(index, &pieces));
-  const Share mine = range_of_share(training_.flat_size, share_size(), index);
-  if (mine.count == 0) return team_->link(index)->finish();
+  const FlatRange mine = range_of_share(training_.flat_size, share_size(), index);
+  if (mine.empty()) return team_->link(index)->finish();
   float* sum = device_gradients_[static_cast<size_t>(index)]->data() + mine.begin;
   if (!round_on_host_) {
-    return device.sum(sum_terms(pieces, root_subtree(job_.partitions)), mine.count, sum);
+    return device.sum(sum_terms(pieces, root_subtree(job_.partitions)), count_of(mine), sum);
   }
   LOCKSTEP_RETURN_IF_ERROR(team_->link(index)->finish());
   for (const RoundRoot& root : round_roots_.back()) {
-    LOCKSTEP_RETURN_IF_ERROR(device.sum(sum_terms(pieces, root.subtree), mine.count, sum));
-    LOCKSTEP_RETURN_IF_ERROR(device.copy_to_host(sum, mine.count, root.memory.host + mine.begin));
+    LOCKSTEP_RETURN_IF_ERROR(device.sum(sum_terms(pieces, root.subtree), count_of(mine), sum));
+    LOCKSTEP_RETURN_IF_ERROR(
+        device.copy_to_host(sum, count_of(mine), root.memory.host + mine.begin));
   }
-  ready(mine.begin, mine.begin + mine.count);
+  ready(mine.begin, mine.end);
   return {};
 }
 
@@ -97,10 +95,10 @@ Status Replica::reduce_share(int index, const Program::ReadyCallback& ready) {
 Status Replica::spread_gradient(int index, const float* reduced) {
   const int64_t share = share_size();
   float* gradient = device_gradients_[static_cast<size_t>(index)]->data();
-  const Share mine = range_of_share(training_.flat_size, share, index);
-  if (reduced != nullptr && mine.count > 0) {
-    LOCKSTEP_RETURN_IF_ERROR(team_->device(index).copy_to_device(reduced + mine.begin, mine.count,
-                                                                 gradient + mine.begin));
+  const FlatRange mine = range_of_share(training_.flat_size, share, index);
+  if (reduced != nullptr && !mine.empty()) {
+    LOCKSTEP_RETURN_IF_ERROR(team_->device(index).copy_to_device(
+        reduced + mine.begin, count_of(mine), gradient + mine.begin));
   }
   LOCKSTEP_RETURN_IF_ERROR(team_->link(index)->all_gather(gradient, share));
   return team_->link(index)->finish();

@@ -120,6 +120,11 @@ void StateTransfer::gave_up(SessionId, const FrameKey& key, float*) {
   under_way_.erase({key.subtree.first, key.slice});
 }
 
+size_t StateTransfer::missing() {
+  const std::lock_guard lock(mutex_);
+  return missing_.size();
+}
+
 Result<bool> StateTransfer::take() {
   const std::lock_guard lock(mutex_);
   if (donor_ == 0 || !missing_.empty()) return false;

@@ -24,6 +24,8 @@ class StateTransfer final : public FrameSink {
   Status adopt(const View& view, SessionId self);
   // Whether the awaited state is whole; an error where its digest is not the donor's. Takes it up.
   Result<bool> take();
+  // How many parts of the awaited state have not come.
+  size_t missing();
 
   Result<float*> accept(SessionId from, const FrameKey& key, int64_t count) override;
   void arrived(SessionId from, const FrameKey& key, float* values) override;

@@ -1,4 +1,4 @@
-// Who is a member: joins, deaths, leaves, views, and the coordinator's own return.
+// Who is a member: joins, deaths, leaves and views.
 #include "host/cluster/coordinator.h"
 
 #include "tests/cluster/coordinator_fixture.h"
@@ -86,6 +86,53 @@ TEST_F(CoordinatorTest, RefusesMoreNodesThanTheJobTakes) {
   enter();
   EXPECT_EQ(join(request(late)).error().kind, ErrorKind::refused);
   EXPECT_FALSE(coordinator_->hello({kWireVersion, "1", "n"}, now_).ok());
+}
+
+TEST_F(CoordinatorTest, WhoTakesThePlaceOfANodeThatIsAboutToGoTriesAgain) {
+  facts_.max_nodes = 2;
+  train(2);
+  const auto kind = [this] {
+    return coordinator_->hello({kWireVersion, "1", "n"}, now_).error().kind;
+  };
+  EXPECT_EQ(kind(), ErrorKind::refused);
+  now_ += 1500;
+  ASSERT_TRUE(coordinator_->renew(kFirst, now_).ok());
+  EXPECT_EQ(kind(), ErrorKind::failed);  // the second is silent
+  ASSERT_TRUE(coordinator_->renew(kSecond, now_).ok());
+  EXPECT_EQ(kind(), ErrorKind::refused);
+  coordinator_->connection_lost(kSecond, now_);
+  EXPECT_EQ(kind(), ErrorKind::failed);
+  ASSERT_TRUE(coordinator_->renew(kSecond, now_).ok());
+  ASSERT_TRUE(coordinator_->ask_to_leave(kSecond, &actions_).ok());
+  EXPECT_EQ(kind(), ErrorKind::failed);
+}
+
+TEST_F(CoordinatorTest, WhoLeavesBeforeTheJobBeginsDoesNotCount) {
+  facts_.start_nodes = 2;
+  begin();
+  enter();
+  ASSERT_TRUE(coordinator_->ask_to_leave(kFirst, &actions_).ok());
+  ASSERT_THAT(receivers<StopEvent>(), ElementsAre(kFirst));
+  EXPECT_TRUE(events<StopEvent>()[0].second.completed);
+  EXPECT_EQ(taken<NodeLeft>().size(), 1u);
+  enter();
+  EXPECT_THAT(receivers<HoldEvent>(), IsEmpty());
+  enter();
+  EXPECT_THAT(receivers<HoldEvent>(), ElementsAre(kSecond, kThird));
+  ASSERT_TRUE(coordinator_->ask_to_leave(kThird, &actions_).ok());
+  held(kSecond, {});
+  EXPECT_THAT(taken<ViewMade>(), IsEmpty());  // too few again
+  held(enter(), {});
+  EXPECT_EQ(coordinator_->view().members.size(), 2u);
+}
+
+TEST_F(CoordinatorTest, NodesThatComeWhenAllOthersHaveGoneMustComputeTheSame) {
+  train(1);
+  die(kFirst);
+  JoinRequest other = request(hello());
+  other.canary[1].hash = 9;
+  EXPECT_EQ(join(other).error().kind, ErrorKind::refused);
+  EXPECT_TRUE(join(request(hello())).ok());
 }
 
 TEST_F(CoordinatorTest, JoiningTwiceIsJoiningOnce) {
@@ -328,115 +375,6 @@ TEST_F(CoordinatorTest, StopsFromOutside) {
   coordinator_->tick(now_ + 5000, &actions_);
   EXPECT_THAT(taken<JobFailed>(), IsEmpty());
   EXPECT_THAT(receivers<HoldEvent>(), IsEmpty());
-}
-
-// A log that ends in a view of two members of term 1, made at step 2, which is durable.
-class ReturningCoordinatorTest : public CoordinatorTest {
- protected:
-  ReturningCoordinatorTest() {
-    View view;
-    view.number = 3;
-    view.first_step = 2;
-    view.members = {{kFirst, "a", "", {0, 4}, {}, 2}, {kSecond, "b", "", {4, 8}, {}, 2}};
-    view.slice_owners = {0, 1, 0, 1};
-    view.decided_epochs = 1;
-    recovered_.view = view;
-    recovered_.epochs = {{{0, {128, 32, 64}, {}, 0}, {}}};
-    recovered_.checkpoints.resize(1);
-    recovered_.checkpoints[0].state = state(2);
-    recovered_.checkpoints[0].samples_consumed = 64;
-  }
-  Status attach(SessionId session, const Standing& standing) {
-    return coordinator_->attach(session, standing, now_, &actions_);
-  }
-
-  RecoveredJob recovered_;
-};
-
-TEST_F(ReturningCoordinatorTest, MembersComeBackAndGoOn) {
-  begin(recovered_, true, 2);
-  EXPECT_EQ(coordinator_->phase(), Phase::changing);
-  EXPECT_TRUE(*coordinator_->renew(kFirst, now_));
-  ASSERT_TRUE(attach(kFirst, standing(3)).ok());
-  EXPECT_FALSE(*coordinator_->renew(kFirst, now_));
-  EXPECT_THAT(receivers<HoldEvent>(), IsEmpty());  // one change for all
-  ASSERT_TRUE(attach(kSecond, standing(3)).ok());
-  EXPECT_THAT(receivers<HoldEvent>(), ElementsAre(kFirst, kSecond));
-  EXPECT_EQ(events<HoldEvent>()[0].second.number, 4);
-  held(kFirst, {3, 3, true, 0, 1});
-  held(kSecond, {3, 3, false, 0, 0});
-  EXPECT_EQ(coordinator_->view().number, 4);
-  EXPECT_EQ(coordinator_->view().first_step, 3);
-  EXPECT_FALSE(coordinator_->view().restores);
-  // The second missed the decision.
-  EXPECT_THAT(receivers<EpochEvent>(), ElementsAre(kSecond));
-}
-
-TEST_F(ReturningCoordinatorTest, ItsOwnSessionsAreNew) {
-  begin(recovered_, true, 2);
-  EXPECT_EQ(hello(), session_id(1, 2));
-}
-
-TEST_F(ReturningCoordinatorTest, ReportsThatAreSentAgainCountOnce) {
-  begin(recovered_, true, 2);
-  const StepReport again = step_report(kFirst, 2);
-  ASSERT_TRUE(report(again).ok());
-  ASSERT_TRUE(report(again).ok());
-  ASSERT_EQ(taken<SamplesConsumed>().size(), 1u);
-  EXPECT_EQ(taken<SamplesConsumed>()[0].partitions.size(), 4u);
-  EXPECT_EQ(taken<StepDone>().size(), 1u);
-  StepReport durable = again;
-  durable.step = 1;  // counted by the checkpoint
-  ASSERT_TRUE(report(durable).ok());
-  EXPECT_EQ(taken<SamplesConsumed>().size(), 1u);
-}
-
-TEST_F(ReturningCoordinatorTest, WhoDoesNotComeBackIsDeadAfterALease) {
-  begin(recovered_, true, 2);
-  now_ += 4999;
-  ASSERT_TRUE(attach(kFirst, standing(3)).ok());
-  coordinator_->tick(now_, &actions_);
-  EXPECT_THAT(taken<NodeLeft>(), IsEmpty());
-  coordinator_->tick(now_ + 1, &actions_);
-  ASSERT_EQ(taken<NodeLeft>().size(), 1u);
-  EXPECT_EQ(taken<NodeLeft>()[0].session, kSecond);
-  held(kFirst, standing(3));
-  EXPECT_EQ(coordinator_->view().members.size(), 1u);
-  EXPECT_EQ(coordinator_->view().first_step, 3);
-}
-
-TEST_F(ReturningCoordinatorTest, ANodeOfALaterViewShowsThatItIsAnotherLog) {
-  begin(recovered_, true, 2);
-  const Status refused = attach(kFirst, {4, 3, false, 0, 1});
-  ASSERT_FALSE(refused.ok());
-  EXPECT_EQ(refused.error().kind, ErrorKind::refused);
-  EXPECT_TRUE(*coordinator_->renew(kFirst, now_));  // it is not back
-}
-
-TEST_F(ReturningCoordinatorTest, ARestoreThatWasLoggedAndNotSaidIsDoneAgain) {
-  recovered_.view->restores = true;
-  recovered_.view->restore = state(2);
-  recovered_.view->era = 3;
-  begin(recovered_, true, 2);
-  ASSERT_TRUE(attach(kFirst, {2, 5, true, 0, 1}).ok());
-  ASSERT_TRUE(attach(kSecond, {2, 5, true, 0, 1}).ok());
-  held(kFirst, {2, 5, true, 0, 1});
-  held(kSecond, {2, 5, true, 0, 1});
-  EXPECT_TRUE(coordinator_->view().restores);
-  EXPECT_EQ(coordinator_->view().first_step, 2);
-  EXPECT_EQ(coordinator_->view().era, 4);
-}
-
-TEST_F(ReturningCoordinatorTest, AResumedJobStartsFromWhatIsDurable) {
-  begin(recovered_, false, 2);
-  EXPECT_EQ(coordinator_->phase(), Phase::gathering);
-  EXPECT_FALSE(coordinator_->renew(kFirst, now_).ok());
-  held(enter(), {});
-  EXPECT_EQ(coordinator_->view().number, 4);
-  EXPECT_EQ(coordinator_->view().restore, state(2));
-  EXPECT_EQ(coordinator_->view().decided_epochs, 1);
-  ASSERT_EQ(taken<Restored>().size(), 1u);
-  EXPECT_EQ(taken<Restored>()[0].samples_consumed, 64);
 }
 
 }  // namespace

@@ -190,6 +190,12 @@ TEST_F(ExchangeMachineTest, RefusesFramesOfOthersThanMembers) {
   EXPECT_THAT(taken().sends, IsEmpty());
 }
 
+TEST_F(ExchangeMachineTest, RefusesSubtreesBeyondAllPartitions) {
+  begin(view_of_two(), 1);
+  EXPECT_FALSE(machine_->offer(2, piece(0, 0, {1 << 30, 30})).ok());
+  EXPECT_FALSE(machine_->offer(2, piece(0, 0, {4, 1})).ok());
+}
+
 TEST_F(ExchangeMachineTest, IsCompleteWhenAllSlicesAreReduced) {
   begin(view_of_two(), 1);
   EXPECT_THAT(machine_->waiting_for(0), ElementsAre(1, 2));
@@ -232,6 +238,20 @@ TEST_F(ExchangeMachineTest, DropsWhatComesForASliceThatIsBeingReduced) {
   ASSERT_EQ(taken().reductions.size(), 1u);
   EXPECT_FALSE(wanted(2, reduced_slice(0, 0)));
   EXPECT_FALSE(wanted(2, piece(0, 0, kAll)));
+}
+
+TEST_F(ExchangeMachineTest, ASliceIsNotThereBeforeItsSumIsDoneWhateverElseBringsIt) {
+  begin(view_of_two(), 1);
+  machine_->local_ready(0, 0, {kLow}, &orders_);
+  machine_->local_ready(0, 1, {kLow}, &orders_);
+  receive(2, reduced_slice(0, 1));
+  ASSERT_TRUE(wanted(2, reduced_slice(0, 0)));  // from an owner that is gone
+  receive(2, piece(0, 0, kHigh));               // and the last piece, while it is being read
+  EXPECT_THAT(taken().reductions, testing::SizeIs(1));
+  machine_->arrived(2, reduced_slice(0, 0), &orders_);
+  EXPECT_FALSE(machine_->complete(0));  // the sum still writes there
+  machine_->reduced(0, 0, &orders_);
+  EXPECT_TRUE(machine_->complete(0));
 }
 
 TEST_F(ExchangeMachineTest, AReducedSliceDoesNotShowThatItsSenderHasBegun) {

@@ -314,6 +314,15 @@ TEST_F(NodeMachineTest, TheLastDecisionEndsTrainingAfterTheEpochsLastStep) {
   EXPECT_TRUE(next<LeaveJob>().completed);
 }
 
+TEST_F(NodeMachineTest, ACoordinatorThatComesBackWithMoreEpochsIsFollowed) {
+  start(view_of_two(1, 0));
+  train_to(10);
+  tell(EpochEvent{0, false, {}});
+  ASSERT_TRUE(next_is<AwaitEvent>());
+  tell(EpochEvent{0, true, {}});
+  EXPECT_EQ(next<ComputeStep>().step, 10);
+}
+
 TEST_F(NodeMachineTest, ARateHoldsFromTheNextEpochOn) {
   View view = view_of_two(1, 0);
   view.learning_rate = 4;

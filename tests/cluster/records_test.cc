@@ -63,6 +63,7 @@ void expect_same_after_a_round_trip(const T& record) {
 
 void expect_same_job(const RecoveredJob& a, const RecoveredJob& b) {
   EXPECT_EQ(a.recipe_sha256, b.recipe_sha256);
+  EXPECT_EQ(a.canary, b.canary);
   EXPECT_EQ(a.view, b.view);
   EXPECT_EQ(a.epochs, b.epochs);
   EXPECT_EQ(a.checkpoints, b.checkpoints);
@@ -77,6 +78,7 @@ TEST(Records, EveryKindIsReadAsItWasWritten) {
   expect_same_after_a_round_trip(
       EpochRecord{{9, {0.1}, {}, 47}, {true, 1.0 / 3, {2, 7}, 7, {"a \"note\"", ""}}});
   expect_same_after_a_round_trip(checkpoint_of(240, 1, 1LL << 40, 1LL << 50));
+  expect_same_after_a_round_trip(CanaryRecord{"1.2", {{"conv2d", -7}, {"dense", 1LL << 62}}});
   expect_same_after_a_round_trip(EndRecord{});
 }
 
@@ -141,6 +143,7 @@ TEST(Records, AreDescribedForPeople) {
   EXPECT_EQ(describe_record(RunRecord{"0123456789abcdef"}), "RUN recipe 0123456789ab");
   EXPECT_EQ(describe_record(checkpoint(7)), "CHECKPOINT step 7 manifest");
   EXPECT_EQ(describe_record(TermRecord{}), "TERM");
+  EXPECT_EQ(describe_record(CanaryRecord{"1.2", {{"dense", 1}}}), "CANARY of 1 ops, version 1.2");
   EXPECT_EQ(describe_record(EndRecord{}), "END");
 }
 
@@ -189,13 +192,21 @@ TEST(RecoverJob, ALaterCheckpointOfALowerStepReplacesTheHigher) {
 }
 
 TEST(Compacted, GivesTheSameRecovery) {
-  const std::vector<JobRecord> log{
-      RunRecord{"abc"}, TermRecord{},  view_from_step(0, true),  epoch(0),       checkpoint(10),
-      epoch(1),         TermRecord{},  view_from_step(10, true), epoch(1, 0.25), checkpoint(20),
-      epoch(2),         checkpoint(30)};
+  const std::vector<JobRecord> log{RunRecord{"abc"},
+                                   CanaryRecord{"1", {{"dense", 1}}},
+                                   view_from_step(0, true),
+                                   epoch(0),
+                                   checkpoint(10),
+                                   epoch(1),
+                                   TermRecord{},
+                                   view_from_step(10, true),
+                                   epoch(1, 0.25),
+                                   checkpoint(20),
+                                   epoch(2),
+                                   checkpoint(30)};
   const RecoveredJob job = recover_job(log, 10);
   const std::vector<JobRecord> fewest = compacted(job);
-  EXPECT_EQ(fewest.size(), 8u);  // RUN, VIEW, three epochs, three checkpoints
+  EXPECT_EQ(fewest.size(), 9u);  // RUN, CANARY, VIEW, three epochs, three checkpoints
   expect_same_job(recover_job(fewest, 10), job);
 }
 

@@ -46,6 +46,15 @@ std::vector<int> times_computed(const View& view, int64_t step) {
 
 std::vector<int> each_once() { return std::vector<int>(8, 1); }
 
+TEST(Patience, GrowsWithWhatAStepTakesAndWithTheStateThatIsLoaded) {
+  View view = view_at_five({1, 2});
+  EXPECT_EQ(patience_ms(view, 5, 0, 1'000'000'000), 30'000);
+  EXPECT_EQ(patience_ms(view, 5, 10'000, 0), 110'000);
+  view.members[1].step = -1;
+  EXPECT_EQ(patience_ms(view, 5, 0, 1'000'000'000), 130'000);
+  EXPECT_EQ(patience_ms(view, 6, 0, 1'000'000'000), 30'000);  // all have begun its first step
+}
+
 TEST(MakeView, TheFirstViewStartsAllFromTheInitialState) {
   ViewRequest first = request(1, {at(1, -1), at(2, -1), at(3, -1)});
   const View view = make_view({}, first);

@@ -37,8 +37,9 @@ class TestCertificates {
     return {folder_.path() + "/" + job, job, days, std::time(nullptr)};
   }
 
-  static std::shared_ptr<const TlsContext> load(const std::string& folder) {
-    auto loaded = TlsContext::load(folder);
+  static std::shared_ptr<const TlsContext> load(const std::string& folder,
+                                                std::function<void(const std::string&)> log = {}) {
+    auto loaded = TlsContext::load(folder, std::move(log));
     EXPECT_TRUE(loaded.ok()) << loaded.error().message;
     return loaded.ok() ? *loaded : nullptr;
   }

@@ -1,10 +1,12 @@
 // Who may talk to whom, and what is said to those who may not.
 #include "rpc/tls.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <filesystem>
 #include <future>
 #include <mutex>
 #include <numeric>
@@ -30,11 +32,11 @@ class TlsControlTest : public testing::Test {
   void SetUp() override { make_thrift_network(); }  // ignores SIGPIPE
 
   void start(const std::string& folder, ControlServerOptions options = {}) {
-    options.tls = TestCertificates::load(folder);
     options.log = [this](const std::string& line) {
       const std::lock_guard lock(mutex_);
       log_ += line + "\n";
     };
+    options.tls = TestCertificates::load(folder, options.log);
     auto made = make_control_server(kAnyPort, service_, options);
     ASSERT_TRUE(made.ok()) << made.error().message;
     server_ = std::move(made).value();
@@ -272,9 +274,12 @@ TEST_F(TlsControlTest, StrangersKeepNobodyOut) {
 TEST_F(TlsControlTest, AnAuthorityIsReplacedWhileAllTrustAll) {
   const std::string job = certificates_.make("a");
   const CertificatesOptions options = certificates_.of("a");
-  const auto now = [&] {
-    return std::make_pair(TestCertificates::load(job + "/coordinator"),
-                          TestCertificates::load(job + "/node"));
+  // As they were handed out at that time.
+  const auto now = [&, stage = 0]() mutable {
+    const std::string folder = fmt::format("{}-{}", job, ++stage);
+    std::filesystem::copy(job, folder, std::filesystem::copy_options::recursive);
+    return std::make_pair(TestCertificates::load(folder + "/coordinator"),
+                          TestCertificates::load(folder + "/node"));
   };
   const auto talk = [&](const auto& server_side, const auto& client_side) {
     ControlServerOptions of_server;
@@ -300,6 +305,55 @@ TEST_F(TlsControlTest, AnAuthorityIsReplacedWhileAllTrustAll) {
   }
   EXPECT_FALSE(talk(stages[3].first, stages[0].second));
   EXPECT_FALSE(talk(stages[0].first, stages[3].second));
+}
+
+TEST_F(TlsControlTest, FilesThatChangeCountFromTheNextConnectionOn) {
+  const std::string job = certificates_.make("a");
+  start(job + "/coordinator");
+  const auto node = TestCertificates::load(job + "/node");
+  const auto talks = [&] {
+    ControlClientOptions options;
+    options.tls = node;
+    auto client = make_control_client({"127.0.0.1", server_->port()}, options);
+    return client.ok() && (*client)->status().ok();
+  };
+  ASSERT_TRUE(talks());
+  // Another authority for all: whoever still had the old files would be refused.
+  const std::string other = certificates_.make("b");
+  const auto replace = [&](const std::string& file, const std::string& from) {
+    std::filesystem::copy_file(from + file, job + file,
+                               std::filesystem::copy_options::overwrite_existing);
+  };
+  std::filesystem::remove_all(job + "/authority");
+  for (const char* role : {"/coordinator", "/node"}) {
+    for (const char* file : {"/ca.crt", "/tls.crt", "/tls.key"}) {
+      std::filesystem::remove(job + role + file);
+    }
+  }
+  EXPECT_TRUE(talks());  // in the midst of it
+  ASSERT_TRUE(make_certificates(certificates_.of("a")).ok());
+  EXPECT_TRUE(talks());
+  EXPECT_THAT(log(), HasSubstr("new certificates"));
+  for (const char* file : {"/node/ca.crt", "/node/tls.crt", "/node/tls.key"}) replace(file, other);
+  EXPECT_TRUE(talks());  // of another job: those of before still count
+}
+
+TEST(Certificates, WhatACrashLeftOfARenewalIsRenewed) {
+  TestCertificates certificates;
+  const std::string job = certificates.make("a");
+  const CertificatesOptions options = certificates.of("a");
+  std::filesystem::copy_file(job + "/operator/tls.key", job + "/node/tls.key",
+                             std::filesystem::copy_options::overwrite_existing);
+  ASSERT_FALSE(TlsContext::load(job + "/node").ok());
+  ASSERT_TRUE(renew_certificates(options).ok());
+  EXPECT_TRUE(TlsContext::load(job + "/node").ok());
+
+  ASSERT_TRUE(rotate_authority(options, Rotation::trust).ok());
+  std::filesystem::rename(job + "/authority/next.key", job + "/authority/ca.key");
+  const auto issued = rotate_authority(options, Rotation::issue);
+  ASSERT_TRUE(issued.ok()) << issued.error().message;
+  EXPECT_TRUE(TlsContext::load(job + "/node").ok());
+  EXPECT_TRUE(rotate_authority(options, Rotation::retire).ok());
 }
 
 TEST(Certificates, KeysAreTheirOwnersAlone) {

@@ -3,7 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <deque>
 #include <mutex>
@@ -217,6 +219,69 @@ TEST(Exchange, LostPartitionsAreComputedByOthersToTheSameSum) {
   nodes.compute(1, 1, {4, 8});
   EXPECT_EQ(nodes.finish(0, 1), expected(nodes, 1, 32));
   EXPECT_EQ(nodes.finish(1, 1), expected(nodes, 1, 32));
+}
+
+TEST(Exchange, PiecesThatCameEarlyStayWhereThisNodeIsGivenTheirStepsState) {
+  Nodes nodes({{0, 4}, {4, 8}}, 32);
+  const FrameKey early{FrameKind::piece, 1, 0, {4, 2}};
+  std::vector<std::vector<float>> leaves;
+  std::vector<TreePiece> pieces;
+  for (int p = 4; p < 8; ++p) leaves.push_back(leaf(1, p));
+  for (int p = 4; p < 8; ++p) pieces.push_back({{p, 0}, leaves[p - 4].data()});
+  const int64_t count = SliceLayout(kFlat).size(0);
+  const auto space = nodes[0].accept(2, early, count);
+  ASSERT_TRUE(space.ok() && *space != nullptr);
+  tree_sum_range(nodes.device(), pieces, early.subtree, count, *space);
+  nodes[0].arrived(2, early, *space);
+
+  nodes.adopt(view_of(2, {{0, 4}, {4, 8}}), 1);
+  nodes.compute(0, 1, {0, 4});
+  nodes.compute(1, 1, {4, 8});
+  EXPECT_EQ(nodes.finish(0, 1), expected(nodes, 1, 32));
+  EXPECT_EQ(nodes.finish(1, 1), expected(nodes, 1, 32));
+}
+
+TEST(Exchange, WhatIsAskedForIsNotSentOnceItsStepIsOver) {
+  const auto device = make_cpu_device("cpu-avx2").value();
+  std::unique_ptr<Exchange> exchange;
+  int sent = 0;
+  ExchangeOptions options;
+  options.partitions = kPartitions;
+  options.layout = SliceLayout(kFlat);
+  options.rows_of_step = [](int64_t) { return 32; };
+  options.send = [&](SessionId, const Frame& frame) {
+    // The main thread goes on while another one answers.
+    if (frame.key.kind == FrameKind::piece && ++sent == 1) exchange->applied(0);
+  };
+  exchange = Exchange::create(options, *device).value();
+  View view = view_of(1, {{0, 4}, {4, 8}});
+  std::fill(view.slice_owners.begin(), view.slice_owners.end(), 1);
+  exchange->adopt(view, 1, 0);
+  std::vector<std::vector<float>> leaves;
+  std::vector<LocalRoot> roots;
+  for (int p = 0; p < 4; ++p) leaves.push_back(leaf(0, p));
+  for (int p = 0; p < 4; ++p) roots.push_back({{p, 0}, leaves[p].data()});
+  exchange->begin(0, roots, 2);
+  exchange->local_ready(0, 0, kFlat);
+  sent = -SliceLayout(kFlat).count();
+  exchange->local_ready(0, 0, kFlat);  // the second device: all pieces go
+  ASSERT_EQ(sent, 0);
+  exchange->arrived(2, {FrameKind::want, 0, 0, {}}, nullptr);
+  EXPECT_EQ(sent, 1);
+}
+
+TEST(Exchange, WhatComesSlowlyIsProgress) {
+  Nodes nodes({{0, 4}, {4, 8}}, 32);
+  nodes.compute(0, 0, {0, 4});
+  std::thread slow([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    const FrameKey piece{FrameKind::piece, 0, 0, {4, 2}};
+    EXPECT_NE(nodes[0].accept(2, piece, SliceLayout(kFlat).size(0)).value(), nullptr);
+  });
+  EXPECT_EQ(nodes[0].wait(0, 500), Exchange::Waited::progress);
+  slow.join();
+  nodes[1].ask_again();  // brings nothing new
+  EXPECT_EQ(nodes[0].wait(0, 20), Exchange::Waited::no_progress);
 }
 
 TEST(Exchange, AnInterruptEndsTheWait) {
