@@ -49,7 +49,7 @@ class CoordinatorTest(faults.FaultTest):
         wait_for_step(address, STEPS_PER_EPOCH + 3, coordinator)
         coordinator.kill()
         coordinator.stop()
-        time.sleep(2)  # enough for the rest of the epoch
+        time.sleep(4)  # enough for the rest of the epoch, on a busy machine too
         again = self.start_again(address)
         resumed = again.wait_for(r"resumed from step (\d+)")
         self.assertGreaterEqual(int(resumed.group(1)), 2 * STEPS_PER_EPOCH - 1)
