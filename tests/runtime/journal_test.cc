@@ -13,11 +13,12 @@ using testing::HasSubstr;
 class JournalTest : public testing::Test {
  protected:
   static JournalOptions of(const std::string& state, const std::string& checkpoints) {
-    JournalOptions options;
-    options.state = state;
-    options.checkpoints = checkpoints;
-    options.recipe_sha256 = std::string(64, 'a');
-    return options;
+    return {.state = state,
+            .checkpoints = checkpoints,
+            .keep_checkpoints = 3,
+            .recipe_sha256 = std::string(64, 'a'),
+            .steps_per_epoch = 1,
+            .metrics = MetricTable(Job{})};
   }
   Status open(const std::string& state, const std::string& checkpoints) {
     const auto journal = Journal::open(files_, of(state, checkpoints));
