@@ -34,6 +34,7 @@ TEST_F(JournalTest, AFolderOfCheckpointsIsOfOneJob) {
   const Status refused = open("two", "shared");
   ASSERT_FALSE(refused.ok());
   EXPECT_THAT(refused.error().message, HasSubstr("--checkpoints shared: it holds"));
+  EXPECT_EQ(files_.contents("two/log"), "");  // nothing has begun
   EXPECT_TRUE(open("two", "other").ok());
   EXPECT_TRUE(open("one", "shared").ok());
 }
