@@ -109,9 +109,10 @@ nlohmann::json JobMonitor::json(double now) const {
       {"model", job_.model},           {"data", job_.data},
       {"numerics", job_.numerics},     {"recipe_sha256", recipe_},
       {"partitions", job_.partitions}, {"epochs", job_.epochs},
-      {"batch_size", job_.batch_size}, {"steps_per_epoch", job_.steps_per_epoch()}};
+      {"batch_size", job_.batch_size}, {"steps_per_epoch", job_.steps_per_epoch()},
+      {"steps", job_.total_steps()}};
   return {{"job", std::move(job)},
-          {"epoch", step_ / job_.steps_per_epoch()},
+          {"epoch", job_.initial_epoch + step_ / job_.steps_per_epoch()},
           {"step_seconds", step_seconds},
           {"samples_per_second", samples_per_second},
           {"samples", samples_},

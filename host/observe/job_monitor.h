@@ -23,7 +23,7 @@ class JobMonitor {
 
   // The keys that a status has beside those of CoordinatorRuntime::status():
   //   job            what it trains: model, data, numerics, recipe, partitions, epochs, …
-  //   epoch          from 0
+  //   epoch          from 0, or from the job's initial one
   //   step_seconds, samples_per_second      over the last steps; null before there are two
   //   samples        consumed since this coordinator began
   //   metrics        of this epoch so far, by name; validation: of the last one

@@ -31,8 +31,7 @@ std::string job_lines(const Json& status) {
       printable(at(job, "model")), printable(at(job, "data")), printable(at(job, "numerics")),
       at(job, "partitions").dump(), phase,
       std::min(status.value("epoch", int64_t{0}) + 1, job.value("epochs", int64_t{1})),
-      at(job, "epochs").dump(), at(status, "step").dump(),
-      job.value("epochs", int64_t{0}) * job.value("steps_per_epoch", int64_t{0}),
+      at(job, "epochs").dump(), at(status, "step").dump(), at(job, "steps").dump(),
       at(status, "term").dump(), at(status, "view").dump());
 }
 

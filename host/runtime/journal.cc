@@ -25,12 +25,13 @@ std::map<std::string, std::vector<double>> history_of(const std::vector<EpochRec
 
 // An owner removes what its log does not know, so a folder of checkpoints has one: the same words
 // stand there and beside the log.
-Status claim(FileSystem& files, const JournalOptions& options, bool log_is_new) {
+Status claim(FileSystem& files, const JournalOptions& options) {
   const std::string mine = options.state + "/checkpoints-owner";
   const std::string theirs = options.checkpoints + "/owner";
   LOCKSTEP_ASSIGN(const auto mine_size, files.size_of(mine));
   LOCKSTEP_ASSIGN(const auto their_size, files.size_of(theirs));
   LOCKSTEP_ASSIGN(const auto foreign_log, files.size_of(options.checkpoints + "/log"));
+  LOCKSTEP_ASSIGN(const auto own_log, files.size_of(options.state + "/log"));
   std::string owner;
   if (mine_size) {
     LOCKSTEP_ASSIGN(owner, files.read(mine));
@@ -39,7 +40,7 @@ Status claim(FileSystem& files, const JournalOptions& options, bool log_is_new) 
   if (their_size) {
     LOCKSTEP_ASSIGN(const std::string other, files.read(theirs));
     is_mine = is_mine && mine_size && other == owner;
-  } else if (log_is_new) {
+  } else if (!own_log) {
     LOCKSTEP_RETURN_IF_ERROR(files.make_folders(options.checkpoints + "/objects"));
     LOCKSTEP_ASSIGN(const auto objects, files.list(options.checkpoints + "/objects"));
     is_mine = is_mine && objects.empty();
@@ -68,11 +69,11 @@ Journal::Journal(JournalOptions options, RecordLog log, ObjectStore objects)
 
 Result<std::unique_ptr<Journal>> Journal::open(FileSystem& files, const JournalOptions& options) {
   LOCKSTEP_RETURN_IF_ERROR(files.make_folders(options.state));
-  LOCKSTEP_ASSIGN(auto opened, RecordLog::open(files, options.state + "/log"));
-  if (!options.checkpoints.empty()) {
+  if (!options.checkpoints.empty()) {  // first: a job that is refused has begun nothing
     LOCKSTEP_RETURN_IF_ERROR(files.make_folders(options.checkpoints));
-    LOCKSTEP_RETURN_IF_ERROR(claim(files, options, opened.records.empty()));
+    LOCKSTEP_RETURN_IF_ERROR(claim(files, options));
   }
+  LOCKSTEP_ASSIGN(auto opened, RecordLog::open(files, options.state + "/log"));
   const std::string& folder = options.checkpoints.empty() ? options.state : options.checkpoints;
   LOCKSTEP_ASSIGN(auto objects, ObjectStore::open(files, folder + "/objects"));
   std::unique_ptr<Journal> journal(new Journal(options, std::move(opened.log), std::move(objects)));

@@ -55,6 +55,18 @@ TEST(JobMonitor, RatesComeFromTheLastSteps) {
   EXPECT_TRUE(json.at("metrics").at("loss").is_number());
 }
 
+TEST(JobMonitor, EpochsCountFromTheInitialOne) {
+  Job job = monitored_job();
+  job.initial_epoch = 1;
+  JobMonitor monitor(job);
+  monitor.observe(step_of(0), 10.0);
+  monitor.observe(step_of(1), 10.5);
+  EXPECT_EQ(monitor.json(11.0).at("epoch"), 2);
+  nlohmann::json status = monitor.json(11.0);
+  status.update({{"phase", "training"}, {"step", 2}, {"term", 1}, {"view", 1}});
+  EXPECT_THAT(status_table(status), HasSubstr("training: epoch 3 of 3, step 2 of 4"));
+}
+
 TEST(JobMonitor, NodesByState) {
   JobMonitor monitor(monitored_job());
   monitor.observe(NodeJoined{{1, "a", "", {}, {}, -1}, "cpu", 1}, 0);

@@ -275,7 +275,8 @@ TEST_F(TlsControlTest, AnAuthorityIsReplacedWhileAllTrustAll) {
   const std::string job = certificates_.make("a");
   const CertificatesOptions options = certificates_.of("a");
   // As they were handed out at that time.
-  const auto now = [&, stage = 0]() mutable {
+  int stage = 0;
+  const auto now = [&] {
     const std::string folder = fmt::format("{}-{}", job, ++stage);
     std::filesystem::copy(job, folder, std::filesystem::copy_options::recursive);
     return std::make_pair(TestCertificates::load(folder + "/coordinator"),

@@ -13,11 +13,12 @@ using testing::HasSubstr;
 class JournalTest : public testing::Test {
  protected:
   static JournalOptions of(const std::string& state, const std::string& checkpoints) {
-    JournalOptions options;
-    options.state = state;
-    options.checkpoints = checkpoints;
-    options.recipe_sha256 = std::string(64, 'a');
-    return options;
+    return {.state = state,
+            .checkpoints = checkpoints,
+            .keep_checkpoints = 3,
+            .recipe_sha256 = std::string(64, 'a'),
+            .steps_per_epoch = 1,
+            .metrics = MetricTable(Job{})};
   }
   Status open(const std::string& state, const std::string& checkpoints) {
     const auto journal = Journal::open(files_, of(state, checkpoints));
@@ -33,6 +34,7 @@ TEST_F(JournalTest, AFolderOfCheckpointsIsOfOneJob) {
   const Status refused = open("two", "shared");
   ASSERT_FALSE(refused.ok());
   EXPECT_THAT(refused.error().message, HasSubstr("--checkpoints shared: it holds"));
+  EXPECT_EQ(files_.contents("two/log"), "");  // nothing has begun
   EXPECT_TRUE(open("two", "other").ok());
   EXPECT_TRUE(open("one", "shared").ok());
 }
