@@ -125,6 +125,9 @@ Status ModelNodes::read_arguments(const Json& arguments, const std::string& laye
     if (taken.contains(key) || value.is_null()) continue;
     if (key == "training" && value.is_boolean()) {
       node->arguments[key] = value;
+    } else if (key == "mask" && is_tensor(value) && node->inputs.size() == 1) {
+      LOCKSTEP_RETURN_IF_ERROR(collect(value, &node->inputs));
+      node->arguments[key] = true;
     } else {
       problems->push_back(
           fmt::format("layer '{}': its call has the argument '{}', which is not "
