@@ -93,6 +93,10 @@ Result<std::vector<ModelNodes::Tensor>> ModelNodes::ends(const Json& value) cons
     tensors.push_back(only);
     return tensors;
   }
+  if (!value.is_structured()) {
+    return usage_error(
+        fmt::format("model '{}': {} is no input or output of a layer", model_, value.dump()));
+  }
   for (const Json& each : value) {
     LOCKSTEP_ASSIGN(const auto inner, ends(each));
     tensors.insert(tensors.end(), inner.begin(), inner.end());

@@ -254,6 +254,9 @@ TEST(ModelConfigTest, GraphsThatAreNoneAreErrors) {
   EXPECT_THAT(error_of(with(Json::array())), HasSubstr("call 0 of layer 'a', which is not there"));
   EXPECT_THAT(error_of(with({node(keras_tensor("x", 7))})), HasSubstr("which is not there"));
   EXPECT_THAT(error_of(with({node(Json::array())})), HasSubstr("layer 'a' reads nothing"));
+  Json ends = with({node(keras_tensor("x"))});
+  ends["config"]["output_layers"] = "b";
+  EXPECT_THAT(error_of(ends), HasSubstr("model 'm': \"b\" is no input or output of a layer"));
   EXPECT_THAT(error_of({{"class_name", "Sequential"}, {"config", 5}}),
               HasSubstr("not as Keras writes it"));
   EXPECT_THAT(error_of({{"class_name", "Net"}, {"config", Json::object()}}),
