@@ -66,7 +66,7 @@ class Training {
   std::optional<Error> look_around();
   Result<StateView> final_state(const CoordinatorResult& result);
   Status write_files(const Status& status, const StateView& state);
-  Result<std::string> keras_file(const StateView& state) const;
+  Result<std::string> keras_file(const StateView& state, int64_t epochs);
   Result<TrainingOutcome> outcome(const StateView& state);
 
   const TrainingRequest& request_;
@@ -341,9 +341,14 @@ Result<StateView> Training::final_state(const CoordinatorResult& result) {
   return state;
 }
 
-Result<std::string> Training::keras_file(const StateView& state) const {
+// With the learning rate that was decided after so many epochs.
+Result<std::string> Training::keras_file(const StateView& state, int64_t epochs) {
+  const auto rate = [&] {
+    const std::lock_guard lock(mutex_);
+    return report_->learning_rate_after(epochs);
+  }();
   return keras_file_of(resolved_.job, *resolved_.model, resolved_.graph.parameters, state,
-                       resolved_.file ? &*resolved_.file : nullptr);
+                       resolved_.file ? &*resolved_.file : nullptr, rate);
 }
 
 // The models of epochs that have ended since the last call. Where epochs take less time than this,
@@ -360,8 +365,9 @@ Status Training::export_models() {
     const auto bytes = store_.journal().read_state(checkpoint.object);
     if (!bytes.ok()) continue;
     LOCKSTEP_ASSIGN(const StateView state, decode_state(*bytes));
-    LOCKSTEP_ASSIGN(const std::string file, keras_file(state));
     const int64_t epoch = checkpoint.step / per_epoch;
+    // What its own end decides may not be known yet.
+    LOCKSTEP_ASSIGN(const std::string file, keras_file(state, epoch - 1));
     const std::string path = fmt::format("{}/epoch-{}.keras", store_.folder()->path(), epoch);
     LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(path, file));
     if (request_.events == nullptr) continue;
@@ -388,7 +394,7 @@ Status Training::write_files(const Status& status, const StateView& state) {
   if (status.ok()) {
     LOCKSTEP_RETURN_IF_ERROR(folder->write_weights(resolved_.graph, std::string(state.vectors[0]),
                                                    recipe_sha256(resolved_.job)));
-    LOCKSTEP_ASSIGN(const std::string file, keras_file(state));
+    LOCKSTEP_ASSIGN(const std::string file, keras_file(state, report_->decided_epochs()));
     LOCKSTEP_RETURN_IF_ERROR(folder->write_model(file));
     progress_->line(fmt::format("results in {}", folder->path()));
   } else {

@@ -3,6 +3,7 @@
 
 #include <cctype>
 #include <charconv>
+#include <cmath>
 #include <string_view>
 
 #include "host/job/callbacks.h"
@@ -62,7 +63,8 @@ class CallParser {
     if (number.is_number()) return number;
     double real = 0;  // also "1." and ".5", which JSON does not have
     const auto parsed = std::from_chars(text.data(), text.data() + text.size(), real);
-    if (parsed.ec == std::errc() && parsed.ptr == text.data() + text.size()) return Json(real);
+    const bool is_number = parsed.ec == std::errc() && parsed.ptr == text.data() + text.size();
+    if (is_number && std::isfinite(real)) return Json(real);
     return Json(text);
   }
 

@@ -121,7 +121,9 @@ EpochDecision Callbacks::decide(const std::vector<DecidedEpoch>& before,
   const int64_t first = before.empty() ? now.epoch : before.front().logs.epoch;
   for (const auto& callback : callbacks) callback->epoch_begins(first, &scope);
   const auto live = [&](const EpochLogs& logs) {
+    scope.stop = false;
     for (const auto& callback : callbacks) callback->epoch_ended(logs, &scope);
+    if (scope.stop) return;  // no epoch follows
     for (const auto& callback : callbacks) callback->epoch_begins(logs.epoch + 1, &scope);
   };
   for (const DecidedEpoch& epoch : before) {
@@ -129,7 +131,6 @@ EpochDecision Callbacks::decide(const std::vector<DecidedEpoch>& before,
     // What was decided holds, whoever decided it.
     if (epoch.decision.learning_rate) scope.set_rate(*epoch.decision.learning_rate);
   }
-  scope.stop = false;
   scope.notes.clear();
   live(now);
   EpochDecision decision;

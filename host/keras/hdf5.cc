@@ -11,6 +11,7 @@ namespace lockstep {
 namespace {
 
 constexpr size_t kVariableBytes = 16;  // of a variable text: length, collection, index
+constexpr int kMostParts = 1024;       // that a long list of texts is cut into
 
 // "layers/dense/vars" as its parts.
 std::vector<std::string> parts_of(const std::string& object) {
@@ -86,6 +87,7 @@ std::optional<std::vector<std::string>> texts_of(const Hdf5Image& image,
   const size_t width = variable ? kVariableBytes : attribute.type->bytes;
   if (width == 0 || count > attribute.values.size() / width) return std::nullopt;
   std::vector<std::string> texts;
+  size_t bytes = 0;  // several elements may name one text of the heap
   for (size_t i = 0; i < count; ++i) {
     std::string_view text = attribute.values.substr(i * width, width);
     if (variable) {
@@ -96,6 +98,8 @@ std::optional<std::vector<std::string>> texts_of(const Hdf5Image& image,
       if (size > 0 && (!content || size > content->size())) return std::nullopt;
       text = size == 0 ? std::string_view() : content->substr(0, size);
     }
+    bytes += text.size();
+    if (bytes > image.size()) return std::nullopt;
     texts.emplace_back(text.substr(0, text.find('\0')));
   }
   return texts;
@@ -259,12 +263,16 @@ Result<Hdf5File::Texts> Hdf5File::texts(const std::string& path, const std::stri
   LOCKSTEP_ASSIGN(Texts whole, attribute(object, path, name));
   if (whole) return whole;
   Texts all;
-  for (int part = 0;; ++part) {
+  size_t bytes = 0;
+  for (int part = 0; part < kMostParts && bytes <= image_.size(); ++part) {
     LOCKSTEP_ASSIGN(const Texts texts, attribute(object, path, fmt::format("{}{}", name, part)));
     if (!texts) return all;
     if (!all) all.emplace();
+    for (const std::string& text : *texts) bytes += text.size();
     all->insert(all->end(), texts->begin(), texts->end());
   }
+  return error(path,
+               fmt::format("has a list '{}' that is longer than the file: it is damaged", name));
 }
 
 }  // namespace lockstep

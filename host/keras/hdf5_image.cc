@@ -9,7 +9,9 @@ namespace {
 constexpr std::string_view kSignature = "\x89HDF\r\n\x1a\n";
 constexpr size_t kMostMessages = 1 << 16;
 constexpr size_t kMostBlocks = 1 << 12;
-constexpr size_t kMostNodes = 1 << 16;
+constexpr size_t kMostNodes = 1 << 16;  // of a group's tree, and the links in it
+constexpr size_t kMostHeapObjects = 1 << 16;
+constexpr size_t kLongestName = 1024;
 constexpr int kMostLevels = 16;
 constexpr size_t kMostAxes = 32;
 constexpr int64_t kLargestArray = 2147483647;  // elements, as of a layer's parameter
@@ -152,11 +154,14 @@ std::optional<Hdf5Object> Hdf5Image::object(uint64_t address) const {
   return object;
 }
 
-bool Hdf5Image::read_symbols(uint64_t address, std::string_view names, Links* links) const {
+bool Hdf5Image::read_symbols(uint64_t address, std::string_view names, size_t* nodes,
+                             Links* links) const {
   Hdf5Cursor cursor(from(address));
   if (cursor.text(4) != "SNOD") return false;
   cursor.skip(2);
   const uint64_t count = cursor.number(2);
+  *nodes += count;
+  if (*nodes > kMostNodes) return false;
   for (uint64_t i = 0; i < count; ++i) {
     const uint64_t name_at = cursor.number(8);
     Hdf5Link link;
@@ -164,7 +169,7 @@ bool Hdf5Image::read_symbols(uint64_t address, std::string_view names, Links* li
     if (cursor.number(4) == 2) link.kind = Hdf5Link::Kind::soft;
     cursor.skip(4 + 16);
     if (!cursor.ok() || name_at >= names.size()) return false;
-    const auto name = zero_terminated(names.substr(name_at));
+    const auto name = zero_terminated(names.substr(name_at, kLongestName));
     if (!name) return false;
     links->emplace(*name, link);
   }
@@ -185,7 +190,7 @@ bool Hdf5Image::read_tree(uint64_t address, int level, std::string_view names, s
     const uint64_t child = cursor.number(8);
     if (!cursor.ok()) return false;
     if (own > 0 && !read_tree(child, own - 1, names, nodes, links)) return false;
-    if (own == 0 && (++*nodes > kMostNodes || !read_symbols(child, names, links))) return false;
+    if (own == 0 && !read_symbols(child, names, nodes, links)) return false;
   }
   return true;
 }
@@ -225,7 +230,7 @@ std::optional<std::map<std::string, Hdf5Link>> Hdf5Image::links(const Hdf5Object
                 : kind == 1 ? Hdf5Link::Kind::soft
                             : Hdf5Link::Kind::external;
     if (link.kind == Hdf5Link::Kind::hard) link.address = cursor.number(8);
-    if (!cursor.ok()) return std::nullopt;
+    if (!cursor.ok() || name.size() > kLongestName) return std::nullopt;
     links.emplace(name, link);
   }
   return links;
@@ -237,7 +242,7 @@ std::optional<std::string_view> Hdf5Image::heap_object(uint64_t address, uint64_
   head.skip(4);
   Hdf5Cursor cursor(from(address, head.number(8)));
   cursor.skip(16);
-  while (cursor.left() >= 16) {
+  for (size_t i = 0; i < kMostHeapObjects && cursor.left() >= 16; ++i) {
     const uint64_t found = cursor.number(2);
     cursor.skip(6);
     const uint64_t size = cursor.number(8);

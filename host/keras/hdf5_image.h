@@ -80,6 +80,7 @@ class Hdf5Image {
   static std::optional<Hdf5Image> open(const SharedBytes& bytes);
 
   uint64_t root() const { return root_; }
+  size_t size() const { return bytes_.size(); }
   std::optional<Hdf5Object> object(uint64_t address) const;
   std::optional<std::map<std::string, Hdf5Link>> links(const Hdf5Object& group) const;
   // Bytes [address, address + count), which must be there.
@@ -95,7 +96,7 @@ class Hdf5Image {
                   std::vector<std::string_view>* blocks, Hdf5Object* object) const;
   bool read_tree(uint64_t address, int level, std::string_view names, size_t* nodes,
                  Links* links) const;
-  bool read_symbols(uint64_t address, std::string_view names, Links* links) const;
+  bool read_symbols(uint64_t address, std::string_view names, size_t* nodes, Links* links) const;
 
   SharedBytes bytes_;
   uint64_t root_ = 0;

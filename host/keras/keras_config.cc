@@ -68,6 +68,18 @@ Status shorten(const Model::LayerInstance& layer, Json* config) {
   return {};
 }
 
+// The tensors in a node's arguments, which are its call's inputs in order.
+void complete_tensors(const TensorShapes& shapes, Json* arguments,
+                      std::vector<Model::TensorRef>::const_iterator* input) {
+  if (!arguments->is_structured()) return;
+  if (arguments->is_object() && arguments->value("class_name", Json()) == "__keras_tensor__") {
+    (*arguments)["config"]["shape"] = batch_shape(shapes.at(*(*input)++));
+    (*arguments)["config"]["dtype"] = "float32";
+    return;
+  }
+  for (Json& argument : *arguments) complete_tensors(shapes, &argument, input);
+}
+
 // The config's entries of layers lie in the model's order, those of a functional model's inputs
 // before them.
 Status complete_layers(const Model& model, const TensorShapes& shapes, Json* entries) {
@@ -94,12 +106,10 @@ Status complete_layers(const Model& model, const TensorShapes& shapes, Json* ent
     const auto number = static_cast<size_t>(call.layer);
     Json& entry = (*entries)[before + number];
     if (!entry.contains("inbound_nodes")) continue;
-    Json& args = entry["inbound_nodes"].at(calls[number]++).at("args");
-    for (size_t i = 0; i < call.inputs.size(); ++i) {
-      Json& tensor = call.inputs.size() == 1 ? args.at(0) : args.at(0).at(i);
-      tensor["config"]["shape"] = batch_shape(shapes.at(call.inputs[i]));
-      tensor["config"]["dtype"] = "float32";
-    }
+    Json& node = entry["inbound_nodes"].at(calls[number]++);
+    auto input = call.inputs.begin();
+    complete_tensors(shapes, &node.at("args"), &input);
+    complete_tensors(shapes, &node.at("kwargs"), &input);
   }
   return {};
 }

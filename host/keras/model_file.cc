@@ -90,6 +90,28 @@ Status take_hdf5(Hdf5File hdf5, ModelFile* file) {
   return {};
 }
 
+// Where callbacks have set another learning rate than compile(), it stands among the variables.
+void take_learning_rate(ModelFile* file) {
+  if (!file->compile.is_object()) return;
+  Json& optimizer = file->compile["optimizer"];
+  const auto config = optimizer.is_object() ? optimizer.find("config") : optimizer.end();
+  const Json rate = config != optimizer.end() && config->is_object()
+                        ? config->value("learning_rate", Json())
+                        : Json();
+  const auto stored = file->weights->array("optimizer/vars/1");
+  if (!rate.is_number() || !stored.ok() || !stored->row_shape.empty()) return;
+  const auto value = static_cast<float>(stored->value(0));
+  if (value > 0 && value != rate.get<float>()) (*config)["learning_rate"] = value;
+}
+
+// model.weights.h5, of an archive or of a folder.
+Status take_weights(const SharedBytes& bytes, ModelFile* file) {
+  LOCKSTEP_ASSIGN(file->weights, Hdf5File::open(bytes, fmt::format("{}/{}", file->path, kWeights)));
+  file->layout = WeightsLayout::keras_3;
+  take_learning_rate(file);
+  return {};
+}
+
 Status check_names(const ZipArchive& archive, const std::string& path) {
   for (const ZipMember& member : archive.members()) {
     const std::string padded = "/" + member.name + "/";
@@ -118,31 +140,29 @@ Status read_archive(const SharedBytes& bytes, ModelFile* file) {
     return usage_error(
         fmt::format("'{}' is a ZIP archive without config.json: give a .keras file", file->path));
   }
-  if (config->bytes > kMaxConfigBytes) {
-    return usage_error(fmt::format("'{}' has a config.json of {} bytes, more than {}", file->path,
-                                   config->bytes, kMaxConfigBytes));
+  const ZipMember* metadata = find_member(archive, kMetadata);
+  for (const ZipMember* member : {config, metadata}) {
+    if (member == nullptr || member->bytes <= kMaxConfigBytes) continue;
+    return usage_error(fmt::format("'{}' has a {} of {} bytes, more than {}", file->path,
+                                   member->name, member->bytes, kMaxConfigBytes));
   }
   LOCKSTEP_ASSIGN(const SharedBytes text, archive.read(*config));
   LOCKSTEP_RETURN_IF_ERROR(take_config(text_of(text), file));
-  if (const ZipMember* metadata = find_member(archive, kMetadata)) {
+  if (metadata != nullptr) {
     LOCKSTEP_ASSIGN(const SharedBytes content, archive.read(*metadata));
     file->metadata = text_of(content);
   }
   const ZipMember* weights = find_member(archive, kWeights);
   if (weights == nullptr) return {};
   LOCKSTEP_ASSIGN(const SharedBytes content, archive.read(*weights));
-  LOCKSTEP_ASSIGN(file->weights,
-                  Hdf5File::open(content, fmt::format("{}/{}", file->path, kWeights)));
-  file->layout = WeightsLayout::keras_3;
-  return {};
+  return take_weights(content, file);
 }
 
 Status read_folder(ModelFile* file) {
   if (!file_exists(file->path + "/" + kConfig)) {
     return usage_error(
         fmt::format("the folder '{}' holds no config.json, as an unzipped .keras file does, and no "
-                    "job.json, as "
-                    "a run's output folder does: give one of these, or a file",
+                    "job.json, as a run's output folder does: give one of these, or a file",
                     file->path));
   }
   LOCKSTEP_ASSIGN(const std::string config, read_file(file->path + "/" + kConfig));
@@ -153,9 +173,7 @@ Status read_folder(ModelFile* file) {
   const std::string weights = file->path + "/" + kWeights;
   if (!file_exists(weights)) return {};
   LOCKSTEP_ASSIGN(const SharedBytes bytes, map_file(weights));
-  LOCKSTEP_ASSIGN(file->weights, Hdf5File::open(bytes, weights));
-  file->layout = WeightsLayout::keras_3;
-  return {};
+  return take_weights(bytes, file);
 }
 
 }  // namespace

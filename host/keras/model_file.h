@@ -23,7 +23,8 @@ struct ModelFile {
   std::string path;
   std::string config_text;  // the model's config as it stands in the file; "": weights alone
   nlohmann::json config;    // the same, parsed; null
-  // {"optimizer", "loss", "metrics", …} as Keras 3 has it, or null: the model was not compiled.
+  // {"optimizer", "loss", "metrics", …} as Keras 3 has it, or null: the model was not compiled. The
+  // learning rate is that of the optimizer's state, where there is one.
   nlohmann::json compile;
   std::string metadata;  // metadata.json of a .keras file
   WeightsLayout layout = WeightsLayout::none;

@@ -1,23 +1,25 @@
 #include "host/keras/optimizer_layout.h"
 
-#include <numeric>
 #include <string>
 
 namespace lockstep {
 namespace {
 
-// Slots that lie side by side, in the order of Keras' build().
+// Slots that lie side by side, in the order of Keras' build(): what all optimizers keep comes slot
+// by slot, before their own.
 std::vector<std::vector<size_t>> groups_of(const Optimizer& optimizer) {
-  const std::string name = optimizer.config().at("name");
-  std::vector<size_t> all(optimizer.slots().size());
-  std::iota(all.begin(), all.end(), size_t{0});
-  if (name == "rmsprop") {
-    std::vector<std::vector<size_t>> groups;
-    for (const size_t slot : all) groups.push_back({slot});
-    return groups;
+  const bool slot_by_slot = optimizer.config().at("name") == "rmsprop";
+  std::vector<std::vector<size_t>> groups;
+  bool joins = false;
+  for (size_t slot = 0; slot < optimizer.slots().size(); ++slot) {
+    const std::string& name = optimizer.slots()[slot].name;
+    const bool alone = slot_by_slot || name == "average" || name == "gradient_accumulator" ||
+                       name == "velocity_hat";
+    if (alone || !joins) groups.emplace_back();
+    groups.back().push_back(slot);
+    joins = !alone;
   }
-  if (optimizer.config().value("amsgrad", false)) return {{0, 1}, {2}};
-  return {all};
+  return groups;
 }
 
 }  // namespace

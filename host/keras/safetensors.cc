@@ -40,7 +40,7 @@ std::string to_safetensors(const std::vector<Parameter>& parameters, const std::
 }
 
 Result<std::vector<float>> read_safetensors(const std::string& path,
-                                            const std::vector<Parameter>& parameters) {
+                                            const std::vector<Parameter>& parameters) try {
   LOCKSTEP_ASSIGN(const std::string file, read_file(path));
   uint64_t size = 0;
   if (file.size() < sizeof(size)) return corrupt(path, "shorter than its header");
@@ -71,6 +71,8 @@ Result<std::vector<float>> read_safetensors(const std::string& path,
     std::memcpy(weights.data() + parameter.offset, file.data() + data_begin + offsets[0], bytes);
   }
   return weights;
+} catch (const nlohmann::json::exception& error) {
+  return corrupt(path, fmt::format("its header has another form: {}", error.what()));
 }
 
 }  // namespace lockstep

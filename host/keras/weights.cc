@@ -223,7 +223,10 @@ Result<std::string> make_weights_h5(const Model& model, const std::vector<Parame
   const auto name = [](size_t i) { return fmt::format("optimizer/vars/{}", i); };
   file.add_integer(name(0),
                    static_cast<int32_t>(std::min<int64_t>(optimizer->iterations, INT32_MAX)));
-  if (const auto rate = layout.learning_rate()) file.add_floats(name(1), {}, &*rate);
+  if (const auto own = layout.learning_rate()) {
+    const auto rate = static_cast<float>(optimizer->learning_rate.value_or(*own));
+    file.add_floats(name(1), {}, &rate);
+  }
   if (const auto place = layout.product()) {
     const auto product = static_cast<float>(
         nadam_product(optimizer->optimizer->config().at("beta_1"), optimizer->iterations));

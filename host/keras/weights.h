@@ -37,7 +37,8 @@ struct OptimizerView {
   const Optimizer* optimizer = nullptr;
   int64_t iterations = 0;
   std::vector<std::span<const float>> slots;
-  bool product_first = false;  // of Nadam: as OptimizerLayout says
+  bool product_first = false;                // of Nadam: as OptimizerLayout says
+  std::optional<double> learning_rate = {};  // that holds now; none: the config's
 };
 
 // model.weights.h5 as Keras 3.3 and later read it.

@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "host/core/suggest.h"
+#include "host/nn/class_config.h"
 
 namespace lockstep {
 namespace {
@@ -156,8 +157,8 @@ Result<SymbolicTensor> apply_activation(LayerContext& layer, const SymbolicTenso
                                         const nlohmann::json& activation) {
   if (activation.is_null()) return input;
   const bool is_object = activation.is_object();
-  const std::string name =
-      is_object ? activation.at("class_name").get<std::string>() : activation.get<std::string>();
+  std::string name = class_name_of(activation);
+  if (name == "function") name = text_of(activation, "config");  // goes by its own name
   if (name == "linear") return input;
   if (name == "relu") {
     return layer.op("relu", ReluOp{.features = input.features()}, {input}, input.shape);

@@ -5,6 +5,28 @@
 #include "host/core/suggest.h"
 
 namespace lockstep {
+namespace {
+
+constexpr const char* kTrustedModules[] = {"keras", "tf_keras", "tensorflow", "builtins"};
+
+}  // namespace
+
+std::string text_of(const nlohmann::json& object, const char* key) {
+  const auto found = object.find(key);
+  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
+std::string foreign_module(const nlohmann::json& object) {
+  const std::string registered = text_of(object, "registered_name");
+  if (registered.find('>') != std::string::npos && !registered.starts_with("keras>")) {
+    return registered;
+  }
+  const std::string module = text_of(object, "module");
+  const std::string root = module.substr(0, module.find('.'));
+  const bool trusted = std::find(std::begin(kTrustedModules), std::end(kTrustedModules), root) !=
+                       std::end(kTrustedModules);
+  return module.empty() || trusted ? "" : module;
+}
 
 std::string class_name_of(const nlohmann::json& value) {
   const auto name = [](const nlohmann::json& given) {

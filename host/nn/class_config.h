@@ -16,6 +16,13 @@ struct ClassType {
   std::vector<ConfigKey> keys;
 };
 
+// The text under a key of an object, or "" where there is none.
+std::string text_of(const nlohmann::json& object, const char* key);
+
+// Where the class of one of Keras' objects would have to be imported from, if it is none of Keras'
+// own; else "". Whoever refuses it says that code of files never runs.
+std::string foreign_module(const nlohmann::json& object);
+
 // The name that `value` gives, a string or an object's class_name; "" where it gives none.
 std::string class_name_of(const nlohmann::json& value);
 

@@ -8,6 +8,7 @@
 #include "host/core/check.h"
 #include "host/core/rng.h"
 #include "host/core/suggest.h"
+#include "host/nn/class_config.h"
 
 namespace lockstep {
 namespace {
@@ -162,9 +163,7 @@ const InitializerType* find(const std::string& name) {
 
 Result<nlohmann::json> resolve_initializer(const nlohmann::json& initializer) {
   if (initializer.is_null()) return initializer;
-  std::string name;
-  if (initializer.is_string()) name = initializer;
-  if (initializer.is_object()) name = initializer.value("class_name", "");
+  const std::string name = class_name_of(initializer);
   const InitializerType* type = find(name);
   if (type == nullptr) {
     std::vector<std::string> names;

@@ -44,11 +44,12 @@ bool LayerContext::training() const {
 }
 
 LayerContext LayerContext::wrapped(const std::string& class_name, const nlohmann::json& config,
-                                   int call_number) const {
+                                   bool trainable, int call_number) const {
   Call call = call_;
   call.class_name = class_name;
   call.config = &config;
   call.number = call_number;
+  call.trainable = call.trainable && trainable;
   builder_.begin_layer(call.name, builder_.position(), call_number);
   return LayerContext(builder_, std::move(call));
 }
@@ -276,13 +277,16 @@ Status set_mask(const LayerType& type, LayerContext& layer, const Tensors& input
 }  // namespace
 
 Result<SymbolicTensor> call_layer(const LayerType& type, LayerContext& layer,
-                                  const Tensors& inputs) {
+                                  const Tensors& inputs) try {
   LOCKSTEP_ASSIGN(SymbolicTensor output, type.build(layer, inputs));
   LOCKSTEP_RETURN_IF_ERROR(set_mask(type, layer, inputs, &output));
   if (const nlohmann::json* regularizer = layer.find("activity_regularizer")) {
     add_activity_loss(layer, output, penalty_of(*regularizer));
   }
   return output;
+} catch (const nlohmann::json::exception& error) {
+  // Keys of no certain kind are read where they are used.
+  return layer.error(fmt::format("its config is not as Keras writes it: {}", error.what()));
 }
 
 Result<SymbolicTensor> LayerContext::activate(const SymbolicTensor& input,

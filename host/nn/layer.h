@@ -127,8 +127,9 @@ class LayerContext {
   bool trainable() const { return call_.trainable; }
   const nlohmann::json& arguments() const { return call_.arguments; }
 
-  // The context of a layer within this one: the same weights, randomness and name.
-  LayerContext wrapped(const std::string& class_name, const nlohmann::json& config,
+  // The context of a layer within this one: the same weights, randomness and name. Frozen where
+  // either is.
+  LayerContext wrapped(const std::string& class_name, const nlohmann::json& config, bool trainable,
                        int call_number) const;
 
   // "layer 'conv2d' (Conv2D): <what>".

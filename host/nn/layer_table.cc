@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "host/core/suggest.h"
+#include "host/nn/class_config.h"
 #include "host/nn/constraints.h"
 #include "host/nn/initializers.h"
 #include "host/nn/layers/operations.h"
@@ -182,13 +183,17 @@ Result<nlohmann::json> resolve_value(const ConfigKey& key, const nlohmann::json&
   }
   const Error wrong{fmt::format("{} must be {}, not {}", key.name, kind_name(key), value.dump()),
                     ErrorKind::usage};
+  if (const std::string module = foreign_module(value); !module.empty()) {
+    return usage_error(fmt::format(
+        "{} is code of '{}', which never runs here: use one of Keras' own", key.name, module));
+  }
   switch (key.kind) {
     case KeyKind::integer:
       if (!is_integer(value)) return wrong;
       return nlohmann::json(value.is_number_integer() ? value.get<int64_t>()
                                                       : static_cast<int64_t>(value.get<double>()));
     case KeyKind::number:
-      if (!value.is_number()) return wrong;
+      if (!value.is_number() || !std::isfinite(value.get<double>())) return wrong;
       return nlohmann::json(value.get<double>());
     case KeyKind::flag:
       if (!value.is_boolean()) return wrong;
@@ -213,7 +218,7 @@ Result<nlohmann::json> resolve_value(const ConfigKey& key, const nlohmann::json&
     case KeyKind::activation:
       if (value.is_null()) return nlohmann::json("linear");
       if (value.is_string()) return value;
-      if (value.is_object() && value.contains("class_name")) return value;
+      if (!class_name_of(value).empty()) return value;
       return wrong;
     case KeyKind::initializer:
       return resolve_initializer(value);

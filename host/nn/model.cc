@@ -28,6 +28,18 @@ nlohmann::json input_layer(const Model::Input& input) {
   return layer;
 }
 
+// The first input with the last one as its mask, 1 where that is not 0.
+Result<Tensors> with_mask(LayerContext layer, Tensors inputs) {
+  if (inputs.size() < 2) return layer.error("is called with a mask, and without an input");
+  ExpressionBuilder e;
+  const Term counts = e.constant(1) - e.equal(e.operand(0), e.constant(0));
+  const SymbolicTensor mask = layer.map("given_mask", e.finish({counts}), {inputs.back()});
+  inputs.pop_back();
+  inputs[0].mask = mask.value;
+  inputs[0].mask_shape = mask.shape;
+  return inputs;
+}
+
 // Constraints must fit the shapes; a regularizer changes what the loss does not reach as well, and
 // that has no gradient here.
 Status check_weight_rules(const Graph& graph) {
@@ -186,8 +198,12 @@ nlohmann::json Model::functional_config() const {
       tensors.push_back(std::move(entry));
     }
     nlohmann::json node;
-    node["args"] = nlohmann::json::array({tensors.size() == 1 ? tensors[0] : tensors});
     node["kwargs"] = call.arguments;
+    if (call.arguments.contains("mask")) {
+      node["kwargs"]["mask"] = tensors.back();
+      tensors.erase(tensors.size() - 1);
+    }
+    node["args"] = nlohmann::json::array({tensors.size() == 1 ? tensors[0] : tensors});
     if (const auto operands = call.arguments.find("operands"); operands != call.arguments.end()) {
       size_t next = 0;
       node["args"] = *operands;
@@ -270,7 +286,7 @@ Result<Tensors> Model::build(GraphBuilder& builder, const Tensors& inputs, const
   return tensors_of(outputs_);
 }
 
-Result<Tensors> Model::build_call(GraphBuilder& builder, const Call& call, const Tensors& inputs,
+Result<Tensors> Model::build_call(GraphBuilder& builder, const Call& call, Tensors inputs,
                                   const Place& place, CallCounts* counts) const {
   int index = place.first_layer;
   for (int i = 0; i < call.layer; ++i) {
@@ -282,6 +298,11 @@ Result<Tensors> Model::build_call(GraphBuilder& builder, const Call& call, const
   arguments.update(call.arguments);
   const bool trainable = place.trainable && layer.trainable;
   const std::string name = place.prefix + layer.name;
+  if (arguments.contains("mask")) {
+    arguments.erase("mask");
+    builder.begin_layer(name, index, 0);
+    LOCKSTEP_ASSIGN(inputs, with_mask({builder, {name, layer.class_name}}, std::move(inputs)));
+  }
   if (layer.model != nullptr) {
     if (inputs.size() != layer.model->inputs().size()) {
       return usage_error(fmt::format("model '{}' takes {} inputs, got {}", name,

@@ -42,7 +42,8 @@ class Model {
   struct Call {
     int layer = -1;
     std::vector<TensorRef> inputs;
-    nlohmann::json arguments = nlohmann::json::object();  // {"training": false}
+    // {"training": false}; {"mask": true}: the last input is the first one's mask
+    nlohmann::json arguments = nlohmann::json::object();
   };
 
   explicit Model(std::string name) : name_(std::move(name)) {}
@@ -102,7 +103,7 @@ class Model {
   // The outputs; where asked for, also what each call returned.
   Result<Tensors> build(GraphBuilder& builder, const Tensors& inputs, const Place& place,
                         CallCounts* counts, std::vector<Tensors>* results = nullptr) const;
-  Result<Tensors> build_call(GraphBuilder& builder, const Call& call, const Tensors& inputs,
+  Result<Tensors> build_call(GraphBuilder& builder, const Call& call, Tensors inputs,
                              const Place& place, CallCounts* counts) const;
   std::string last_layer() const;
   nlohmann::json sequential_config() const;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "host/nn/class_config.h"
 #include "host/nn/model_nodes.h"
 
 namespace lockstep {
@@ -13,29 +14,9 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int kMaxNesting = 16;  // models in models
-constexpr const char* kTrustedModules[] = {"keras", "tf_keras", "tensorflow"};
 
 bool is_model_class(const std::string& class_name) {
   return class_name == "Sequential" || class_name == "Functional" || class_name == "Model";
-}
-
-// Text under the key, or "" where there is none.
-std::string text_of(const Json& object, const char* key) {
-  const auto found = object.find(key);
-  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
-}
-
-// Where a class would have to be imported from, if it is none of Keras' own; else "".
-std::string foreign_module(const Json& entry) {
-  const std::string registered = text_of(entry, "registered_name");
-  if (registered.find('>') != std::string::npos && registered.rfind("keras>", 0) != 0) {
-    return registered;
-  }
-  const std::string module = text_of(entry, "module");
-  const std::string root = module.substr(0, module.find('.'));
-  const bool trusted = std::find(std::begin(kTrustedModules), std::end(kTrustedModules), root) !=
-                       std::end(kTrustedModules);
-  return module.empty() || trusted ? "" : module;
 }
 
 std::string shape_text(const Shape& shape) {
@@ -233,7 +214,7 @@ Result<ConfigReader::ModelPointer> ConfigReader::read_functional(const Json& con
 }
 
 // Adds what is wrong with it to the problems, and takes out keys that later versions of Keras added
-// and that are not set.
+// and that are not set. Keras 2 writes the one axis of a BatchNormalization as a list.
 void ConfigReader::check_layer(const std::string& name, const std::string& class_name,
                                Json* config) {
   const auto type = layer_type(class_name);
@@ -247,6 +228,12 @@ void ConfigReader::check_layer(const std::string& name, const std::string& class
   };
   for (auto at = config->begin(); at != config->end();) {
     at = at->is_null() && !is_known(at.key()) ? config->erase(at) : std::next(at);
+  }
+  for (const ConfigKey& key : type->keys) {
+    const auto given = config->find(key.name);
+    const bool is_one = key.kind == KeyKind::integer && given != config->end() &&
+                        given->is_array() && given->size() == 1;
+    if (is_one) *given = Json(given->front());
   }
   const auto resolved = resolve_config(*type, name, *config);
   if (!resolved.ok()) problem(resolved.error().message);

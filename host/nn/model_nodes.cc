@@ -93,6 +93,10 @@ Result<std::vector<ModelNodes::Tensor>> ModelNodes::ends(const Json& value) cons
     tensors.push_back(only);
     return tensors;
   }
+  if (!value.is_structured()) {
+    return usage_error(
+        fmt::format("model '{}': {} is no input or output of a layer", model_, value.dump()));
+  }
   for (const Json& each : value) {
     LOCKSTEP_ASSIGN(const auto inner, ends(each));
     tensors.insert(tensors.end(), inner.begin(), inner.end());
@@ -125,6 +129,9 @@ Status ModelNodes::read_arguments(const Json& arguments, const std::string& laye
     if (taken.contains(key) || value.is_null()) continue;
     if (key == "training" && value.is_boolean()) {
       node->arguments[key] = value;
+    } else if (key == "mask" && is_tensor(value) && node->inputs.size() == 1) {
+      LOCKSTEP_RETURN_IF_ERROR(collect(value, &node->inputs));
+      node->arguments[key] = true;
     } else {
       problems->push_back(
           fmt::format("layer '{}': its call has the argument '{}', which is not "

@@ -26,7 +26,8 @@ class ModelNodes {
   };
   struct Node {
     std::vector<Tensor> inputs;
-    // {"training": false}; of an operation its operands (nn/layers/operations.h)
+    // {"training": false}; of an operation its operands (nn/layers/operations.h); {"mask": true}
+    // where the last input is the first one's mask
     nlohmann::json arguments = nlohmann::json::object();
   };
 

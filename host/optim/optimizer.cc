@@ -20,6 +20,10 @@ using Json = nlohmann::json;
 // Keras' optimizers, and an option of all of them, that come later.
 const char* const kLaterNames[] = {"adafactor", "muon", "schedulefreeadamw", "lossscaleoptimizer"};
 const char* const kLaterKeys[] = {"loss_scale_factor"};
+// What Keras 2 writes beside, and what changes no number.
+const char* const kOldKeys[] = {"is_legacy_optimizer", "jit_compile"};
+
+constexpr double kAverageMomentum = 0.99;  // the default, which configs leave out
 
 // Those that all have. None was in the first jobs' recipes.
 std::vector<Hyperparameter> common_keys() {
@@ -33,7 +37,7 @@ std::vector<Hyperparameter> common_keys() {
           silent("clipnorm", positive_or_none),
           silent("global_clipnorm", positive_or_none),
           silent("use_ema", boolean, false),
-          silent("ema_momentum", up_to_one, 0.99),
+          silent("ema_momentum", up_to_one, kAverageMomentum),
           silent("ema_overwrite_frequency", count_or_none),
           accumulated,
           silent("exclude_from_weight_decay", names, Json::array())};
@@ -61,7 +65,7 @@ Result<Json> flattened(const Json& config) {
   return flat;
 }
 
-// Takes out what is switched off and refuses what is on.
+// Takes out what is switched off or means nothing here, and refuses what is on.
 Status take_later_keys(const std::string& what, Json* config) {
   for (const char* key : kLaterKeys) {
     const Json value = config->value(key, Json());
@@ -69,6 +73,10 @@ Status take_later_keys(const std::string& what, Json* config) {
       return usage_error(fmt::format("{}: {} comes later; leave it out", what, key));
     }
     config->erase(key);
+  }
+  for (const char* key : kOldKeys) config->erase(key);
+  if (const Json decay = config->value("decay", Json()); decay.is_null() || decay == 0) {
+    config->erase("decay");  // of the rate, in Keras 2: now a schedule
   }
   if (config->value("use_ema", Json(false)) == false) {  // they mean nothing without it
     config->erase("ema_momentum");
@@ -235,7 +243,8 @@ UpdateDesc Optimizer::update_at(int64_t t, const StepTerms& terms) const {
   if (clips_by_norm()) scalars.push_back(terms.gradient_scale);
   if (has_trust_) scalars.push_back(terms.trust);
   if (average_slot_ >= 0) {
-    const double kept = iterations_before(t) == 0 ? 0 : number_of(config_, "ema_momentum");
+    const double kept =
+        iterations_before(t) == 0 ? 0 : config_.value("ema_momentum", kAverageMomentum);
     scalars.insert(scalars.end(), {kept, 1 - kept});
   }
   ExpressionUpdate update;

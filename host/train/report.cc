@@ -157,6 +157,11 @@ nlohmann::json JobReport::nodes_json() const {
   return nodes;
 }
 
+std::optional<double> JobReport::learning_rate_after(int64_t epochs) const {
+  if (epochs < 1 || epochs > decided_epochs()) return std::nullopt;
+  return epochs_[static_cast<size_t>(epochs) - 1].decision.learning_rate;
+}
+
 nlohmann::json JobReport::json() const {
   nlohmann::json json = {
       {"status", status_},

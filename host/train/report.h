@@ -38,6 +38,10 @@ class JobReport {
   bool restores_best() const {
     return !epochs_.empty() && epochs_.back().decision.best.has_value();
   }
+  // That callbacks have set for the steps after so many epochs; none: they have not, or the epochs
+  // are not decided yet.
+  std::optional<double> learning_rate_after(int64_t epochs) const;
+  int64_t decided_epochs() const { return std::ssize(epochs_); }
   int64_t samples_consumed() const { return samples_consumed_; }
   int64_t steps() const { return steps_; }
 

@@ -55,13 +55,14 @@ std::span<const float> floats_of(std::string_view vector) {
 
 Result<std::string> keras_file_of(const Job& job, const Model& model,
                                   const std::vector<Parameter>& parameters, const StateView& state,
-                                  const ModelFile* source) {
+                                  const ModelFile* source, std::optional<double> learning_rate) {
   LOCKSTEP_ASSIGN(const Optimizer optimizer, Optimizer::create(job.optimizer));
   TrainedModel trained;
   trained.model = &model;
   trained.parameters = &parameters;
   trained.weights = floats_of(state.vectors[0]);
   trained.optimizer = {&optimizer, job.optimizer_iterations + state.header.step, {}};
+  trained.optimizer->learning_rate = learning_rate;
   for (size_t i = 1; i < state.vectors.size(); ++i) {
     trained.optimizer->slots.push_back(floats_of(state.vectors[i]));
   }

@@ -42,9 +42,11 @@ Result<TrainedModelFile> read_trained_model(const std::string& path);
 std::span<const float> floats_of(std::string_view vector);
 
 // The bytes of a .keras file with a job's state: weights, and the optimizer's. `source`: the file
-// that the job's model was read from, if any.
+// that the job's model was read from, if any. `learning_rate`: what callbacks have set, if they
+// have.
 Result<std::string> keras_file_of(const Job& job, const Model& model,
                                   const std::vector<Parameter>& parameters, const StateView& state,
-                                  const ModelFile* source);
+                                  const ModelFile* source,
+                                  std::optional<double> learning_rate = {});
 
 }  // namespace lockstep

@@ -101,8 +101,7 @@ class _Process:
             os.close(pipe[1])
             stream = os.fdopen(pipe[0], encoding="utf-8")
             self._threads.append(
-                self._read(stream, lambda line: self._events.put(json.loads(line)),
-                           lambda: self._events.put(None)))
+                self._read(stream, self._take_event, lambda: self._events.put(None)))
 
     def __enter__(self) -> _Process:
         if (threading.current_thread() is threading.main_thread()
@@ -115,6 +114,10 @@ class _Process:
             signal.signal(signal.SIGINT, self._handler)
         self.stop()
 
+    def _take_event(self, line: str) -> None:
+        if line.endswith("\n"):  # else it was cut, where the binary was killed
+            self._events.put(json.loads(line))
+
     def _interrupt(self, number: int, frame: Any) -> None:
         """Python drops a KeyboardInterrupt that hits a finalizer: events() raises it again."""
         self._events.put(_INTERRUPTED)
@@ -123,10 +126,12 @@ class _Process:
     @staticmethod
     def _read(stream: Any, take: Any, at_end: Any = lambda: None) -> threading.Thread:
         def read() -> None:
-            with stream:
-                for line in stream:
-                    take(line)
-            at_end()
+            try:
+                with stream:
+                    for line in stream:
+                        take(line)
+            finally:
+                at_end()
 
         thread = threading.Thread(target=read, daemon=True)
         thread.start()

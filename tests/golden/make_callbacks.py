@@ -9,8 +9,6 @@ the learning rate of the epoch, whether training stops, the epochs that are save
 the epoch whose weights the model has. The logs are made up: numbers that fall, stay, rise, and NaN.
 """
 
-import argparse
-import json
 import math
 import os
 import pathlib
@@ -20,6 +18,7 @@ os.environ["KERAS_BACKEND"] = "jax"
 
 import keras
 import numpy as np
+from golden_file import write_or_check
 from keras import callbacks as kc
 from keras.src.trainers.compile_utils import MetricsList
 
@@ -125,23 +124,12 @@ def live(names_and_configs, values):
     return {"epochs": epochs, "weights_of": model.epoch}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true")
-    options = parser.parse_args()
+def golden_file():
     cases = [{"callbacks": [{"class_name": name, "config": config} for name, config in case],
               "losses": losses, **live(case, values)}
              for case in CASES for losses, values in LOSSES.items()]
-    made = {"keras": keras.__version__, "learning_rate": RATE, "cases": cases}
-    text = json.dumps(made, allow_nan=False).replace('}, {"callbacks"', '},\n{"callbacks"') + "\n"
-    if not options.check:
-        FILE.write_text(text, encoding="utf-8")
-        print(f"{len(cases)} cases in {FILE}, {len(text)} bytes")
-        return 0
-    same = json.loads(FILE.read_text(encoding="utf-8")) == json.loads(text)
-    print("as Keras decides now" if same else "DIFFERS from what Keras decides now")
-    return 0 if same else 1
+    return {"keras": keras.__version__, "learning_rate": RATE, "cases": cases}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(FILE, golden_file, (('}, {"callbacks"', '},\n{"callbacks"'),)))

@@ -10,12 +10,12 @@ summed over the rows. Some cases are a chain of layers, as masks flow; one that 
 the last two results.
 """
 
-import argparse
 import json
 import math
 import pathlib
 import sys
 
+from golden_file import write_or_check
 from make_golden import uniform  # first: it chooses the backend, and float64
 
 import jax
@@ -355,22 +355,11 @@ def golden(layer, shapes, training):
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true")
-    options = parser.parse_args()
+def golden_file():
     keras.config.set_floatx("float64")
     made = {name: golden(*case) for name, case in cases().items()}
-    text = json.dumps({"rows": ROWS, "keras": keras.__version__, "cases": made}) + "\n"
-    text = text.replace('}, "', '},\n"')
-    if not options.check:
-        FILE.write_text(text, encoding="utf-8")
-        print(f"{len(made)} cases in {FILE}, {len(text)} bytes")
-        return 0
-    same = json.loads(FILE.read_text(encoding="utf-8"))["cases"] == json.loads(text)["cases"]
-    print("as Keras computes now" if same else "DIFFERS from what Keras computes now")
-    return 0 if same else 1
+    return {"rows": ROWS, "keras": keras.__version__, "cases": made}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(FILE, golden_file))

@@ -9,12 +9,12 @@ get_config(), the value of a batch (weighted too) and its gradient with respect 
 metric: its value over two batches.
 """
 
-import argparse
 import json
 import math
 import pathlib
 import sys
 
+from golden_file import write_or_check
 from make_golden import uniform  # first: it chooses the backend, and float64
 
 import jax
@@ -174,27 +174,15 @@ def golden_metric(name, y_true, y_pred, shape):
             "shape": list(shape), "value": rounded(metric.result())[0]}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true")
-    options = parser.parse_args()
+def golden_file():
     keras.config.set_floatx("float64")
-    golden = {
+    return {
         "rows": ROWS,
         "keras": keras.__version__,
         "losses": {name: golden_loss(*case) for name, case in loss_cases().items()},
         "metrics": {name: golden_metric(*case) for name, case in metric_cases().items()},
     }
-    text = json.dumps(golden).replace('}, "', '},\n"') + "\n"
-    if not options.check:
-        FILE.write_text(text, encoding="utf-8")
-        print(f"{len(golden['losses'])} losses, {len(golden['metrics'])} metrics in {FILE}, "
-              f"{len(text)} bytes")
-        return 0
-    same = json.loads(FILE.read_text(encoding="utf-8")) == json.loads(text)
-    print("as Keras computes now" if same else "DIFFERS from what Keras computes now")
-    return 0 if same else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(FILE, golden_file))

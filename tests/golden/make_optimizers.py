@@ -10,11 +10,10 @@ Where norms or names count the vector is cut into two variables, w and b.
 Schedules: the rate of every 7th of 200 steps.
 """
 
-import argparse
-import json
 import pathlib
 import sys
 
+from golden_file import write_or_check
 from make_golden import uniform  # first: it chooses the backend, and float64
 
 import keras
@@ -163,12 +162,9 @@ def sampled(schedule):
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true")
-    options = parser.parse_args()
+def golden_file():
     keras.config.set_floatx("float64")
-    made = {
+    return {
         "keras": keras.__version__,
         "size": SIZE,
         "steps": STEPS,
@@ -179,15 +175,7 @@ def main():
             **{name: train(each, PARTS) for name, each in optimizer_cases_of_two().items()},
         },
     }
-    text = json.dumps(made).replace("}}, ", "}},\n").replace("]]}, ", "]]},\n") + "\n"
-    if not options.check:
-        FILE.write_text(text, encoding="utf-8")
-        print(f"{len(made['optimizers'])} optimizers in {FILE}, {len(text)} bytes")
-        return 0
-    same = json.loads(FILE.read_text(encoding="utf-8")) == json.loads(text)
-    print("as Keras computes now" if same else "DIFFERS from what Keras computes now")
-    return 0 if same else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(FILE, golden_file, (("}}, ", "}},\n"), ("]]}, ", "]]},\n"))))

@@ -9,11 +9,10 @@ each step (with what is added to it), the weights behind them, and the loss that
 then.
 """
 
-import argparse
-import json
 import pathlib
 import sys
 
+from golden_file import write_or_check
 from make_layers import config_of, made_up, rounded  # first: it chooses the backend, and float64
 
 import keras
@@ -75,23 +74,11 @@ def golden(chain, shape):
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true")
-    options = parser.parse_args()
+def golden_file():
     keras.config.set_floatx("float64")
     made = {name: golden(*case) for name, case in cases().items()}
-    head = {"rows": ROWS, "learning_rate": RATE, "keras": keras.__version__}
-    text = json.dumps({**head, "cases": made}) + "\n"
-    text = text.replace('}, "', '},\n"')
-    if not options.check:
-        FILE.write_text(text, encoding="utf-8")
-        print(f"{len(made)} cases in {FILE}, {len(text)} bytes")
-        return 0
-    same = json.loads(FILE.read_text(encoding="utf-8"))["cases"] == json.loads(text)["cases"]
-    print("as Keras computes now" if same else "DIFFERS from what Keras computes now")
-    return 0 if same else 1
+    return {"rows": ROWS, "learning_rate": RATE, "keras": keras.__version__, "cases": made}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(FILE, golden_file))

@@ -89,6 +89,27 @@ TEST(Callbacks, SkipEpochsThatDoNotMeasureWhatTheyWatch) {
   EXPECT_EQ(decision.best, std::optional<int64_t>(1));
 }
 
+TEST(Callbacks, ATableOfRatesHoldsFromItsEpochsOn) {
+  const auto callbacks = make("LearningRateScheduler(schedule={2: 0.5, 4: 0.25})");
+  ASSERT_TRUE(callbacks.ok());
+  EXPECT_EQ(callbacks->first_learning_rate(0), std::nullopt);
+  EXPECT_EQ(callbacks->first_learning_rate(2), std::optional<double>(0.5));
+  // A training that begins with epoch 3.
+  EXPECT_EQ(callbacks->first_learning_rate(3), std::optional<double>(0.5));
+  EpochLogs logs = logs_of(3, {{"loss", 1.0}});
+  logs.index = 0;
+  EXPECT_EQ(callbacks->decide({}, logs).learning_rate, std::optional<double>(0.25));
+}
+
+TEST(Callbacks, NoEpochBeginsBehindTheLast) {
+  const auto callbacks = make("TerminateOnNaN, LearningRateScheduler(schedule={0: 0.5, 1: 0.25})");
+  ASSERT_TRUE(callbacks.ok());
+  const EpochDecision decision = callbacks->decide({}, logs_of(0, {{"loss", nullptr}}));
+  EXPECT_TRUE(decision.stop);
+  EXPECT_EQ(decision.learning_rate, std::optional<double>(0.5));
+  EXPECT_EQ(decision.notes.size(), 1u);  // why it stops
+}
+
 TEST(Callbacks, AreWrittenAsPythonWritesThem) {
   const auto list = parse_calls(
       " EarlyStopping(monitor='loss', patience=3,restore_best_weights=True, baseline=None),\n"
@@ -112,6 +133,7 @@ TEST(Callbacks, RefuseWhatDoesNotGo) {
   EXPECT_THAT(error_of("EarlyStopping(monitor='val_acuracy')"), HasSubstr("val_accuracy"));
   EXPECT_THAT(error_of("EarlyStopping(mode='up')"), HasSubstr("auto, min or max"));
   EXPECT_THAT(error_of("EarlyStopping(baseline='a')"), HasSubstr("baseline"));
+  EXPECT_THAT(error_of("EarlyStopping(min_delta=inf)"), HasSubstr("min_delta must be a number"));
   CallbackContext unvalidated = context();
   unvalidated.has_validation = false;
   EXPECT_THAT(error_of("EarlyStopping()", unvalidated), HasSubstr("--validation-split"));

@@ -5,6 +5,9 @@
 #include <filesystem>
 
 #include "host/core/files.h"
+#include "host/data/zip_writer.h"
+#include "host/keras/hdf5_writer.h"
+#include "host/keras/safetensors.h"
 #include "tests/keras/keras_files.h"
 #include "tests/support/test_folder.h"
 
@@ -58,6 +61,39 @@ TEST_F(HostileTest, PathsStayInTheArchive) {
               HasSubstr("holds a member '../../escape' whose path leaves the archive"));
   EXPECT_THAT(read_model_file(keras_path("absolute.keras")).error().message,
               HasSubstr("holds a member '/etc/escape' whose path leaves the archive"));
+}
+
+TEST_F(HostileTest, NamesAndMembersThatAreTooLongAreRefused) {
+  const TestFolder folder;
+  Hdf5Writer long_names;
+  long_names.add_group("vars");
+  long_names.add_group("layers/" + std::string(2000, 'x'));
+  const std::string weights = folder.path() + "/long.weights.h5";
+  write(weights, long_names.finish().value());
+  EXPECT_THAT(weights_error(weights), HasSubstr("'layers' is damaged"));
+
+  std::string archive = make_zip({{"metadata.json", "{}"}, {"config.json", "{}"}}).value();
+  constexpr size_t kSizeAt = 24;  // in an entry of the directory
+  archive.replace(archive.find("PK\1\2") + kSizeAt, 4, std::string("\0\0\0\x20", 4));
+  const std::string path = folder.path() + "/metadata.keras";
+  write(path, archive);
+  EXPECT_THAT(read_model_file(path).error().message,
+              HasSubstr("has a metadata.json of 536870912 bytes"));
+}
+
+TEST_F(HostileTest, HeadersOfSafetensorsMayHoldAnything) {
+  const TestFolder folder;
+  const std::string path = folder.path() + "/weights.safetensors";
+  const std::vector<Parameter> parameters = {{"dense", "kernel", {2, 2}}};
+  for (const char* entry :
+       {"5", "{\"dtype\": \"F32\", \"shape\": \"no\"}", "{\"dtype\": 4, \"shape\": [2, 2]}"}) {
+    const std::string header = "{\"dense/kernel\": " + std::string(entry) + "}";
+    const uint64_t size = header.size();
+    write(path, std::string(reinterpret_cast<const char*>(&size), sizeof(size)) + header);
+    EXPECT_THAT(read_safetensors(path, parameters).error().message,
+                HasSubstr("is not a sound safetensors file"))
+        << entry;
+  }
 }
 
 TEST_F(HostileTest, CodeIsRefusedAllAtOnce) {

@@ -95,6 +95,20 @@ TEST(WriteTest, OptimizerGoesOnWhereItIsTheSame) {
   EXPECT_TRUE(read_model_file(other)->weights->names("optimizer/vars")->empty());
 }
 
+TEST(WriteTest, TheRateThatCallbacksSetIsTheOptimizers) {
+  const TestFolder folder;
+  const Changed changed("small.keras");
+  const auto adam = Optimizer::create(changed.file.compile.at("optimizer")).value();
+  TrainedModel trained = changed.trained();
+  trained.optimizer = {&adam, 41, {changed.weights, changed.weights}};
+  trained.optimizer->learning_rate = 0.0625;
+  const std::string path = folder.write("out.keras", make_keras_file(trained).value());
+  const ModelFile again = read_model_file(path).value();
+  EXPECT_EQ(again.config_text, changed.file.config_text);
+  EXPECT_EQ(again.weights->array("optimizer/vars/1")->value(0), 0.0625);
+  EXPECT_EQ(again.compile.at("optimizer").at("config").at("learning_rate"), 0.0625);
+}
+
 TEST(WriteTest, LegacyFilesHoldModelAndWeights) {
   const TestFolder folder;
   for (const char* name : {"branches.keras", "small.h5"}) {

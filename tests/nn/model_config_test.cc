@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace lockstep {
 namespace {
 
@@ -138,7 +140,7 @@ TEST(ModelConfigTest, AllThatIsNotSupportedIsInOneMessage) {
        layer("Lambda", "twice", {{"function", "x"}}, {node(keras_tensor("x"))}),
        layer("Folding", "fold", Json::object(), {node(keras_tensor("twice"))}), foreign, registered,
        layer("Dense", "late", {{"units", 1}, {"colour", "red"}},
-             {node(keras_tensor("own"), {{"mask", keras_tensor("x")}})})},
+             {node(keras_tensor("own"), {{"initial_state", keras_tensor("x")}})})},
       {"x", 0, 0}, {"late", 0, 0});
   EXPECT_THAT(error_of(config),
               AllOf(HasSubstr("model 'm' cannot be run here:"),
@@ -147,7 +149,97 @@ TEST(ModelConfigTest, AllThatIsNotSupportedIsInOneMessage) {
                     HasSubstr("layer 'blur' (Blur) is code of 'my_layers', which never runs"),
                     HasSubstr("layer 'own' (Dense) is code of 'Custom>Dense'"),
                     HasSubstr("layer 'late' (Dense): unknown key 'colour'"),
-                    HasSubstr("layer 'late': its call has the argument 'mask'")));
+                    HasSubstr("layer 'late': its call has the argument 'initial_state'")));
+}
+
+TEST(ModelConfigTest, CodeWithinALayerIsRefused) {
+  const auto with = [](const char* class_name, const Json& config) {
+    return functional({input_layer("x", {nullptr, 3, 4}),
+                       layer(class_name, "a", config, {node(keras_tensor("x"))})},
+                      {"x", 0, 0}, {"a", 0, 0});
+  };
+  const Json own = {{"module", "mine"}, {"class_name", "L2"}, {"config", Json::object()}};
+  EXPECT_THAT(error_of(with("Dense", {{"units", 4}, {"kernel_regularizer", own}})),
+              HasSubstr("kernel_regularizer is code of 'mine', which never runs here"));
+  const Json function = {{"module", "builtins"}, {"class_name", "function"}, {"config", "bend"}};
+  const auto bent = model_from_config(with("Dense", {{"units", 4}, {"activation", function}}));
+  ASSERT_TRUE(bent.ok()) << bent.error().message;
+  EXPECT_THAT((*bent)->predict_graph().error().message, HasSubstr("unknown activation 'bend'"));
+  const Json dense = {
+      {"class_name", "Dense"}, {"registered_name", "my>Dense"}, {"config", {{"units", 4}}}};
+  EXPECT_THAT(error_of(with("TimeDistributed", {{"layer", dense}})),
+              HasSubstr("layer is code of 'my>Dense', which never runs here"));
+}
+
+// What no kind of key checks is read where it is used.
+TEST(ModelConfigTest, ValuesOfAnotherFormAreErrors) {
+  const auto error = [](const char* class_name, const Json& config) {
+    Model model("m", {3, 4});
+    model.add(class_name, config);
+    const auto graph = model.predict_graph();
+    return graph.ok() ? "" : graph.error().message;
+  };
+  EXPECT_THAT(error("ReLU", {{"max_value", "six"}}), HasSubstr("not as Keras writes it"));
+  EXPECT_THAT(error("PReLU", {{"shared_axes", {"a"}}}), HasSubstr("not as Keras writes it"));
+  EXPECT_THAT(error("Cropping1D", {{"data_format", 1}}), HasSubstr("not as Keras writes it"));
+  EXPECT_THAT(error("Activation", {{"activation", {{"class_name", 1}}}}),
+              HasSubstr("activation must be the name of a class"));
+  EXPECT_THAT(error("Dense", {{"units", 1}, {"kernel_initializer", {{"class_name", 1}}}}),
+              HasSubstr("unknown initializer"));
+}
+
+// In Keras 2 a BatchNormalization that was built has its axis as a list.
+TEST(ModelConfigTest, OneAxisMayBeAList) {
+  const auto with = [](const Json& axis) {
+    return functional(
+        {input_layer("x", {nullptr, 3, 4}),
+         layer("BatchNormalization", "n", {{"axis", axis}}, {node(keras_tensor("x"))})},
+        {"x", 0, 0}, {"n", 0, 0});
+  };
+  const auto model = model_from_config(with(Json::array({2})));
+  ASSERT_TRUE(model.ok()) << model.error().message;
+  EXPECT_EQ((*model)->layers()[0].config.at("axis"), 2);
+  EXPECT_THAT(error_of(with(Json::array({1, 2}))), HasSubstr("axis must be a whole number"));
+}
+
+// Keras writes a mask that reaches a layer as an argument, with what computes it.
+TEST(ModelConfigTest, MasksAreArgumentsOfCalls) {
+  Json differs = layer("NotEqual", "differs", Json::object(), Json::array());
+  differs["module"] = "keras.src.ops.numpy";
+  differs["inbound_nodes"] =
+      Json::array({{{"args", Json::array({keras_tensor("x"), 0})}, {"kwargs", Json::object()}}});
+  const Json config = functional(
+      {input_layer("x", {nullptr, 5}),
+       layer("Embedding", "e", {{"input_dim", 7}, {"output_dim", 3}}, {node(keras_tensor("x"))}),
+       differs,
+       layer("GlobalAveragePooling1D", "mean", Json::object(),
+             {node(keras_tensor("e"), {{"mask", keras_tensor("differs")}})}),
+       layer("Dense", "d", {{"units", 1}}, {node(keras_tensor("mean"))})},
+      {"x", 0, 0}, {"d", 0, 0});
+  const auto model = model_from_config(config);
+  ASSERT_TRUE(model.ok()) << model.error().message;
+  const auto graph = (*model)->training_graph("mse");
+  ASSERT_TRUE(graph.ok()) << graph.error().message;
+  // Without it the mean would be one gather.
+  const bool is_masked =
+      std::any_of(graph->values.begin(), graph->values.end(),
+                  [](const Value& value) { return value.name.find("count") != std::string::npos; });
+  EXPECT_TRUE(is_masked);
+  const auto again = model_from_config((*model)->config());
+  ASSERT_TRUE(again.ok()) << again.error().message;
+  EXPECT_EQ((*again)->config(), (*model)->config());
+}
+
+TEST(ModelConfigTest, AWrappedLayerMayBeFrozen) {
+  const auto role_of = [](bool trainable) {
+    Model model("m", {3, 4});
+    model.add("TimeDistributed",
+              {{"layer",
+                {{"class_name", "Dense"}, {"config", {{"units", 2}, {"trainable", trainable}}}}}});
+    return model.predict_graph().value().parameters[0].role;
+  };
+  EXPECT_EQ(role_of(true), ParameterRole::trained);
+  EXPECT_EQ(role_of(false), ParameterRole::frozen);
 }
 
 TEST(ModelConfigTest, GraphsThatAreNoneAreErrors) {
@@ -162,6 +254,9 @@ TEST(ModelConfigTest, GraphsThatAreNoneAreErrors) {
   EXPECT_THAT(error_of(with(Json::array())), HasSubstr("call 0 of layer 'a', which is not there"));
   EXPECT_THAT(error_of(with({node(keras_tensor("x", 7))})), HasSubstr("which is not there"));
   EXPECT_THAT(error_of(with({node(Json::array())})), HasSubstr("layer 'a' reads nothing"));
+  Json ends = with({node(keras_tensor("x"))});
+  ends["config"]["output_layers"] = "b";
+  EXPECT_THAT(error_of(ends), HasSubstr("model 'm': \"b\" is no input or output of a layer"));
   EXPECT_THAT(error_of({{"class_name", "Sequential"}, {"config", 5}}),
               HasSubstr("not as Keras writes it"));
   EXPECT_THAT(error_of({{"class_name", "Net"}, {"config", Json::object()}}),

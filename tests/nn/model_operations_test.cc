@@ -58,6 +58,26 @@ TEST(ModelOperations, OfTensorsAloneNeedNoOperands) {
   EXPECT_EQ((*model)->calls()[0].inputs.size(), 2u);
 }
 
+TEST(ModelOperations, SlicesMayStepBeyondTheEnd) {
+  const auto result = [](const Json& config) {
+    const Json rows{{"class_name", "__slice__"}, {"config", Json::object()}};
+    const Json slice{{"class_name", "__slice__"}, {"config", config}};
+    const auto model = model_from_config(model_of(
+        operation("GetItem", "op", Json::array({keras_tensor("x"), Json::array({rows, slice})}))));
+    return model.value()->predict_graph().value().output_shapes.at(0);
+  };
+  EXPECT_EQ(result({{"start", 1}, {"stop", nullptr}, {"step", 2}}), Shape{2});
+  EXPECT_EQ(result({{"step", INT64_MAX}}), Shape{1});
+  EXPECT_EQ(result({{"step", INT64_MIN}}), Shape{1});
+}
+
+TEST(ModelOperations, IndicesWithoutBoundsAreSurvived) {
+  const Json rows{{"class_name", "__slice__"}};
+  const auto model = model_from_config(
+      model_of(operation("GetItem", "op", Json::array({keras_tensor("x"), Json::array({rows})}))));
+  EXPECT_TRUE(model.value()->predict_graph().ok());
+}
+
 TEST(ModelOperations, ThatAreNotKnownAreNamed) {
   const auto model =
       model_from_config(model_of(operation("Fft", "op", Json::array({keras_tensor("x")}))));

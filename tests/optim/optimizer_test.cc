@@ -70,6 +70,17 @@ TEST(Optimizer, sgd_has_a_slot_only_with_momentum) {
   EXPECT_TRUE(update.nesterov);
 }
 
+// The first step's average is the weight itself.
+TEST(Optimizer, averages_by_keras_default_momentum) {
+  const Optimizer sgd = Optimizer::create({{"name", "sgd"}, {"use_ema", true}}).value();
+  const auto kept = [&](int64_t t) {
+    const auto update = std::get<ExpressionUpdate>(sgd.update_at(t));
+    return update.scalars[static_cast<size_t>(update.scalar_count) - 2];
+  };
+  EXPECT_EQ(kept(1), 0.0f);
+  EXPECT_EQ(kept(2), 0.99f);
+}
+
 TEST(Optimizer, refuses_what_it_does_not_know_by_name) {
   EXPECT_EQ(
       error_of({{"name", "adm"}}),

@@ -32,6 +32,13 @@ TEST(OptimizerRecipe, switched_off_options_change_nothing) {
   EXPECT_EQ(config_of(R"({"name": "SGD", "weight_decay": 1})")["weight_decay"], 1.0);
 }
 
+TEST(OptimizerRecipe, keys_of_keras_2_change_nothing) {
+  const char* const old = R"({"class_name": "Adam", "config": {"name": "Adam", "decay": 0.0,
+      "weight_decay": null, "jit_compile": false, "is_legacy_optimizer": false}})";
+  EXPECT_EQ(config_of(R"({"name": "adam"})").dump(), config_of(old).dump());
+  EXPECT_NE(error_of(R"({"name": "adam", "decay": 0.1})"), "");
+}
+
 TEST(OptimizerRefusals, what_comes_later_is_named) {
   EXPECT_EQ(error_of(R"({"name": "Muon"})"), "optimizer 'muon' comes later; use adam or adamw");
   EXPECT_EQ(error_of(R"({"name": "adam", "loss_scale_factor": 2})"),

@@ -28,6 +28,7 @@ try:
     from keras import layers
 
     import lockstep
+    from lockstep import _binary
 except ImportError as error:
     if "lockstep" in str(error):
         raise
@@ -306,6 +307,18 @@ class EndTest(PythonTest):
 
         with self.assertRaisesRegex(lockstep.LockstepError, "SIGKILL"):
             self.fit(compiled(), epochs=100_000, callbacks=[Saboteur(kill)])
+
+    def test_the_binary_dies_within_an_event(self):
+        path = self.folder / "lockstep"
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(f"#!{sys.executable}\nimport os, sys\n"
+                       "os.write(int(sys.argv[-1]), b'{\"event\": \"st')\n"
+                       "os.kill(os.getpid(), 9)\n")
+        os.chmod(path, 0o755)
+        os.environ["LOCKSTEP_BINARY"] = path
+        with self.assertRaisesRegex(lockstep.LockstepError, "SIGKILL"):
+            with _binary.start("train") as process:
+                list(process.events())
 
     def test_no_binary(self):
         os.environ["LOCKSTEP_BINARY"] = "/nowhere/lockstep"

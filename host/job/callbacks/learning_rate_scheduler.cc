@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <iterator>
 
 #include "host/job/callback_table.h"
 
@@ -11,13 +12,19 @@ namespace {
 using Rates = std::map<int64_t, double>;
 
 // Keras calls a function at the beginning of an epoch. This one gives the rate that stands in a
-// table, or the rate as it is.
+// table, or the rate as it is. A training that begins behind an epoch of the table begins with its
+// rate.
 class LearningRateScheduler final : public Callback {
  public:
   explicit LearningRateScheduler(Rates rates) : rates_(std::move(rates)) {}
 
   void epoch_begins(int64_t epoch, CallbackScope* scope) override {
-    const auto found = rates_.find(epoch);
+    auto found = rates_.find(epoch);
+    if (!begun_ && found == rates_.end()) {
+      found = rates_.lower_bound(epoch);
+      found = found == rates_.begin() ? rates_.end() : std::prev(found);
+    }
+    begun_ = true;
     if (found == rates_.end()) return;
     scope->set_rate(found->second);
     scope->notes.push_back(
@@ -26,6 +33,7 @@ class LearningRateScheduler final : public Callback {
 
  private:
   const Rates rates_;
+  bool begun_ = false;
 };
 
 Result<std::unique_ptr<Callback>> make(const nlohmann::json& config,

@@ -54,7 +54,20 @@ Result<SymbolicTensor> constant_operand(LayerContext& layer, const Json& operand
   return layer.constant("constant", values, shape);
 }
 
-enum class Binary { add, subtract, multiply, divide, power, maximum, minimum };
+// 1 where x is not 0: what a boolean is here.
+Term truth(ExpressionBuilder& e, Term x) { return e.constant(1) - e.equal(x, e.constant(0)); }
+
+enum class Binary {
+  add,
+  subtract,
+  multiply,
+  divide,
+  power,
+  maximum,
+  minimum,
+  not_equal,
+  logical_or
+};
 
 Term combined(ExpressionBuilder& e, Binary operation, Term a, Term b) {
   switch (operation) {
@@ -72,6 +85,10 @@ Term combined(ExpressionBuilder& e, Binary operation, Term a, Term b) {
       return e.maximum(a, b);
     case Binary::minimum:
       return e.minimum(a, b);
+    case Binary::not_equal:
+      return e.constant(1) - e.equal(a, b);
+    case Binary::logical_or:
+      return e.maximum(truth(e, a), truth(e, b));
   }
   return a;
 }
@@ -158,7 +175,8 @@ Result<Taken> taken_of(const LayerContext& layer, const Json& entry, int64_t siz
     const Json value = config.value(key, Json());
     return value.is_number_integer() ? value.get<int64_t>() : none;
   };
-  const int64_t step = bound("step", 1);
+  // A longer step takes the same entries.
+  const int64_t step = std::clamp(bound("step", 1), -size - 1, size + 1);
   if (step == 0) return wrong;
   // As Python's slice.indices().
   const int64_t low = step > 0 ? 0 : -1, high = step > 0 ? size : size - 1;
@@ -197,9 +215,10 @@ Result<Json> entries_of_row(const LayerContext& layer, const Json& index, size_t
   }
   while (entries.size() < axes + 1) entries.push_back(all);
   const Json& batch = entries[0];
-  const bool whole = batch.is_object() && batch.value("class_name", "") == "__slice__" &&
-                     std::all_of(batch["config"].begin(), batch["config"].end(),
-                                 [](const Json& bound) { return bound.is_null(); });
+  const Json bounds = batch.is_object() ? batch.value("config", Json::object()) : Json();
+  const bool whole =
+      batch.is_object() && batch.value("class_name", "") == "__slice__" &&
+      std::all_of(bounds.begin(), bounds.end(), [](const Json& bound) { return bound.is_null(); });
   if (!whole) {
     return layer.error("the index " + index.dump() +
                        " takes rows out of the batch; each row is computed by itself");
@@ -267,6 +286,13 @@ Result<SymbolicTensor> build_reduce(LayerContext& layer, const Tensors& inputs) 
     axes.push_back(axis);
   }
   return layer.reduce("forward", inputs[0], axes, kReduction, layer.flag("keepdims"));
+}
+
+Result<SymbolicTensor> build_any(LayerContext& layer, const Tensors& inputs) {
+  LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
+  ExpressionBuilder e;
+  const SymbolicTensor truths = layer.map("truths", e.finish({truth(e, e.operand(0))}), inputs);
+  return build_reduce<LayerContext::Reduction::maximum>(layer, {truths});
 }
 
 Result<SymbolicTensor> build_reshape(LayerContext& layer, const Tensors& inputs) {
@@ -346,6 +372,7 @@ std::vector<LayerType> operation_types() {
   return {
       operation("Absolute", "the absolute value", build_unary<Unary::absolute>),
       operation("Add", "the sum of two operands", build_binary<Binary::add>),
+      operation("Any", "1 where any entry over axes is not 0, else 0", build_any, reduced),
       operation("Concatenate", "tensors one behind the other along an axis", build_join<false>,
                 {last}),
       operation("Divide", "the first operand over the second", build_binary<Binary::divide>),
@@ -353,12 +380,15 @@ std::vector<LayerType> operation_types() {
       operation("ExpandDims", "its tensor with a new axis of size 1", build_expand_dims, {last}),
       operation("GetItem", "the entries that an index of numbers and slices takes", build_get_item),
       operation("Log", "the natural logarithm", build_unary<Unary::log>),
+      operation("LogicalOr", "1 where one of two operands is not 0, else 0",
+                build_binary<Binary::logical_or>),
       operation("Max", "the largest entry over axes", build_reduce<Reduction::maximum>, largest),
       operation("Maximum", "the larger of two operands", build_binary<Binary::maximum>),
       operation("Mean", "the mean over axes", build_reduce<Reduction::mean>, reduced),
       operation("Minimum", "the smaller of two operands", build_binary<Binary::minimum>),
       operation("Multiply", "the product of two operands", build_binary<Binary::multiply>),
       operation("Negative", "its tensor with the other sign", build_unary<Unary::negate>),
+      operation("NotEqual", "1 where two operands differ, else 0", build_binary<Binary::not_equal>),
       operation("Power", "the first operand to the power of the second",
                 build_binary<Binary::power>),
       operation("Reshape", "its tensor with another shape", build_reshape,

@@ -1,6 +1,7 @@
 // TimeDistributed: one layer on each step of its input.
 #include <fmt/format.h>
 
+#include "host/nn/class_config.h"
 #include "host/nn/layer_table.h"
 #include "host/nn/regularizers.h"
 
@@ -10,14 +11,13 @@ namespace {
 struct InnerLayer {
   LayerType type;
   nlohmann::json config;  // resolved
+  bool trainable = true;
 };
 
 Result<InnerLayer> inner_layer(const LayerContext& layer) {
   const nlohmann::json& given = layer.at("layer");
-  if (!given.is_object() || !given.contains("class_name") || !given["class_name"].is_string()) {
-    return layer.error("layer must be an object with class_name and config");
-  }
-  const std::string class_name = given["class_name"];
+  const std::string class_name = text_of(given, "class_name");
+  if (class_name.empty()) return layer.error("layer must be an object with class_name and config");
   if (has_activity_losses(given)) {
     return layer.error("an activity regularizer within it has no effect in Keras; leave it out");
   }
@@ -26,8 +26,9 @@ Result<InnerLayer> inner_layer(const LayerContext& layer) {
   }
   InnerLayer inner;
   LOCKSTEP_ASSIGN(inner.type, layer_type(class_name));
-  LOCKSTEP_ASSIGN(inner.config, resolve_config(inner.type, layer.name(),
-                                               given.value("config", nlohmann::json::object())));
+  const nlohmann::json config = given.value("config", nlohmann::json::object());
+  LOCKSTEP_ASSIGN(inner.config, resolve_config(inner.type, layer.name(), config));
+  inner.trainable = config.value("trainable", true);
   return inner;
 }
 
@@ -46,7 +47,8 @@ Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
   }
   LOCKSTEP_ASSIGN(const InnerLayer inner, inner_layer(layer));
   if (is_stepwise(inner.type.class_name)) {
-    LayerContext whole = layer.wrapped(inner.type.class_name, inner.config, layer.call_number());
+    LayerContext whole =
+        layer.wrapped(inner.type.class_name, inner.config, inner.trainable, layer.call_number());
     return inner.type.build(whole, inputs);
   }
   const int64_t steps = x.shape[0], size = x.features() / steps;
@@ -56,7 +58,8 @@ Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
     std::vector<int64_t> index;
     for (int64_t i = 0; i < size; ++i) index.push_back(step * size + i);
     const auto number = layer.call_number() * steps + step;
-    LayerContext one = layer.wrapped(inner.type.class_name, inner.config, static_cast<int>(number));
+    LayerContext one = layer.wrapped(inner.type.class_name, inner.config, inner.trainable,
+                                     static_cast<int>(number));
     LOCKSTEP_ASSIGN(auto result, inner.type.build(one, {one.pick("step", index, {x}, step_shape)}));
     results.push_back(std::move(result));
   }

@@ -1,0 +1,44 @@
+// The order of an optimizer's variables in Keras' files, as Keras 3.15 writes them.
+#include "host/keras/optimizer_layout.h"
+
+#include <gtest/gtest.h>
+
+namespace lockstep {
+namespace {
+
+// "average a" for the slot of each variable, of the parameters a and b.
+std::string order_of(const char* config) {
+  std::vector<Parameter> parameters(2);
+  parameters[0].name = "a";
+  parameters[1].name = "b";
+  const auto optimizer = Optimizer::create(nlohmann::json::parse(config)).value();
+  const OptimizerLayout layout(optimizer, {parameters.data(), &parameters[1]}, false);
+  std::string order;
+  for (const auto& [slot, parameter] : layout.slots()) {
+    order += optimizer.slots()[slot].name + " " + parameter->name + ", ";
+  }
+  return order;
+}
+
+TEST(OptimizerLayoutTest, OwnSlotsOfAParameterLieSideBySide) {
+  EXPECT_EQ(order_of(R"({"name": "adam"})"), "momentum a, velocity a, momentum b, velocity b, ");
+  EXPECT_EQ(order_of(R"({"name": "rmsprop", "momentum": 0.9})"),
+            "velocity a, velocity b, momentum a, momentum b, ");
+  EXPECT_EQ(order_of(R"({"name": "adam", "amsgrad": true})"),
+            "momentum a, velocity a, momentum b, velocity b, velocity_hat a, velocity_hat b, ");
+}
+
+TEST(OptimizerLayoutTest, WhatAllOptimizersKeepComesBefore) {
+  EXPECT_EQ(order_of(R"({"name": "adam", "use_ema": true})"),
+            "average a, average b, momentum a, velocity a, momentum b, velocity b, ");
+  EXPECT_EQ(order_of(R"({"name": "adam", "gradient_accumulation_steps": 2})"),
+            "gradient_accumulator a, gradient_accumulator b, "
+            "momentum a, velocity a, momentum b, velocity b, ");
+  EXPECT_EQ(order_of(R"({"name": "sgd", "momentum": 0.9, "use_ema": true,
+                         "gradient_accumulation_steps": 2})"),
+            "average a, average b, gradient_accumulator a, gradient_accumulator b, "
+            "momentum a, momentum b, ");
+}
+
+}  // namespace
+}  // namespace lockstep
