@@ -7,10 +7,12 @@
 #include "host/cli/factories.h"
 #include "host/core/files.h"
 #include "host/job/metric_table.h"
+#include "host/job/output_options.h"
 #include "host/keras/safetensors.h"
 #include "host/keras/save_model.h"
 #include "host/nn/losses.h"
 #include "host/nn/model_config.h"
+#include "host/train/resolve.h"
 
 namespace lockstep {
 namespace {
@@ -99,14 +101,12 @@ Result<Source> read_source(const std::string& in, const nlohmann::json& values) 
 // What a legacy file was compiled with, for a config that is written anew.
 std::optional<CompileSettings> settings_of(const Source& source) {
   if (!source.optimizer) return std::nullopt;
-  const nlohmann::json& compile = source.model_file().compile;
-  const auto loss = resolve_loss(compile.value("loss", nlohmann::json()));
-  if (!loss.ok()) return std::nullopt;
-  CompileSettings settings{source.optimizer->config(), *loss, {}};
-  for (const nlohmann::json& metric : compile.value("metrics", nlohmann::json::array())) {
-    if (metric.is_string()) settings.metrics.push_back(metric);
-  }
-  return settings;
+  std::vector<std::string> notes;
+  const auto outputs = output_objectives(options_of_compile(source.model_file(), &notes),
+                                         output_names(source.model_file().config));
+  if (!outputs.ok()) return std::nullopt;
+  return CompileSettings{source.optimizer->config(), losses_json(*outputs), metrics_json(*outputs),
+                         loss_weights_json(*outputs)};
 }
 
 Status convert(const std::string& in, const std::string& out, const nlohmann::json& values) {

@@ -20,8 +20,9 @@ std::vector<OptionSpec> evaluate_options() {
   return {{"model", text, "", "FILE|DIR", "model with weights, or the output folder of a run"},
           {"data", text, "", "PATH|NAME", "data set whose test files are measured [the run's]"},
           {"batch_size", integer, 0, "B", "rows of a batch [the run's, or 32]"},
-          {"loss", object, nullptr, "NAME|JSON", "of a file [what it was compiled with]"},
-          {"metrics", list, nullptr, "NAMES", "of a file [what it was compiled with]"},
+          {"loss", outputs, nullptr, "NAME|JSON", "of a file [what it was compiled with]"},
+          {"loss_weights", outputs, nullptr, "JSON", "of a file [what it was compiled with]"},
+          {"metrics", outputs, nullptr, "NAMES|JSON", "of a file [what it was compiled with]"},
           {"target", list, nlohmann::json::array(), "NAMES",
            "columns or arrays that are the targets [the run's; the last column; y]"},
           {"numerics", text, "auto", "NAME", "as of 'train' [the run's]"},
@@ -36,14 +37,15 @@ Result<Job> job_of_file(const TrainedModelFile& trained, const nlohmann::json& v
   LOCKSTEP_ASSIGN(const auto compiled, compiled_options(trained.path, &notes));
   options.update(compiled);
   for (const std::string& note : notes) fmt::print(stderr, "note: {}\n", note);
-  for (const char* key : {"data", "loss", "metrics", "target"}) {
+  for (const char* key : {"data", "loss", "loss_weights", "metrics", "target"}) {
     if (!values.at(key).is_null()) options[key] = values.at(key);
   }
   options["model"] = trained.path;
   options["optimizer"] = "adam";  // nothing is updated
   const std::string numerics = values.at("numerics");
   options["numerics"] = numerics == "auto" ? default_numerics(values.at("device")) : numerics;
-  LOCKSTEP_ASSIGN(Job job, job_from_options(options));
+  std::optional<ModelFile> file;
+  LOCKSTEP_ASSIGN(Job job, job_of_model(options, &file));
   job.inputs = trained.data_options.inputs;
   return job;
 }
@@ -51,8 +53,7 @@ Result<Job> job_of_file(const TrainedModelFile& trained, const nlohmann::json& v
 // What the data of a file's job says of its targets; a run knows it.
 Status complete_job(const Dataset& dataset, const ReadyModel& ready, Job* job) {
   job->input_shape = job->inputs.empty() ? ready.model->inputs()[0].shape : dataset.row_shape;
-  job->target_shape =
-      dataset.targets.size() == 1 ? dataset.targets[0].row_shape : Shape{dataset.target_features()};
+  LOCKSTEP_RETURN_IF_ERROR(set_target_shapes(dataset, job));
   const Shape& output = ready.graph.output_shapes.at(0);
   job->classes = output.empty() ? 1 : output.back();
   return {};
@@ -91,7 +92,7 @@ Status evaluate_model(const nlohmann::json& values) {
   job.weighted = job.weighted || dataset.weights.has_value();
   LOCKSTEP_ASSIGN(const ReadyModel ready, trained.make_ready(dataset));
   if (!trained.job) LOCKSTEP_RETURN_IF_ERROR(complete_job(dataset, ready, &job));
-  LOCKSTEP_RETURN_IF_ERROR(check_measured_data(job, dataset));
+  LOCKSTEP_RETURN_IF_ERROR(check_measured_data(job, ready.graph.output_shapes, dataset));
   LOCKSTEP_ASSIGN(int devices, parse_devices(values.at("devices")));
   const std::string kind = values.at("device");
   if (devices == 0) devices = available_devices(kind, job.numerics);

@@ -1,9 +1,11 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "host/cli/arguments.h"
 #include "host/cli/commands.h"
 #include "host/cli/factories.h"
 #include "host/core/files.h"
+#include "host/data/zip_writer.h"
 #include "host/train/predict.h"
 #include "host/train/trained_model.h"
 
@@ -14,17 +16,41 @@ std::vector<OptionSpec> predict_options() {
   using enum OptionType;
   return {{"model", text, "", "FILE|DIR", "model with weights, or the output folder of a run"},
           {"data", text, "", "PATH|NAME", "the rows: test rows, or all where there is no split"},
-          {"output", text, "", "FILE", "where to: .npy (float32) or .csv (a line a row)"},
+          {"output", text, "", "FILE",
+           "where to: .npy (float32), .csv (a line a row) or .npz (an array an output)"},
           {"batch_size", integer, 32, "B", "rows of a batch"},
           {"numerics", text, "auto", "NAME", "as of 'train'; the run's, where it is a run"}};
 }
 
+Status check_output(const std::string& output) {
+  for (const char* ending : {".npy", ".csv", ".npz"}) {
+    if (output.ends_with(ending)) return {};
+  }
+  return usage_error("--output: give a file that ends in .npy, .csv or .npz");
+}
+
+// What a file of this name holds.
+Result<std::string> bytes_of(const Predictions& predictions, const std::vector<std::string>& names,
+                             const std::string& output) {
+  const size_t count = predictions.values.size();
+  if (output.ends_with(".npz")) {
+    std::vector<std::string> arrays;
+    for (size_t i = 0; i < count; ++i) arrays.push_back(to_npy(predictions, i));
+    std::vector<NewZipMember> members;
+    for (size_t i = 0; i < count; ++i) members.push_back({names.at(i) + ".npy", arrays[i]});
+    return make_zip(members);
+  }
+  if (count != 1) {
+    return usage_error(fmt::format(
+        "--output: the model has {} outputs ({}), which a file that ends in .npz can hold", count,
+        fmt::join(names, ", ")));
+  }
+  return output.ends_with(".csv") ? to_csv(predictions, 0) : to_npy(predictions, 0);
+}
+
 Status predict_to_file(const nlohmann::json& values) {
   const std::string output = values.at("output");
-  const bool csv = output.ends_with(".csv");
-  if (!csv && !output.ends_with(".npy")) {
-    return usage_error("--output: give a file that ends in .npy or .csv");
-  }
+  LOCKSTEP_RETURN_IF_ERROR(check_output(output));
   const std::string data = values.at("data");
   if (data.empty()) return usage_error("--data is missing: say which rows");
   const int64_t batch_size = values.at("batch_size");
@@ -44,14 +70,11 @@ Status predict_to_file(const nlohmann::json& values) {
   LOCKSTEP_ASSIGN(const Predictions predictions,
                   predict(ready.graph, ready.weights, dataset, batch_size, devices,
                           [&](int index) { return make_device(kind, numerics, index); }));
-  if (predictions.values.size() != 1) {
-    return usage_error(
-        fmt::format("the model has {} outputs, and one is supported", predictions.values.size()));
-  }
-  LOCKSTEP_RETURN_IF_ERROR(
-      write_file_atomically(output, csv ? to_csv(predictions, 0) : to_npy(predictions, 0)));
-  fmt::print("{} rows of shape {} in {}\n", predictions.rows, to_string(predictions.shapes[0]),
-             output);
+  LOCKSTEP_ASSIGN(const std::string bytes, bytes_of(predictions, trained.outputs(), output));
+  LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(output, bytes));
+  std::vector<std::string> shapes;
+  for (const Shape& shape : predictions.shapes) shapes.push_back(to_string(shape));
+  fmt::print("{} rows of shape {} in {}\n", predictions.rows, fmt::join(shapes, " and "), output);
   return {};
 }
 

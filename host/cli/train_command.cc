@@ -106,7 +106,8 @@ Result<TrainingRequest> train_request(nlohmann::json values) {
   LOCKSTEP_ASSIGN(request.devices, parse_devices(values.at("devices")));
   request.device = kind;
   // Nothing is started for a job that cannot be.
-  LOCKSTEP_RETURN_IF_ERROR(job_from_options(values));
+  std::optional<ModelFile> file;
+  LOCKSTEP_RETURN_IF_ERROR(job_of_model(values, &file));
   LOCKSTEP_RETURN_IF_ERROR(check_device(kind, values.at("numerics")));
   return request;
 }

@@ -26,13 +26,12 @@ constexpr size_t kLookedAtBytes = 4096;
 
 // --- assembling ---
 
-// The greatest class + 1 where the targets are whole numbers in [0, 2^31), one a row; else 0.
-int64_t count_classes(const std::vector<Field>& targets) {
-  if (targets.size() != 1 || targets[0].features() != 1) return 0;
+int64_t count_classes(const Field& target) {
+  if (target.features() != 1) return 0;
   double greatest = 1;
-  const int64_t rows = targets[0].rows();
+  const int64_t rows = target.rows();
   for (int64_t row = 0; row < rows; ++row) {
-    const double value = targets[0].value(row);
+    const double value = target.value(row);
     if (!(value >= 0 && value < kClassesEnd) || value != std::floor(value)) return 0;
     greatest = std::max(greatest, value);
   }
@@ -174,6 +173,10 @@ int64_t Dataset::target_features() const {
   return targets.empty() ? 0 : targets.back().offset + targets.back().features();
 }
 
+int64_t classes_of(const Dataset& dataset, size_t target) {
+  return dataset.targets.size() == 1 ? dataset.classes : count_classes(dataset.targets[target]);
+}
+
 Result<Dataset> assemble_dataset(Dataset parts) {
   LOCKSTEP_CHECK(!parts.inputs.empty());
   for (const Field& field : parts.inputs) LOCKSTEP_RETURN_IF_ERROR(check_rows(parts, field));
@@ -191,7 +194,7 @@ Result<Dataset> assemble_dataset(Dataset parts) {
   set_offsets(&parts.targets);
   parts.row_shape = parts.inputs.size() == 1 ? parts.inputs[0].row_shape : Shape{features};
   if (parts.row_shape.empty()) parts.row_shape = {1};  // Keras too makes (rows) to (rows, 1)
-  parts.classes = count_classes(parts.targets);
+  parts.classes = parts.targets.size() == 1 ? count_classes(parts.targets[0]) : 0;
   return parts;
 }
 

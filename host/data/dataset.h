@@ -28,6 +28,10 @@ struct Dataset {
   int64_t target_features() const;
 };
 
+// Of one of the targets: the greatest + 1 where they are whole numbers in [0, 2^31), one a row;
+// else 0.
+int64_t classes_of(const Dataset& dataset, size_t target);
+
 enum class Split { train, test, validation };
 
 // `spec` is "digits" or "digits:ROWS" (training rows; a sixth as many test rows; a folder called

@@ -71,7 +71,10 @@ Result<Monitor> Monitor::create(const nlohmann::json& config, const CallbackCont
   }
   const std::string metric =
       monitor.name_.starts_with("val_") ? monitor.name_.substr(4) : monitor.name_;
-  const bool rises = std::find(std::begin(kRising), std::end(kRising), metric) != std::end(kRising);
+  // Of several outputs each has its name before the metric's.
+  const bool rises = std::any_of(
+      std::begin(kRising), std::end(kRising),
+      [&](const std::string& name) { return metric == name || metric.ends_with("_" + name); });
   monitor.rises_ = mode == "max" || (mode == "auto" && rises);
   monitor.min_delta_ = std::fabs(config.at("min_delta").get<double>());
   return monitor;

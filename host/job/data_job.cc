@@ -87,22 +87,45 @@ DataOptions data_options(const Job& job) {
   DataOptions options;
   options.inputs = job.inputs;
   options.targets = job.target;
+  if (options.targets.empty()) options.targets = target_names(job);
   options.missing = job.missing;
   return options;
 }
 
 Objective objective_of(const Job& job) {
   Objective objective;
-  objective.loss = job.loss;
-  objective.metrics = job.metrics;
-  objective.target_shape = job.target_shape;
+  objective.outputs = job.outputs;
   objective.weighted = job.weighted;
   objective.has_activity_losses = has_activity_losses(job.model_config);
   return objective;
 }
 
-bool reads_classes(const Job& job) {
-  return element_count(job.target_shape) == 1 && is_sparse_loss(job.loss);
+bool reads_classes(const OutputObjective& output) {
+  return !output.loss.is_null() && element_count(output.target_shape) == 1 &&
+         is_sparse_loss(output.loss);
+}
+
+std::vector<OutputObjective*> asked_outputs(Job* job) {
+  std::vector<OutputObjective*> asked;
+  for (OutputObjective& output : job->outputs) {
+    if (output.is_asked()) asked.push_back(&output);
+  }
+  return asked;
+}
+
+std::vector<const OutputObjective*> asked_outputs(const Job& job) {
+  std::vector<const OutputObjective*> asked;
+  for (const OutputObjective& output : job.outputs) {
+    if (output.is_asked()) asked.push_back(&output);
+  }
+  return asked;
+}
+
+std::vector<std::string> target_names(const Job& job) {
+  std::vector<std::string> names;
+  if (job.outputs.size() == 1) return names;
+  for (const OutputObjective* output : asked_outputs(job)) names.push_back(output->name);
+  return names;
 }
 
 bool reads_targets(const Job& job) {

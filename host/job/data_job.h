@@ -23,8 +23,14 @@ DataOptions data_options(const Job& job);
 // What the job's graphs minimize and measure.
 Objective objective_of(const Job& job);
 
+// The outputs that are asked for something, each of which has a target.
+std::vector<OutputObjective*> asked_outputs(Job* job);
+std::vector<const OutputObjective*> asked_outputs(const Job& job);
+// Of several outputs: what their targets are called where --target does not say it.
+std::vector<std::string> target_names(const Job& job);
+
 // Whether the loss reads classes, one a row.
-bool reads_classes(const Job& job);
+bool reads_classes(const OutputObjective& output);
 // Whether the job's graphs read targets; if not, labels are enough.
 bool reads_targets(const Job& job);
 

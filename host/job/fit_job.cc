@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "host/job/metric_table.h"
+
 namespace lockstep {
 namespace {
 
@@ -60,8 +62,7 @@ nlohmann::json fit_options_json(const Job& job) {
 
 Result<Callbacks> job_callbacks(const Job& job) {
   CallbackContext context;
-  context.metrics = {"loss"};
-  context.metrics.insert(context.metrics.end(), job.metrics.begin(), job.metrics.end());
+  context.metrics = MetricTable(job).names();
   context.has_validation = job.validation_split > 0 || !job.validation_data.empty();
   const auto& rate = job.optimizer.at("learning_rate");
   context.rate_is_schedule = !rate.is_number();

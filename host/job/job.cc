@@ -9,6 +9,7 @@
 #include "host/core/suggest.h"
 #include "host/job/data_job.h"
 #include "host/job/fit_job.h"
+#include "host/job/output_options.h"
 #include "host/nn/losses.h"
 #include "host/optim/optimizer.h"
 
@@ -69,9 +70,6 @@ Status check_values(const Job& job) {
   LOCKSTEP_RETURN_IF_ERROR(check_known("strategy", job.strategy, {"synchronous"}));
   LOCKSTEP_RETURN_IF_ERROR(
       check_known("numerics", job.numerics, {"cpu-avx2", "cpu-avx512", "cuda-fp32", "cuda-tf32"}));
-  for (const std::string& metric : job.metrics) {
-    LOCKSTEP_RETURN_IF_ERROR(metric_type(metric));
-  }
   if (!(job.validation_split >= 0 && job.validation_split < 1)) {
     return usage_error(
         fmt::format("--validation-split {}: must be at least 0 and below 1", job.validation_split));
@@ -80,6 +78,34 @@ Status check_values(const Job& job) {
     return usage_error("--validation-split and --validation-data exclude each other: give one");
   }
   return {};
+}
+
+// What the recipe says of the outputs beside losses and metrics.
+nlohmann::json outputs_json(const Job& job) {
+  nlohmann::json json = nlohmann::json::object();
+  const auto weights = loss_weights_json(job.outputs);
+  if (!weights.is_null()) json["loss_weights"] = weights;
+  if (job.outputs.size() == 1) {
+    if (reads_targets(job)) json["target_shape"] = job.outputs[0].target_shape;
+    return json;
+  }
+  for (const OutputObjective& output : job.outputs) {
+    json["outputs"].push_back(output.name);
+    json["target_shape"].push_back(output.target_shape);
+  }
+  return json;
+}
+
+void read_target_shapes(const nlohmann::json& json, Job* job) {
+  const auto shapes = json.find("target_shape");
+  if (shapes == json.end()) return;
+  if (job->outputs.size() == 1) {
+    job->outputs[0].target_shape = shapes->get<Shape>();
+    return;
+  }
+  for (size_t i = 0; i < job->outputs.size(); ++i) {
+    job->outputs[i].target_shape = shapes->at(i).get<Shape>();
+  }
 }
 
 }  // namespace
@@ -112,7 +138,8 @@ int default_partitions(int64_t batch_size, int64_t least_rows) {
   return partitions;
 }
 
-Result<Job> job_from_options(const nlohmann::json& options) {
+Result<Job> job_from_options(const nlohmann::json& options,
+                             const std::vector<std::string>& outputs) {
   for (const char* key : {"model", "data"}) {
     if (!options.contains(key) || options.at(key).is_null() || options.at(key) == "") {
       return usage_error(fmt::format("--{} is missing: say which {} to train", key,
@@ -124,8 +151,7 @@ Result<Job> job_from_options(const nlohmann::json& options) {
   job.data = options.at("data");
   LOCKSTEP_RETURN_IF_ERROR(read_data_options(options, &job));
   job.batch_size = options.at("batch_size");
-  LOCKSTEP_ASSIGN(job.loss, resolve_loss(options.at("loss")));
-  job.metrics = options.at("metrics").get<std::vector<std::string>>();
+  LOCKSTEP_ASSIGN(job.outputs, output_objectives(options, outputs));
   job.validation_split = options.at("validation_split");
   job.validation_data = options.at("validation_data");
   job.shuffle = options.at("shuffle");
@@ -163,11 +189,9 @@ Result<Job> job_from_json(const nlohmann::json& json) try {
   LOCKSTEP_RETURN_IF_ERROR(read_fit_options(json, &job));
   job.batch_size = json.at("batch_size");
   job.optimizer = json.at("optimizer");
-  LOCKSTEP_ASSIGN(job.loss, resolve_loss(json.at("loss")));
-  job.metrics = json.at("metrics").get<std::vector<std::string>>();
-  for (const std::string& metric : job.metrics) {
-    LOCKSTEP_RETURN_IF_ERROR(metric_type(metric));
-  }
+  LOCKSTEP_ASSIGN(job.outputs,
+                  output_objectives(json, json.value("outputs", std::vector<std::string>{})));
+  read_target_shapes(json, &job);
   job.validation_split = json.at("validation_split");
   job.validation_data = json.at("validation_data");
   job.shuffle = json.at("shuffle");
@@ -178,7 +202,6 @@ Result<Job> job_from_json(const nlohmann::json& json) try {
   job.model_config = json.at("model_config");
   job.input_shape = json.at("input_shape").get<Shape>();
   job.classes = json.at("classes");
-  job.target_shape = json.value("target_shape", Shape{});
   job.weighted = json.value("weighted", false);
   job.train_rows = json.at("train_rows");
   job.validation_rows = json.at("validation_rows");
@@ -206,8 +229,8 @@ nlohmann::json recipe(const Job& job) {
                          {"epochs", job.epochs},
                          {"batch_size", job.batch_size},
                          {"optimizer", job.optimizer},
-                         {"loss", job.loss},
-                         {"metrics", job.metrics},
+                         {"loss", losses_json(job.outputs)},
+                         {"metrics", metrics_json(job.outputs)},
                          {"shuffle", job.shuffle},
                          {"seed", job.seed},
                          {"partitions", job.partitions},
@@ -216,7 +239,7 @@ nlohmann::json recipe(const Job& job) {
                          {"numerics_version", kNumericsVersion}};
   json.update(data_options_json(job));
   json.update(fit_options_json(job));
-  if (reads_targets(job)) json["target_shape"] = job.target_shape;
+  json.update(outputs_json(job));
   if (job.weighted) json["weighted"] = true;
   if (!job.inputs.empty()) json["inputs"] = job.inputs;
   if (!job.initial_optimizer_sha256.empty()) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "host/core/result.h"
+#include "host/nn/losses.h"
 #include "host/tensor/shape.h"
 
 namespace lockstep {
@@ -25,8 +26,8 @@ struct Job {
   int64_t epochs = 1;
   int64_t batch_size = 32;
   nlohmann::json optimizer;  // every argument
-  nlohmann::json loss;       // as resolve_loss() has it
-  std::vector<std::string> metrics;
+  // Losses and metrics, as output_objectives() has them; their target shapes come from the data.
+  std::vector<OutputObjective> outputs = std::vector<OutputObjective>(1);
   double validation_split = 0;
   std::string validation_data;   // a place
   int64_t validation_steps = 0;  // batches; 0: all
@@ -46,7 +47,6 @@ struct Job {
   std::vector<std::string> inputs;  // the model's, where it has several: names of arrays
   Shape input_shape;                // of the only one; (features) where there are several
   int64_t classes = 0;
-  Shape target_shape;     // of a row; (): one number
   bool weighted = false;  // rows have weights, by class or by sample
   int64_t train_rows = 0;
   int64_t validation_rows = 0;
@@ -80,8 +80,9 @@ struct Job {
 };
 
 // A job from checked options (see job_options()); what must come from the data is left empty.
-// Errors name the option and the remedy.
-Result<Job> job_from_options(const nlohmann::json& options);
+// `outputs`: the names of the model's, where it has several. Errors name the option and the remedy.
+Result<Job> job_from_options(const nlohmann::json& options,
+                             const std::vector<std::string>& outputs = {});
 
 // The default P: 4 rows or more a partition (16 where a model normalizes batches), at most 16.
 int default_partitions(int64_t batch_size, int64_t least_rows = 4);

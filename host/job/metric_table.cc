@@ -18,6 +18,10 @@ MetricTable::MetricTable(const Job& job) {
   size_ = measured_ + 1;
   const auto rows = static_cast<size_t>(measured_);
   add("loss", [=](std::span<const double> sums) { return sums[0] / sums[rows]; });
+  for (const PlacedLoss& loss : places->losses) {
+    const auto offset = static_cast<size_t>(loss.offset);
+    add(loss.name, [=](std::span<const double> sums) { return sums[offset] / sums[rows]; });
+  }
   for (const PlacedMetric& metric : places->metrics) {
     const auto offset = static_cast<size_t>(metric.offset);
     const auto count = static_cast<size_t>(metric.type.accumulators);

@@ -29,7 +29,8 @@ class MetricTable {
   // row's loss.
   MetricSums sums(std::span<const float> measured, int64_t rows, double penalty = 0) const;
 
-  // Of the values, in Keras' order: "loss", then the metrics as the job lists them.
+  // Of the values, in Keras' order: "loss", where several outputs have one the loss of each, then
+  // the metrics as the job lists them, those of several outputs sorted by name.
   const std::vector<std::string>& names() const { return names_; }
   // One for each name; NaN where nothing was counted, or these are not sums of such a job.
   std::vector<double> values(std::span<const double> sums) const;

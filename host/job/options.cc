@@ -25,6 +25,8 @@ std::string type_name(OptionType type) {
       return "a list of names";
     case OptionType::object:
       return "a name or an object with a name";
+    case OptionType::outputs:
+      return "one value, or JSON with one for each output of the model";
     case OptionType::integers:
       return "a whole number or a list of them";
     case OptionType::calls:
@@ -47,6 +49,8 @@ bool has_type(const nlohmann::json& value, OptionType type) {
       return value.is_array();
     case OptionType::object:
       return value.is_string() || value.is_object();
+    case OptionType::outputs:
+      return value.is_string() || value.is_number() || value.is_structured();
     case OptionType::integers:
       return value.is_number_integer() ||
              (value.is_array() && !value.empty() &&
@@ -89,10 +93,13 @@ std::vector<OptionSpec> job_options() {
       {"optimizer", object, "adam", "NAME",
        "a Keras optimizer (adam, sgd, …), or an object of its arguments"},
       {"learning_rate", number, nullptr, "LR", "of the optimizer; its default is Keras'"},
-      {"loss", object, "sparse_categorical_crossentropy", "NAME|JSON",
+      {"loss", outputs, "sparse_categorical_crossentropy", "NAME|JSON",
        "loss: Keras' name, or its class: '{\"class_name\": \"Huber\", \"config\": {\"delta\": "
-       "0.5}}'"},
-      {"metrics", list, nlohmann::json::array({"accuracy"}), "NAMES", "metrics, with commas"},
+       "0.5}}'; of several outputs a list, or '{\"OUTPUT\": LOSS, …}'"},
+      {"loss_weights", outputs, nullptr, "JSON",
+       "of several outputs: '{\"OUTPUT\": 0.2, …}' or a list [1]"},
+      {"metrics", outputs, nullptr, "NAMES|JSON",
+       "metrics, with commas [accuracy]; of several outputs '{\"OUTPUT\": [NAMES], …}' [none]"},
       {"validation_split", number, 0.0, "F", "share of the training rows, the last ones, held out"},
       {"validation_data", text, "", "PATH|NAME",
        "data whose validation or test rows are the validation data"},
@@ -159,6 +166,13 @@ Result<nlohmann::json> parse_option_text(const OptionSpec& option, const std::st
       const auto object = nlohmann::json::parse(text, nullptr, false);
       if (object.is_discarded()) return usage_error(source + ": '" + text + "' is not JSON");
       return object;
+    }
+    case OptionType::outputs: {
+      const auto number = nlohmann::json::parse(text, nullptr, false);
+      if (number.is_number()) return number;
+      if (!text.starts_with('{') && !text.starts_with('[')) return nlohmann::json(text);
+      if (number.is_discarded()) return usage_error(source + ": '" + text + "' is not JSON");
+      return number;
     }
     case OptionType::integers: {
       const auto numbers = nlohmann::json::parse("[" + text + "]", nullptr, false);

@@ -9,7 +9,7 @@
 
 namespace lockstep {
 
-enum class OptionType { text, integer, number, boolean, list, object, integers, calls };
+enum class OptionType { text, integer, number, boolean, list, object, outputs, integers, calls };
 
 struct OptionSpec {
   std::string key;  // "batch_size": --batch-size, LOCKSTEP_BATCH_SIZE

@@ -146,9 +146,13 @@ Json compiled(const CompileSettings& compile) {
   }
   optimizer["learning_rate"] =
       with_module("keras.optimizers.schedules", optimizer.at("learning_rate"));
+  Json loss = with_module("keras.losses", compile.loss);
+  if (loss.is_array()) {
+    for (Json& one : loss) one = with_module("keras.losses", one);
+  }
   return {{"optimizer", object_of("keras.optimizers", class_name, std::move(optimizer))},
-          {"loss", with_module("keras.losses", compile.loss)},
-          {"loss_weights", nullptr},
+          {"loss", std::move(loss)},
+          {"loss_weights", compile.loss_weights},
           {"metrics", compile.metrics},
           {"weighted_metrics", nullptr},
           {"run_eagerly", false},

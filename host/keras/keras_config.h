@@ -16,8 +16,10 @@ namespace lockstep {
 // What Keras compiles a model with.
 struct CompileSettings {
   nlohmann::json optimizer;  // Optimizer::config()
-  nlohmann::json loss;       // as resolve_loss() has it
-  std::vector<std::string> metrics;
+  // Of several outputs lists with an entry for each.
+  nlohmann::json loss;  // as resolve_loss() has it
+  nlohmann::json metrics = nlohmann::json::array();
+  nlohmann::json loss_weights;
 };
 
 // The version of Keras whose form this is.

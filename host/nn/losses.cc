@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "host/core/suggest.h"
 #include "host/nn/class_config.h"
@@ -124,19 +125,43 @@ struct Measured {
   int64_t offset = 0;    // of its accumulators
 };
 
+// An output and what it is compared with.
+struct Compared {
+  SymbolicTensor y_true;  // none where nothing reads it
+  SymbolicTensor y_pred;
+};
+
+// Appends the targets of the outputs that are asked for something: columns of the batch, side by
+// side.
+std::vector<Compared> append_targets(const Objective& objective, GraphBuilder& builder,
+                                     const Tensors& outputs) {
+  std::vector<Compared> compared;
+  int64_t offset = 0;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const OutputObjective& output = objective.outputs[i];
+    compared.push_back({{}, outputs[i]});
+    if (!output.is_asked()) continue;
+    const int64_t features = element_count(output.target_shape);
+    const std::string name = output.name.empty() ? "targets" : output.name + "_targets";
+    compared.back().y_true = builder.add_batch_part(BatchPart::targets, offset, name, {features});
+    compared.back().y_true.shape = output.target_shape;
+    offset += features;
+  }
+  return compared;
+}
+
 // What the metrics read of each row, but for what the loss op itself measures.
-Result<std::vector<Measured>> append_metrics(const MetricPlaces& places, GraphBuilder& builder,
-                                             const SymbolicTensor& y_true,
-                                             const SymbolicTensor& y_pred) {
-  std::vector<Measured> measured;
+Status append_metrics(const MetricPlaces& places, GraphBuilder& builder,
+                      const std::vector<Compared>& compared, std::vector<Measured>* measured) {
   for (const PlacedMetric& metric : places.metrics) {
     if (metric.by_loss) continue;
     builder.begin_layer(metric.name, kLossPosition, 0);
     LayerContext layer(builder, {metric.name, "metric"});
-    LOCKSTEP_ASSIGN(const SymbolicTensor value, metric.type.measure(layer, y_true, y_pred));
-    measured.push_back({value, metric.offset});
+    const Compared& of = compared[metric.output];
+    LOCKSTEP_ASSIGN(const SymbolicTensor value, metric.type.measure(layer, of.y_true, of.y_pred));
+    measured->push_back({value, metric.offset});
   }
-  return measured;
+  return {};
 }
 
 void append_sums(const std::vector<Measured>& measured, Graph* graph) {
@@ -149,22 +174,81 @@ void append_sums(const std::vector<Measured>& measured, Graph* graph) {
   }
 }
 
-Result<SymbolicTensor> append_loss(const Objective& objective, GraphBuilder& builder,
-                                   const SymbolicTensor& y_true, const SymbolicTensor& y_pred) {
-  LOCKSTEP_ASSIGN(const ResolvedLoss found, find_loss(objective.loss));
-  builder.begin_layer("loss", kLossPosition, 0);
-  LayerContext loss(builder, {"loss", found.type->class_name, &found.config});
-  LOCKSTEP_ASSIGN(SymbolicTensor of_row, found.type->of_row(loss, y_true, y_pred));
-  if (objective.weighted) {
-    const SymbolicTensor weight = builder.add_batch_part(BatchPart::weights, 0, "weights", {1});
-    ExpressionBuilder e;
-    of_row = loss.map("weighted", e.finish({e.operand(0) * e.operand(1)}), {of_row, weight});
+// Each row's loss by one output, by the rows' weights where they have some.
+Result<SymbolicTensor> append_output_loss(const OutputObjective& output, GraphBuilder& builder,
+                                          const Compared& compared,
+                                          const std::optional<SymbolicTensor>& weights) {
+  LOCKSTEP_ASSIGN(const ResolvedLoss found, find_loss(output.loss));
+  const std::string name = output.name.empty() ? "loss" : output.name + "_loss";
+  builder.begin_layer(name, kLossPosition, 0);
+  LayerContext loss(builder, {name, found.type->class_name, &found.config});
+  LOCKSTEP_ASSIGN(SymbolicTensor of_row,
+                  found.type->of_row(loss, compared.y_true, compared.y_pred));
+  if (!weights) return of_row;
+  ExpressionBuilder e;
+  return loss.map("weighted", e.finish({e.operand(0) * e.operand(1)}), {of_row, *weights});
+}
+
+// The sum of a and b; of b alone where there is no a.
+SymbolicTensor add_loss(LayerContext& loss, const char* what,
+                        const std::optional<SymbolicTensor>& a, const SymbolicTensor& b,
+                        double weight = 1) {
+  ExpressionBuilder e;
+  if (!a && weight == 1) return b;
+  if (!a) return loss.map(what, e.finish({e.operand(0) * weight}), {b});
+  const Term more = weight == 1 ? e.operand(1) : e.operand(1) * weight;
+  return loss.map(what, e.finish({e.operand(0) + more}), {*a, b});
+}
+
+// Each row's loss: over the outputs, and what layers add to it. Tells what is to be summed of it.
+Result<SymbolicTensor> append_loss(const Objective& objective, const MetricPlaces& places,
+                                   GraphBuilder& builder, const std::vector<Compared>& compared,
+                                   std::vector<Measured>* measured) {
+  std::optional<SymbolicTensor> weights;
+  std::optional<SymbolicTensor> total;
+  for (size_t i = 0; i < compared.size(); ++i) {
+    const OutputObjective& output = objective.outputs[i];
+    if (output.loss.is_null()) continue;
+    if (objective.weighted && !weights) {
+      weights = builder.add_batch_part(BatchPart::weights, 0, "weights", {1});
+    }
+    LOCKSTEP_ASSIGN(const SymbolicTensor of_row,
+                    append_output_loss(output, builder, compared[i], weights));
+    for (const PlacedLoss& placed : places.losses) {
+      if (placed.output == i) measured->push_back({of_row, placed.offset});
+    }
+    builder.begin_layer("loss", kLossPosition, 0);
+    LayerContext loss(builder, {"loss", "loss"});
+    total = add_loss(loss, "total", total, of_row, output.loss_weight);
   }
+  LayerContext loss(builder, {"loss", "loss"});
   for (const SymbolicTensor& more : builder.row_losses()) {
-    ExpressionBuilder e;
-    of_row = loss.map("with_activity", e.finish({e.operand(0) + e.operand(1)}), {of_row, more});
+    total = add_loss(loss, "with_activity", total, more);
   }
-  return of_row;
+  measured->push_back({*total, 0});
+  return *total;
+}
+
+// Whether the model has what the objective reads.
+Status check_outputs(const Objective& objective, const std::string& last_layer,
+                     const Tensors& outputs) {
+  if (outputs.size() != objective.outputs.size()) {
+    return usage_error(fmt::format(
+        "the model has {} outputs, and losses and metrics are given for {}: name each output's",
+        outputs.size(), objective.outputs.size()));
+  }
+  const bool any = std::any_of(objective.outputs.begin(), objective.outputs.end(),
+                               [](const OutputObjective& one) { return !one.loss.is_null(); });
+  if (!any) return usage_error("no output has a loss: give one with --loss");
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const OutputObjective& output = objective.outputs[i];
+    if (outputs[i].mask < 0 || !output.is_asked()) continue;
+    return usage_error(fmt::format(
+        "the model's output carries a mask, up to its last layer, {}: losses of masked steps are "
+        "not supported yet; end the mask before (GlobalAveragePooling1D does), or leave it out",
+        output.name.empty() ? last_layer : "'" + output.name + "'"));
+  }
+  return {};
 }
 
 }  // namespace
@@ -197,8 +281,9 @@ bool is_sparse_loss(const nlohmann::json& loss) {
 }
 
 bool Objective::is_fused() const {
-  return loss == kSparseCategoricalCrossentropy && !weighted && !has_activity_losses &&
-         element_count(target_shape) == 1;
+  return outputs.size() == 1 && outputs[0].loss == kSparseCategoricalCrossentropy &&
+         outputs[0].loss_weight == 1 && !weighted && !has_activity_losses &&
+         element_count(outputs[0].target_shape) == 1;
 }
 
 bool MetricPlaces::read_targets() const {
@@ -206,20 +291,47 @@ bool MetricPlaces::read_targets() const {
                      [](const PlacedMetric& metric) { return !metric.by_loss; });
 }
 
+namespace {
+
+std::string name_at(const OutputObjective& output, const std::string& what) {
+  return output.name.empty() ? what : output.name + "_" + what;
+}
+
+void place_losses(const Objective& objective, MetricPlaces* places) {
+  const auto count = std::count_if(objective.outputs.begin(), objective.outputs.end(),
+                                   [](const auto& output) { return !output.loss.is_null(); });
+  if (count < 2) return;
+  for (size_t i = 0; i < objective.outputs.size(); ++i) {
+    const OutputObjective& output = objective.outputs[i];
+    if (output.loss.is_null()) continue;
+    places->losses.push_back({name_at(output, "loss"), i, places->count++});
+  }
+}
+
+}  // namespace
+
 Result<MetricPlaces> place_metrics(const Objective& objective) {
   MetricPlaces places;
   const bool fused = objective.is_fused();
   places.count = fused ? kMetricCount : 1;
-  for (const std::string& name : objective.metrics) {
-    const bool known = std::any_of(places.metrics.begin(), places.metrics.end(),
-                                   [&](const PlacedMetric& other) { return other.name == name; });
-    if (known) continue;
-    LOCKSTEP_ASSIGN(MetricType type, metric_type(name));
-    const bool by_loss =
-        fused && (type.names[0] == "accuracy" || type.names[0] == "sparse_categorical_accuracy");
-    const int64_t offset = by_loss ? 1 : places.count;
-    if (!by_loss) places.count += type.accumulators;
-    places.metrics.push_back({name, std::move(type), offset, by_loss});
+  place_losses(objective, &places);
+  for (size_t i = 0; i < objective.outputs.size(); ++i) {
+    for (const std::string& asked : objective.outputs[i].metrics) {
+      const std::string name = name_at(objective.outputs[i], asked);
+      const bool known = std::any_of(places.metrics.begin(), places.metrics.end(),
+                                     [&](const PlacedMetric& other) { return other.name == name; });
+      if (known) continue;
+      LOCKSTEP_ASSIGN(MetricType type, metric_type(asked));
+      const bool by_loss =
+          fused && (type.names[0] == "accuracy" || type.names[0] == "sparse_categorical_accuracy");
+      const int64_t offset = by_loss ? 1 : places.count;
+      if (!by_loss) places.count += type.accumulators;
+      places.metrics.push_back({name, i, std::move(type), offset, by_loss});
+    }
+  }
+  if (objective.outputs.size() > 1) {
+    std::sort(places.metrics.begin(), places.metrics.end(),
+              [](const PlacedMetric& a, const PlacedMetric& b) { return a.name < b.name; });
   }
   return places;
 }
@@ -228,35 +340,17 @@ Result<Graph> finish_with_loss(const Objective& asked, LossMode mode, const std:
                                GraphBuilder& builder, const Tensors& outputs) {
   Objective objective = asked;
   objective.has_activity_losses = !builder.row_losses().empty();
-  LOCKSTEP_ASSIGN(const ResolvedLoss found, find_loss(objective.loss));
+  LOCKSTEP_RETURN_IF_ERROR(check_outputs(objective, last_layer, outputs));
   LOCKSTEP_ASSIGN(const MetricPlaces places, place_metrics(objective));
-  if (outputs.size() != 1) {
-    return usage_error(fmt::format(
-        "loss '{}' reads one output, and the model has {}: several losses are not supported yet",
-        found.type->name(), outputs.size()));
-  }
-  const SymbolicTensor& y_pred = outputs[0];
-  if (y_pred.mask >= 0) {
-    return usage_error(fmt::format(
-        "the model's output carries a mask, up to its last layer, {}: losses of masked steps are "
-        "not supported yet; end the mask before (GlobalAveragePooling1D does), or leave it out",
-        last_layer));
-  }
   const bool fused = objective.is_fused();
-  SymbolicTensor y_true;
-  if (!fused || places.read_targets()) {
-    y_true = builder.add_batch_part(BatchPart::targets, 0, "targets",
-                                    {element_count(objective.target_shape)});
-    y_true.shape = objective.target_shape;
-  }
+  std::vector<Compared> compared;
+  if (!fused || places.read_targets()) compared = append_targets(objective, builder, outputs);
   std::vector<Measured> measured;
   SymbolicTensor loss;
   if (!fused) {
-    LOCKSTEP_ASSIGN(loss, append_loss(objective, builder, y_true, y_pred));
-    measured.push_back({loss, 0});
+    LOCKSTEP_ASSIGN(loss, append_loss(objective, places, builder, compared, &measured));
   }
-  LOCKSTEP_ASSIGN(const auto of_metrics, append_metrics(places, builder, y_true, y_pred));
-  measured.insert(measured.end(), of_metrics.begin(), of_metrics.end());
+  LOCKSTEP_RETURN_IF_ERROR(append_metrics(places, builder, compared, &measured));
   Graph graph = builder.finish(outputs);
   graph.metric_count = places.count;
   if (!fused) graph.loss = loss.value;

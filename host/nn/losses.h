@@ -1,4 +1,4 @@
-// What a graph is made to minimize and to measure: a loss and metrics by Keras' names.
+// What a graph is made to minimize and to measure: losses and metrics by Keras' names.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -23,29 +23,49 @@ std::string loss_name(const nlohmann::json& loss);
 // Whether it reads classes, one a position, and not as many targets as there are outputs.
 bool is_sparse_loss(const nlohmann::json& loss);
 
-struct Objective {
-  nlohmann::json loss;
+// What is asked of one of a model's outputs.
+struct OutputObjective {
+  std::string name;     // begins the names of what is measured; "" where it is the only output
+  nlohmann::json loss;  // as resolve_loss() has it; null: none
+  double loss_weight = 1;
   std::vector<std::string> metrics;
-  Shape target_shape;                // of a row; (): one number
+  Shape target_shape;  // of a row; (): one number
+
+  // Whether anything is asked of it. If not, it has no target.
+  bool is_asked() const { return !loss.is_null() || !metrics.empty(); }
+};
+
+// What is minimized is the sum of the outputs' losses, each times its weight. A batch has the
+// targets of the outputs that are asked for something side by side, in their order.
+struct Objective {
+  std::vector<OutputObjective> outputs = std::vector<OutputObjective>(1);
   bool weighted = false;             // each row's loss by its weight
   bool has_activity_losses = false;  // the model's layers add to the rows' losses
 
   Objective() = default;
-  Objective(const char* name) : loss(name) {}         // NOLINT: a loss alone is one
-  Objective(const std::string& name) : loss(name) {}  // NOLINT
+  Objective(const char* name) : Objective(std::string(name)) {}   // NOLINT: a loss alone
+  Objective(const std::string& name) { outputs[0].loss = name; }  // NOLINT
   // Whether the loss takes in the softmax that the model must end in, and reads labels.
   bool is_fused() const;
 };
 
 // The accumulators that a graph measures: the sum of the rows' losses, where the loss is fused the
-// number of its hits, then those of the metrics, each once.
+// number of its hits, where several outputs have a loss those of each (without its loss weight),
+// then those of the metrics, each once. Names and order are Keras'.
+struct PlacedLoss {
+  std::string name;  // "a_loss"
+  size_t output = 0;
+  int64_t offset = 0;
+};
 struct PlacedMetric {
-  std::string name;
+  std::string name;  // "a_accuracy"
+  size_t output = 0;
   MetricType type;
   int64_t offset = 0;    // of its first accumulator
   bool by_loss = false;  // measured by the loss op
 };
 struct MetricPlaces {
+  std::vector<PlacedLoss> losses;
   std::vector<PlacedMetric> metrics;
   int64_t count = 0;
   bool read_targets() const;  // whether a metric does
@@ -54,7 +74,7 @@ Result<MetricPlaces> place_metrics(const Objective& objective);
 
 // Ends a model's forward graph with the loss and its metrics, and gives gradients and metrics their
 // places in a root. Refuses an objective that is not known, and a model whose outputs are not what
-// it reads; `last_layer` names the first output's in the message.
+// it reads; `last_layer` names that of an only output in the message.
 Result<Graph> finish_with_loss(const Objective& objective, LossMode mode,
                                const std::string& last_layer, GraphBuilder& builder,
                                const Tensors& outputs);

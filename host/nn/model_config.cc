@@ -274,6 +274,25 @@ std::vector<std::string> input_names(const Json& config) try {
   return {};
 }
 
+std::vector<std::string> output_names(const Json& config) try {
+  const Json& inner = config.at("config");
+  if (config.at("class_name") == "Sequential") {
+    return {inner.at("layers").back().at("config").at("name").get<std::string>()};
+  }
+  std::vector<std::string> names;
+  if (const Json& outputs = inner.at("output_layers"); outputs.is_object()) {
+    for (const auto& [name, output] : outputs.items()) names.push_back(name);
+    return names;
+  }
+  std::vector<std::string> problems;  // told when the model is made
+  const auto nodes = ModelNodes::read(inner, "", &problems);
+  if (!nodes.ok()) return names;
+  for (const auto& output : nodes->outputs()) names.push_back(nodes->name_of(output.node.layer));
+  return names;
+} catch (const Json::exception&) {
+  return {};
+}
+
 Result<std::unique_ptr<Model>> model_from_config(const Json& config,
                                                  const std::vector<Shape>& rows) {
   if (!config.is_object()) {

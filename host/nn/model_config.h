@@ -25,4 +25,8 @@ Result<std::unique_ptr<Model>> model_from_config(const nlohmann::json& config,
 // the config is none.
 std::vector<std::string> input_names(const nlohmann::json& config);
 
+// The names of its outputs, in their order: of the layers that they come from, or the keys that
+// they have in a dictionary. Empty where the config is none.
+std::vector<std::string> output_names(const nlohmann::json& config);
+
 }  // namespace lockstep

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "host/nn/metrics.h"
+#include "host/nn/model_config.h"
 #include "host/optim/hyperparameters.h"
 #include "host/train/resolve.h"
 
@@ -19,55 +20,76 @@ std::string name_of_class(const std::string& class_name) {
   return class_name;
 }
 
-// Metrics that compile() was given: names, or objects of classes, in lists or under the names of
-// outputs.
-void collect_metrics(const Json& metrics, std::vector<std::string>* names,
-                     std::vector<std::string>* notes) {
-  if (metrics.is_string()) {
-    names->push_back(metrics);
-  } else if (metrics.is_object() && metrics.contains("class_name")) {
+// Adds the metrics that compile() was given for an output: names, or objects of classes, in lists.
+void collect_metrics(const Json& metrics, Json* names, std::vector<std::string>* notes) {
+  if (metrics.is_object() && metrics.contains("class_name")) {
     const std::string class_name = metrics.value("class_name", "");
-    names->push_back(name_of_class(class_name));
     notes->push_back(
         fmt::format("metric {} of the model's file is measured with its defaults", class_name));
+    collect_metrics(name_of_class(class_name), names, notes);
+  } else if (metrics.is_string()) {
+    const std::string name = metrics;
+    if (name == "loss") return;
+    if (metric_type(name).ok()) {
+      names->push_back(name);
+    } else {
+      notes->push_back(fmt::format("metric '{}' of the model's file is not supported", name));
+    }
   } else if (metrics.is_structured()) {
     for (const Json& each : metrics) collect_metrics(each, names, notes);
   }
 }
 
+// Of several outputs an entry for each, as compile() was given them.
+Json metrics_of(const Json& metrics, size_t outputs, std::vector<std::string>* notes) {
+  Json names = Json::array();
+  if (outputs < 2) {
+    collect_metrics(metrics, &names, notes);
+    return names;
+  }
+  if (metrics.is_null() || metrics.empty()) return Json::object();
+  Json entries = metrics;
+  for (Json& entry : entries) {
+    Json of_output = Json::array();
+    collect_metrics(entry, &of_output, notes);
+    entry = std::move(of_output);
+  }
+  return entries;
+}
+
+// Keras' own functions go by their names.
+Json loss_of(Json loss) {
+  if (loss.is_object() && loss.value("class_name", "") == "function") {
+    return loss.value("config", Json());
+  }
+  if (loss.is_array() || (loss.is_object() && !loss.contains("class_name"))) {
+    for (Json& one : loss) one = loss_of(std::move(one));
+  }
+  return loss;
+}
+
 }  // namespace
 
-Result<Json> compiled_options(const std::string& model, std::vector<std::string>* notes) {
+Json options_of_compile(const ModelFile& file, std::vector<std::string>* notes) {
   Json options = Json::object();
-  if (!is_model_path(model)) return options;
-  LOCKSTEP_ASSIGN(const ModelFile file, read_model_file(model));
   if (!file.compile.is_object()) return options;
-  const Json none;
-  const auto setting = [&](const char* key) -> const Json& {
-    const auto found = file.compile.find(key);
-    return found == file.compile.end() ? none : *found;
-  };
-  if (!setting("optimizer").is_null()) options["optimizer"] = setting("optimizer");
-  Json loss = setting("loss");
-  if (loss.is_array() && loss.size() == 1) loss = Json(loss[0]);
-  if (!loss.is_null()) options["loss"] = loss;
-  for (const char* key : {"loss_weights", "weighted_metrics"}) {
-    if (setting(key).is_null() || setting(key).empty()) continue;
-    notes->push_back(fmt::format("{} of the model's file are not used", key));
+  for (const char* key : {"optimizer", "loss", "loss_weights"}) {
+    const Json setting = file.compile.value(key, Json());
+    if (!setting.is_null()) options[key] = setting;
   }
-  std::vector<std::string> named;
-  collect_metrics(setting("metrics"), &named, notes);
-  std::vector<std::string> metrics;
-  for (const std::string& name : named) {
-    if (name == "loss") continue;
-    if (metric_type(name).ok()) {
-      metrics.push_back(name);
-    } else {
-      notes->push_back(fmt::format("metric '{}' of the model's file is not supported", name));
-    }
+  if (options.contains("loss")) options["loss"] = loss_of(options["loss"]);
+  if (const Json weighted = file.compile.value("weighted_metrics", Json()); !weighted.empty()) {
+    notes->push_back("weighted_metrics of the model's file are not used");
   }
-  options["metrics"] = metrics;
+  options["metrics"] =
+      metrics_of(file.compile.value("metrics", Json()), output_names(file.config).size(), notes);
   return options;
+}
+
+Result<Json> compiled_options(const std::string& model, std::vector<std::string>* notes) {
+  if (!is_model_path(model)) return Json::object();
+  LOCKSTEP_ASSIGN(const ModelFile file, read_model_file(model));
+  return options_of_compile(file, notes);
 }
 
 }  // namespace lockstep

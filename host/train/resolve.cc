@@ -24,30 +24,45 @@ namespace {
 
 constexpr int64_t kMaxClasses = 1 << 20;
 
-// A loss that reads classes needs targets that are classes.
-Status check_classes(const Job& job, const JobData& data) {
-  if (!reads_classes(job)) return {};
+// A loss that reads classes needs targets that are classes: target number `target` of the data.
+Status check_classes_of(const OutputObjective& output, size_t target, const JobData& data) {
   const char* remedy = "choose another loss, or say with --target what the classes are";
-  if (data.train.classes == 0) {
+  const int64_t classes = classes_of(data.train, target);
+  const std::string loss = loss_name(output.loss);
+  const std::string of_output = output.name.empty() ? "" : " for output '" + output.name + "'";
+  if (classes == 0) {
     return usage_error(fmt::format(
-        "loss '{}' reads classes, and the targets of '{}' are not whole numbers from 0 on, one a "
+        "loss '{}' reads classes, and the targets of '{}'{} are not whole numbers from 0 on, one a "
         "row: {}",
-        loss_name(job.loss), data.train.name, remedy));
+        loss, data.train.name, of_output, remedy));
   }
-  if (data.train.classes > kMaxClasses) {
+  if (classes > kMaxClasses) {
     return usage_error(
-        fmt::format("loss '{}' reads classes, and the targets of '{}' go up to {}: {}",
-                    loss_name(job.loss), data.train.name, data.train.classes - 1, remedy));
+        fmt::format("loss '{}' reads classes, and the targets of '{}'{} go up to "
+                    "{}: {}",
+                    loss, data.train.name, of_output, classes - 1, remedy));
   }
-  if (data.validation_set.rows() > 0 && data.validation_set.classes == 0) {
-    return usage_error(fmt::format("the targets of the validation data '{}' are no classes",
-                                   data.validation_set.name));
+  if (data.validation_set.rows() == 0) return {};
+  const int64_t validated = classes_of(data.validation_set, target);
+  if (validated == 0) {
+    return usage_error(fmt::format("the targets of the validation data '{}'{} are no classes",
+                                   data.validation_set.name, of_output));
   }
-  if (data.validation_set.classes <= data.train.classes) return {};
-  return usage_error(fmt::format(
-      "the validation data has labels up to {}, the training data only up to {}: give data of the "
-      "same classes",
-      data.validation_set.classes - 1, data.train.classes - 1));
+  if (validated <= classes) return {};
+  return usage_error(
+      fmt::format("the validation data has labels up to {}{}, the training data only up to {}: "
+                  "give data of the "
+                  "same classes",
+                  validated - 1, of_output, classes - 1));
+}
+
+Status check_classes(const Job& job, const JobData& data) {
+  const auto outputs = asked_outputs(job);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    if (reads_classes(*outputs[i]))
+      LOCKSTEP_RETURN_IF_ERROR(check_classes_of(*outputs[i], i, data));
+  }
+  return {};
 }
 
 Status check_inputs(const Job& job, const Dataset& data) {
@@ -61,19 +76,32 @@ Status check_inputs(const Job& job, const Dataset& data) {
                   job.inputs.size() > 1 ? fmt::format("{}", fmt::join(job.inputs, ", ")) : "one"));
 }
 
-// Of the only target; several lie side by side.
-Shape target_shape_of(const Dataset& data) {
-  if (data.targets.size() == 1) return data.targets[0].row_shape;
-  return {data.target_features()};
+// One for each output that is asked for something.
+Status check_target_count(const Job& job, const Dataset& data) {
+  const size_t asked = asked_outputs(job).size();
+  if (job.outputs.size() == 1 || data.targets.size() == asked) return {};
+  return usage_error(fmt::format(
+      "'{}' has {} targets, and {} outputs of the model have a loss or metrics ({}): give an array "
+      "or a column for each, of these names, or say with --target which",
+      data.name, data.targets.size(), asked, fmt::join(target_names(job), ", ")));
 }
 
 // A graph reads the targets of a row side by side.
 Status check_targets(const Job& job, const Dataset& data) {
-  if (!reads_targets(job) || data.target_features() == element_count(job.target_shape)) return {};
-  return usage_error(
-      fmt::format("the rows of '{}' have {} targets, and those that the model was "
-                  "made for {}: say with --target which",
-                  data.name, data.target_features(), element_count(job.target_shape)));
+  if (!reads_targets(job)) return {};
+  const auto outputs = asked_outputs(job);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const int64_t wanted = element_count(outputs[i]->target_shape);
+    const int64_t found =
+        job.outputs.size() == 1 ? data.target_features() : data.targets[i].features();
+    if (found == wanted) continue;
+    return usage_error(fmt::format(
+        "the rows of '{}' have {} targets{}, and those that the model was made for {}: "
+        "say with --target which",
+        data.name, found, outputs[i]->name.empty() ? "" : " for output '" + outputs[i]->name + "'",
+        wanted));
+  }
+  return {};
 }
 
 Status check_weights(const Job& job, const JobData& data) {
@@ -123,17 +151,34 @@ Result<std::shared_ptr<const Model>> model_of(const ResolvedJob& resolved, const
   return model;
 }
 
+// Classes must be below what an output of these shapes tells apart.
+Status check_class_counts(const Job& job, const std::vector<Shape>& outputs, const Dataset& data) {
+  size_t target = 0;
+  for (size_t i = 0; i < job.outputs.size(); ++i) {
+    if (!job.outputs[i].is_asked()) continue;
+    const size_t at = target++;
+    if (!reads_classes(job.outputs[i])) continue;
+    const int64_t known = outputs.at(i).empty() ? 1 : outputs.at(i).back();
+    const int64_t classes = classes_of(data, at);
+    if (classes == 0) {
+      return usage_error(fmt::format("the targets of '{}' are no classes, which loss '{}' reads",
+                                     data.name, loss_name(job.outputs[i].loss)));
+    }
+    if (classes <= known) continue;
+    return usage_error(
+        fmt::format("the targets of '{}' are classes up to {}, and the model '{}' tells {} apart{}",
+                    data.name, classes - 1, job.model, known,
+                    job.outputs[i].name.empty() ? "" : " in output '" + job.outputs[i].name + "'"));
+  }
+  return {};
+}
+
 // Against what the model of a file puts out; models by name are built for the data.
 Status check_file_data(const Graph& graph, const JobData& data, Job* job) {
-  if (!reads_classes(*job)) return {};
+  LOCKSTEP_RETURN_IF_ERROR(check_class_counts(*job, graph.output_shapes, data.train));
+  if (job->outputs.size() > 1 || !reads_classes(job->outputs[0])) return {};
   const Shape& output = graph.output_shapes.at(0);
-  const int64_t classes = output.empty() ? 1 : output.back();
-  if (data.train.classes > classes) {
-    return usage_error(
-        fmt::format("the targets of '{}' are classes up to {}, and the model '{}' has {} outputs",
-                    data.train.name, data.train.classes - 1, job->model, classes));
-  }
-  job->classes = classes;
+  job->classes = output.empty() ? 1 : output.back();
   return {};
 }
 
@@ -213,38 +258,54 @@ Status check_rows(const Model& model, const Dataset& data) {
   return {};
 }
 
-Status check_measured_data(const Job& job, const Dataset& data) {
+Status set_target_shapes(const Dataset& data, Job* job) {
+  if (job->outputs.size() == 1) {  // several targets lie side by side
+    job->outputs[0].target_shape =
+        data.targets.size() == 1 ? data.targets[0].row_shape : Shape{data.target_features()};
+    return {};
+  }
+  LOCKSTEP_RETURN_IF_ERROR(check_target_count(*job, data));
+  const auto outputs = asked_outputs(job);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    outputs[i]->target_shape = data.targets[i].row_shape;
+  }
+  return {};
+}
+
+Status check_measured_data(const Job& job, const std::vector<Shape>& outputs, const Dataset& data) {
   if (!feeds(data.row_shape, job.input_shape)) {
     return usage_error(fmt::format("the data's rows have the shape {}, the model '{}' takes {}",
                                    to_string(data.row_shape), job.model,
                                    to_string(job.input_shape)));
   }
-  if (reads_classes(job) && data.classes == 0) {
-    return usage_error(fmt::format("the targets of '{}' are no classes, which loss '{}' reads",
-                                   data.name, loss_name(job.loss)));
-  }
-  if (reads_classes(job) && data.classes > job.classes) {
-    return usage_error(fmt::format("the data has labels up to {}, the model {} classes",
-                                   data.classes - 1, job.classes));
-  }
+  LOCKSTEP_RETURN_IF_ERROR(check_target_count(job, data));
+  LOCKSTEP_RETURN_IF_ERROR(check_class_counts(job, outputs, data));
   return check_targets(job, data);
+}
+
+Result<Job> job_of_model(const nlohmann::json& options, std::optional<ModelFile>* file) {
+  const auto& model = options.at("model");
+  if (!model.is_string() || !is_model_path(model)) return job_from_options(options);
+  LOCKSTEP_ASSIGN(*file, read_model_file(model));
+  return job_from_options(options, output_names((*file)->config));
 }
 
 Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilder& build_model) {
   ResolvedJob resolved;
-  LOCKSTEP_ASSIGN(resolved.job, job_from_options(options));
+  LOCKSTEP_ASSIGN(resolved.job, job_of_model(options, &resolved.file));
   Job& job = resolved.job;
-  // A file that cannot be used is told before the data is read.
-  if (is_model_path(job.model)) {
-    LOCKSTEP_ASSIGN(resolved.file, read_model_file(job.model));
+  if (resolved.file) {
     job.inputs = input_names(resolved.file->config);
     if (job.inputs.size() == 1) job.inputs.clear();
   }
   LOCKSTEP_ASSIGN(const JobData data, load_job_data(job, job.data, job.validation_data));
   LOCKSTEP_RETURN_IF_ERROR(check_inputs(job, data.train));
-  job.target_shape = target_shape_of(data.train);
+  LOCKSTEP_RETURN_IF_ERROR(set_target_shapes(data.train, &job));
   job.weighted = !job.class_weight.empty() || data.train.weights.has_value() ||
                  data.validation_set.weights.has_value();
+  if (data.validation_rows.size() > 0) {
+    LOCKSTEP_RETURN_IF_ERROR(check_target_count(job, data.validation()));
+  }
   LOCKSTEP_RETURN_IF_ERROR(check_classes(job, data));
   LOCKSTEP_RETURN_IF_ERROR(check_weights(job, data));
   if (data.validation_rows.size() > 0)

@@ -35,6 +35,9 @@ struct ResolvedJob {
 // Whether a job's model is a file and no name: it has a dot or a slash.
 bool is_model_path(const std::string& model);
 
+// What can be said of a job without its data; reads the model's file, where the job names one.
+Result<Job> job_of_model(const nlohmann::json& options, std::optional<ModelFile>* file);
+
 // `options` has passed check_option_object with every default filled in.
 Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilder& build_model);
 
@@ -44,6 +47,7 @@ ClusterFacts cluster_facts(const ResolvedJob& resolved, const RunOptions& run);
 // Options that the model's file brings along, as Keras compiled it: optimizer, loss, metrics. Empty
 // where `model` is a name, or not compiled. What else was compiled is told in `notes`.
 Result<nlohmann::json> compiled_options(const std::string& model, std::vector<std::string>* notes);
+nlohmann::json options_of_compile(const ModelFile& file, std::vector<std::string>* notes);
 
 // The shape of each input's rows.
 std::vector<Shape> input_rows(const Dataset& data);
@@ -54,7 +58,10 @@ bool feeds(const Shape& row, const Shape& input);
 // Whether the model can be fed the data's rows.
 Status check_rows(const Model& model, const Dataset& data);
 
-// Whether a trained model can be measured on these rows.
-Status check_measured_data(const Job& job, const Dataset& data);
+// What the job's graphs read of the targets, one for each output that is asked for something.
+Status set_target_shapes(const Dataset& data, Job* job);
+
+// Whether a trained model that puts out rows of these shapes can be measured on these rows.
+Status check_measured_data(const Job& job, const std::vector<Shape>& outputs, const Dataset& data);
 
 }  // namespace lockstep

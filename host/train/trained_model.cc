@@ -4,6 +4,7 @@
 
 #include "host/core/files.h"
 #include "host/job/data_job.h"
+#include "host/job/output_options.h"
 #include "host/keras/safetensors.h"
 #include "host/keras/save_model.h"
 #include "host/keras/weights.h"
@@ -32,6 +33,14 @@ Result<TrainedModelFile> read_trained_model(const std::string& path) {
   trained.data_options.inputs = input_names(trained.file->config);
   if (trained.data_options.inputs.size() == 1) trained.data_options.inputs.clear();
   return trained;
+}
+
+std::vector<std::string> TrainedModelFile::outputs() const {
+  if (file) return output_names(file->config);
+  if (job->outputs.size() == 1) return output_names(job->model_config);
+  std::vector<std::string> names;
+  for (const OutputObjective& output : job->outputs) names.push_back(output.name);
+  return names;
 }
 
 Result<ReadyModel> TrainedModelFile::make_ready(const Dataset& dataset) const {
@@ -66,7 +75,8 @@ Result<std::string> keras_file_of(const Job& job, const Model& model,
   for (size_t i = 1; i < state.vectors.size(); ++i) {
     trained.optimizer->slots.push_back(floats_of(state.vectors[i]));
   }
-  trained.compile = {job.optimizer, job.loss, job.metrics};
+  trained.compile = {job.optimizer, losses_json(job.outputs), metrics_json(job.outputs),
+                     loss_weights_json(job.outputs)};
   trained.source = source;
   return make_keras_file(trained);
 }

@@ -31,6 +31,8 @@ struct TrainedModelFile {
   std::optional<ModelFile> file;  // else
   DataOptions data_options;       // how its data is read
 
+  // The names of the model's outputs.
+  std::vector<std::string> outputs() const;
   // Binds dimensions that are left open to the rows, and reads the weights.
   Result<ReadyModel> make_ready(const Dataset& dataset) const;
 };

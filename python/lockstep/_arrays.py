@@ -65,34 +65,40 @@ def _write(folder: pathlib.Path, file: str, value: Any, name: str) -> int:
     return array.shape[0]
 
 
-def _by_input(x: Any, inputs: Sequence[str]) -> dict[str, Any]:
-    """The array of each input."""
-    if isinstance(x, Mapping):
-        if sorted(x) != sorted(inputs):
-            raise LockstepError(f"x holds {', '.join(map(str, x))}, and the model's inputs are "
-                                f"{', '.join(inputs)}: give an array of each")
-        return dict(x)
-    arrays = list(x) if isinstance(x, (list, tuple)) and len(inputs) > 1 else [x]
-    if len(arrays) != len(inputs):
-        raise LockstepError(f"x is {len(arrays)} array(s), and the model has {len(inputs)} inputs "
-                            f"({', '.join(inputs)}): give a list of as many")
-    return dict(zip(inputs, arrays))
+def _by_name(called: str, value: Any, names: Sequence[str], what: str) -> dict[str, Any]:
+    """The array of each input, or each output."""
+    if isinstance(value, Mapping):
+        if sorted(value) != sorted(names):
+            raise LockstepError(f"{called} holds {', '.join(map(str, value))}, and the model's "
+                                f"{what}s are {', '.join(names)}: give an array of each")
+        return dict(value)
+    arrays = list(value) if isinstance(value, (list, tuple)) and len(names) > 1 else [value]
+    if len(arrays) != len(names):
+        raise LockstepError(f"{called} is {len(arrays)} array(s), and the model has {len(names)} "
+                            f"{what}s ({', '.join(names)}): give a list of as many")
+    return dict(zip(names, arrays))
 
 
-def write_data(folder: pathlib.Path, inputs: Sequence[str], x: Any, y: Any = None,
-               sample_weight: Any = None, ending: str = "") -> int:
+def _write_named(folder: pathlib.Path, called: str, arrays: Mapping[str, Any],
+                 ending: str) -> dict[str, int]:
+    """The rows of each: an only array is called x or y, several by their names."""
+    if len(arrays) == 1:
+        return {called: _write(folder, called + ending, next(iter(arrays.values())), called)}
+    return {f"{called}['{name}']": _write(folder, name + ending, array, f"{called}['{name}']")
+            for name, array in arrays.items()}
+
+
+def write_data(folder: pathlib.Path, inputs: Sequence[str], outputs: Sequence[str], x: Any,
+               y: Any = None, sample_weight: Any = None, ending: str = "") -> int:
     """x.npy, y.npy and sample_weight.npy as the binary reads them; the number of rows.
 
-    Several inputs are files of their names. `ending`: "_train" or "_val", where a folder holds
-    both.
+    Several inputs or outputs are files of their names. `ending`: "_train" or "_val", where a
+    folder holds both.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rows = {}
-    for name, array in _by_input(x, inputs).items():
-        file = "x" if len(inputs) == 1 else name
-        rows[f"x['{name}']" if len(inputs) > 1 else "x"] = _write(folder, file + ending, array, "x")
+    rows = _write_named(folder, "x", _by_name("x", x, inputs, "input"), ending)
     if y is not None:
-        rows["y"] = _write(folder, "y" + ending, y, "y")
+        rows |= _write_named(folder, "y", _by_name("y", y, outputs, "output"), ending)
     if sample_weight is not None:
         rows["sample_weight"] = _write(folder, "sample_weight" + ending, sample_weight,
                                        "sample_weight")

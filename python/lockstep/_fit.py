@@ -30,7 +30,7 @@ def fit(model: Any, x: Any, y: Any, *, nodes: int | str = 1, epochs: int = 1, ba
     Args:
         model: A compiled Sequential or functional model of layers that Lockstep knows.
         x, y: numpy arrays (memory-mapped NPY files are not copied) or pandas frames; for several
-            inputs a list, or a dictionary by the names of the model's inputs.
+            inputs or outputs a list, or a dictionary by their names.
         nodes: How many processes, "MIN:MAX" if the job shall go on with fewer. Changes no bit.
         batch_size: Rows of a batch, over all nodes.
         validation_data: (x, y) or (x, y, sample_weight). validation_split, validation_steps,
@@ -78,15 +78,15 @@ def fit(model: Any, x: Any, y: Any, *, nodes: int | str = 1, epochs: int = 1, ba
 
 def _write(folder: pathlib.Path, model: Any, x: Any, y: Any, sample_weight: Any,
            validation_data: Any) -> int:
-    inputs = _model.input_names(model)
+    names = _model.input_names(model), _model.output_names(model)
     if y is None:
         raise LockstepError("y is missing: give targets as an array of their own")
     if validation_data is None:
-        return write_data(folder, inputs, x, y, sample_weight)
+        return write_data(folder, *names, x, y, sample_weight)
     if not isinstance(validation_data, (list, tuple)) or not 2 <= len(validation_data) <= 3:
         raise LockstepError("validation_data must be (x, y) or (x, y, sample_weight)")
-    write_data(folder, inputs, *validation_data, ending="_val")
-    return write_data(folder, inputs, x, y, sample_weight, ending="_train")
+    write_data(folder, *names, *validation_data, ending="_val")
+    return write_data(folder, *names, x, y, sample_weight, ending="_train")
 
 
 def _steps(rows: int, validation_split: float, batch_size: int) -> int:

@@ -18,7 +18,8 @@ from lockstep._arrays import write_data
 def _prepare(folder: pathlib.Path, model: Any, x: Any, training: bool, *rest: Any) -> int:
     _model.check(model, training)
     _model.build(model, x)
-    rows = write_data(folder / "data", _model.input_names(model), x, *rest)
+    rows = write_data(folder / "data", _model.input_names(model), _model.output_names(model), x,
+                      *rest)
     _model.save(model, folder / "model.keras")
     return rows
 
@@ -53,12 +54,20 @@ def _number(value: float | None) -> float:
 
 
 def predict(model: Any, x: Any, *, batch_size: int = 32,
-            numerics: str | None = None) -> np.ndarray:
-    """What the model puts out for each row of x: float32. Raises LockstepError."""
+            numerics: str | None = None) -> Any:
+    """What the model puts out for each row of x: float32, as `model.predict` returns it.
+
+    Raises LockstepError.
+    """
     with tempfile.TemporaryDirectory(prefix="lockstep-") as name:
         folder = pathlib.Path(name)
         _prepare(folder, model, x, False)
+        several = len(model.outputs) > 1
+        output = folder / ("predictions.npz" if several else "predictions.npy")
         _binary.run("predict", *_binary.flags({
             "model": folder / "model.keras", "data": folder / "data", "batch_size": batch_size,
-            "numerics": numerics, "output": folder / "predictions.npy"}))
-        return np.load(folder / "predictions.npy")
+            "numerics": numerics, "output": output}))
+        if not several:
+            return np.load(output)
+        with np.load(output) as arrays:
+            return _model.as_outputs(model, arrays)

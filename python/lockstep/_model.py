@@ -72,19 +72,28 @@ def _model_problems(model: Any, known: frozenset[str]) -> Iterator[str]:
 
 
 def _compile_problems(model: Any) -> Iterator[str]:
-    loss = model.loss
-    is_function = callable(loss) and hasattr(loss, "__name__")
-    if is_function and loss.__module__.split(".")[0] != "keras":
-        yield f"loss: the function {loss.__name__}"
+    for loss in _losses(model.loss):
+        if not _is_function(loss):
+            yield from _foreign_parts(keras.saving.serialize_keras_object(loss), "loss")
+        elif loss.__module__.split(".")[0] != "keras":
+            yield f"loss: the function {loss.__name__}"
     config = model.get_compile_config() or {}
-    if not is_function:
-        yield from _foreign_parts(config.get("loss"), "loss")
     for metric in _listed(config.get("metrics")):
         yield from _foreign_parts(metric, "metric")
     yield from _foreign_parts(config.get("optimizer"), "optimizer")
-    for key in ("loss_weights", "weighted_metrics"):
-        if config.get(key):
-            yield f"{key}: leave them out"
+    if config.get("weighted_metrics"):
+        yield "weighted_metrics: leave them out"
+
+
+def _is_function(loss: Any) -> bool:
+    return callable(loss) and hasattr(loss, "__name__")
+
+
+def _losses(loss: Any) -> list[Any]:
+    """Those of each output."""
+    if isinstance(loss, Mapping):
+        loss = list(loss.values())
+    return list(loss) if isinstance(loss, (list, tuple)) else [loss]
 
 
 def _listed(metrics: Any) -> list[Any]:
@@ -125,9 +134,25 @@ def input_names(model: Any) -> list[str]:
     return [tensor._keras_history.operation.name for tensor in model.inputs]
 
 
+def output_names(model: Any) -> list[str]:
+    """In the order of model.outputs; of a dictionary of outputs its keys, in Keras' order."""
+    structure = getattr(model, "_outputs_struct", None)
+    if isinstance(structure, Mapping):
+        return sorted(structure)
+    return [tensor._keras_history.operation.name for tensor in model.outputs]
+
+
 def loss_flag(model: Any) -> str | None:
     """A loss given as one of Keras' functions goes by its name; others stand in the file."""
     return model.loss.__name__ if hasattr(model.loss, "__name__") else None
+
+
+def as_outputs(model: Any, arrays: Mapping[str, Any]) -> Any:
+    """Arrays by name in the form in which the model puts them out."""
+    names = output_names(model)
+    if isinstance(getattr(model, "_outputs_struct", None), Mapping):
+        return {name: arrays[name] for name in names}
+    return [arrays[name] for name in names]
 
 
 def save(model: Any, path: pathlib.Path) -> None:

@@ -6,7 +6,8 @@
 Needs the packages of tests/golden/requirements.txt; `./dev golden` makes an environment for it. The
 tensors follow the formula of make_golden.py, see `made`. For each loss: its class and
 get_config(), the value of a batch (weighted too) and its gradient with respect to y_pred. For each
-metric: its value over two batches.
+metric: its value over two batches. For losses and metrics of several outputs: all that compile()
+makes of them for a batch, and the gradients of the outputs.
 """
 
 import json
@@ -174,6 +175,75 @@ def golden_metric(name, y_true, y_pred, shape):
             "shape": list(shape), "value": rounded(metric.result())[0]}
 
 
+def objective_cases():
+    """(loss, loss_weights, metrics, {output: (kind of y_true, kind of y_pred, shape)}) by name."""
+    outputs = {"b": ("classes:6", "unit", (6,)), "a": ("centred", "centred", (5,)),
+               "c": ("binary", "unit", (1,))}
+    losses_of = {"b": "sparse_categorical_crossentropy", "a": losses.Huber(delta=0.5),
+                 "c": "binary_crossentropy"}
+    numbers = {name: outputs[name] for name in ("a", "c")}
+    return {
+        "each_its_own": (losses_of, {"b": 0.5, "a": 2.0, "c": 1.0},
+                         {"b": ["accuracy"], "c": ["accuracy", "precision"]}, outputs),
+        "in_lists": (list(losses_of.values()), [0.3, 1.0, 0.0],
+                     [["accuracy", "sparse_categorical_crossentropy"], None, "mae"], outputs),
+        "one_for_all": ("mse", None, ["mae", ["mae"]], numbers),
+        "one_has_none": ([None, "mse"], None, [["mae"], None], numbers),
+    }
+
+
+def objective_loss(case, truth, predictions, weights):
+    """The loss, and what it tracks of each output, of a batch."""
+    from keras.src.trainers.compile_utils import CompileLoss
+
+    loss, loss_weights, _, outputs = case
+    compiled = CompileLoss(loss, loss_weights, output_names=list(outputs))
+    value = compiled(truth, predictions, sample_weight=weights)
+    return value, compiled.metrics
+
+
+def objective_metrics(case, truth, predictions):
+    from keras.src.trainers.compile_utils import CompileMetrics
+
+    _, _, metrics, outputs = case
+    compiled = CompileMetrics(metrics, None, output_names=list(outputs))
+    compiled.update_state(truth, predictions)
+    return compiled.result()
+
+
+def golden_objective(case):
+    loss, loss_weights, metrics, outputs = case
+    made_up = [tensors(*outputs[name], number) for number, name in enumerate(outputs)]
+    truth = [tensor for tensor, _, _ in made_up]
+    predictions = [tensor for _, tensor, _ in made_up]
+    golden = {"outputs": [
+        {"name": name, "y_true": outputs[name][0], "y_pred": outputs[name][1],
+         "shape": list(outputs[name][2]), "target_shape": list(target_shape)}
+        for name, (_, _, target_shape) in zip(outputs, made_up)]}
+    golden["options"] = {"loss": config_of_any(loss), "loss_weights": loss_weights,
+                         "metrics": metrics}
+    for key, weights in (("values", None), ("weighted", uniform(5000, ROWS))):
+        value, tracked = objective_loss(case, truth, predictions, weights)
+        golden[key] = {"loss": rounded(value)[0]}
+        for metric in tracked:
+            golden[key][metric.name] = rounded(metric.result())[0]
+    for name, value in objective_metrics(case, truth, predictions).items():
+        golden["values"][name] = rounded(value)[0]
+    gradients = jax.grad(lambda p: objective_loss(case, truth, p, None)[0])(predictions)
+    golden["gradients"] = [rounded(gradient) for gradient in gradients]
+    return golden
+
+
+def config_of_any(loss):
+    if isinstance(loss, dict):
+        return {name: config_of_any(one) for name, one in loss.items()}
+    if isinstance(loss, list):
+        return [config_of_any(one) for one in loss]
+    if not isinstance(loss, losses.Loss):
+        return loss
+    return {"class_name": type(loss).__name__, "config": config_of(loss)}
+
+
 def golden_file():
     keras.config.set_floatx("float64")
     return {
@@ -181,6 +251,7 @@ def golden_file():
         "keras": keras.__version__,
         "losses": {name: golden_loss(*case) for name, case in loss_cases().items()},
         "metrics": {name: golden_metric(*case) for name, case in metric_cases().items()},
+        "objectives": {name: golden_objective(case) for name, case in objective_cases().items()},
     }
 
 

@@ -95,7 +95,7 @@ TEST(DataJob, Loaders) {
   const LoaderOptions measuring = measuring_loader(job, {2, 30});
   EXPECT_FALSE(measuring.shuffle);
   EXPECT_TRUE(measuring.class_weights.empty());
-  job.loss = "mean_squared_error";
+  job.outputs[0].loss = "mean_squared_error";
   EXPECT_TRUE(training_loader(job, {2, 30}).targets);
 }
 
@@ -108,13 +108,13 @@ TEST(DataJob, LossesAreResolvedIntoTheRecipe) {
   EXPECT_EQ(recipe_sha256(alias), recipe_sha256(job_with({{"loss", "mean_squared_error"}})));
   EXPECT_EQ("MeanSquaredError", recipe(alias).at("loss").at("class_name"));
   Job huber = job_with({{"loss", {{"class_name", "Huber"}, {"config", {{"delta", 0.5}}}}}});
-  huber.target_shape = {3};
+  huber.outputs[0].target_shape = {3};
   huber.weighted = true;
   EXPECT_EQ(0.5, recipe(huber).at("loss").at("config").at("delta"));
   const auto again = job_from_json(to_json(huber));
   ASSERT_TRUE(again.ok()) << again.error().message;
   EXPECT_EQ(recipe_sha256(huber), recipe_sha256(*again));
-  EXPECT_EQ(huber.target_shape, again->target_shape);
+  EXPECT_EQ(huber.outputs[0].target_shape, again->outputs[0].target_shape);
   EXPECT_TRUE(training_loader(huber, {0, 4}).weights);
   EXPECT_TRUE(measuring_loader(huber, {0, 4}).targets);
 }

@@ -17,8 +17,8 @@ using testing::Pair;
 
 MetricTable table_of(const std::vector<std::string>& metrics) {
   Job job;
-  job.loss = "sparse_categorical_crossentropy";
-  job.metrics = metrics;
+  job.outputs[0].loss = "sparse_categorical_crossentropy";
+  job.outputs[0].metrics = metrics;
   return MetricTable(job);
 }
 
@@ -44,8 +44,8 @@ TEST(MetricTable, ValuesAreMeansOverRows) {
 
 TEST(MetricTable, MetricsHaveAccumulatorsOfTheirOwn) {
   Job job;
-  job.loss = "mean_squared_error";
-  job.metrics = {"root_mean_squared_error", "precision", "mae"};
+  job.outputs[0].loss = "mean_squared_error";
+  job.outputs[0].metrics = {"root_mean_squared_error", "precision", "mae"};
   const MetricTable table(job);
   EXPECT_EQ(table.measured(), 5);
   EXPECT_THAT(table.names(), ElementsAre("loss", "root_mean_squared_error", "precision", "mae"));

@@ -2,13 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "host/nn/losses.h"
+#include "tests/nn/loss_golden.h"
 #include "tests/nn/test_devices.h"
 #include "tests/nn/training_step.h"
-#include "tests/support/source_folder.h"
 
 namespace lockstep {
 namespace {
@@ -17,42 +16,10 @@ constexpr double kTolerance = 1e-5;  // of the largest value
 // Where float32 cannot tell 1 - 1e-7 from its neighbours, logarithms of it are as coarse.
 constexpr double kSaturatedTolerance = 0.02;
 
-const nlohmann::json& golden_file() {
-  // The tests' only reader; it lives as long as they do.
-  static const auto* file = [] {
-    std::ifstream stream(source_folder() + "/tests/golden/losses.json");
-    return new nlohmann::json(nlohmann::json::parse(stream));
-  }();
-  return *file;
-}
-
 std::vector<std::string> names_in(const char* part) {
   std::vector<std::string> names;
-  for (const auto& [name, value] : golden_file().at(part).items()) names.push_back(name);
+  for (const auto& [name, value] : loss_golden_file().at(part).items()) names.push_back(name);
   return names;
-}
-
-// `made` of the script: rows of `features` values, `last` of them on the last axis.
-std::vector<float> made(const std::string& kind, uint64_t tensor, int64_t count, int64_t last) {
-  std::vector<double> x;
-  for (int64_t i = 0; i < count; ++i) {
-    x.push_back(made_up_uniform(tensor, static_cast<uint64_t>(i)));
-  }
-  std::vector<float> values;
-  for (int64_t i = 0; i < count; ++i) {
-    const double value = x[static_cast<size_t>(i)];
-    double result = value;
-    if (kind == "centred") result = 4 * value - 2;
-    if (kind == "binary") result = std::floor(2 * value);
-    if (kind == "signs") result = 2 * std::floor(2 * value) - 1;
-    if (kind == "one_hot") {
-      const auto begin = x.begin() + i / last * last;
-      result = value == *std::max_element(begin, begin + last) ? 1 : 0;
-    }
-    if (kind.starts_with("classes:")) result = std::floor(std::stod(kind.substr(8)) * value);
-    values.push_back(static_cast<float>(result));
-  }
-  return values;
 }
 
 class LossGolden : public testing::TestWithParam<std::tuple<std::string, std::string>> {
@@ -60,8 +27,8 @@ class LossGolden : public testing::TestWithParam<std::tuple<std::string, std::st
   void open(const char* part) {
     device_ = make_test_device(std::get<1>(GetParam()));
     if (device_ == nullptr) GTEST_SKIP() << "this machine has no " << std::get<1>(GetParam());
-    golden_ = golden_file().at(part).at(std::get<0>(GetParam()));
-    rows_ = golden_file().at("rows");
+    golden_ = loss_golden_file().at(part).at(std::get<0>(GetParam()));
+    rows_ = loss_golden_file().at("rows");
     shape_ = golden_.at("shape").get<Shape>();
     target_shape_ = golden_.at("target_shape").get<Shape>();
   }
@@ -70,11 +37,11 @@ class LossGolden : public testing::TestWithParam<std::tuple<std::string, std::st
     HostBatch batch;
     batch.rows = rows_;
     batch.features = element_count(shape_);
-    batch.inputs = made(golden_.at("y_pred"), 4000 + static_cast<uint64_t>(number),
-                        rows_ * batch.features, shape_.back());
+    batch.inputs = made_up_targets(golden_.at("y_pred"), 4000 + static_cast<uint64_t>(number),
+                                   rows_ * batch.features, shape_.back());
     batch.target_features = element_count(target_shape_);
-    batch.targets = made(golden_.at("y_true"), 3000 + static_cast<uint64_t>(number),
-                         rows_ * batch.target_features, target_shape_.back());
+    batch.targets = made_up_targets(golden_.at("y_true"), 3000 + static_cast<uint64_t>(number),
+                                    rows_ * batch.target_features, target_shape_.back());
     for (int row = 0; row < rows_; ++row) {
       batch.weights.push_back(
           static_cast<float>(made_up_uniform(5000, static_cast<uint64_t>(row))));
@@ -118,9 +85,9 @@ class LossGolden : public testing::TestWithParam<std::tuple<std::string, std::st
 
   Objective objective(bool weighted) const {
     Objective objective;
-    objective.loss =
+    objective.outputs[0].loss =
         nlohmann::json{{"class_name", golden_.at("class_name")}, {"config", golden_.at("config")}};
-    objective.target_shape = target_shape_;
+    objective.outputs[0].target_shape = target_shape_;
     objective.weighted = weighted;
     return objective;
   }
@@ -187,11 +154,11 @@ TEST_P(LossesGolden, computes_what_keras_computes) {
 TEST_P(MetricsGolden, compute_what_keras_computes) {
   Objective objective("mean_squared_error");
   if (target_shape_ != shape_) {
-    objective.loss = {{"class_name", "SparseCategoricalCrossentropy"},
-                      {"config", {{"from_logits", true}}}};
+    objective.outputs[0].loss = {{"class_name", "SparseCategoricalCrossentropy"},
+                                 {"config", {{"from_logits", true}}}};
   }
-  objective.metrics = {golden_.at("name")};
-  objective.target_shape = target_shape_;
+  objective.outputs[0].metrics = {golden_.at("name")};
+  objective.outputs[0].target_shape = target_shape_;
   const auto graph = build(objective, LossMode::measure);
   ASSERT_TRUE(graph.ok()) << graph.error().message;
   const MetricPlaces places = place_metrics(objective).value();

@@ -45,7 +45,7 @@ class EventsTest : public testing::Test {
     job.batch_size = 8;
     job.train_rows = 40;
     job.partitions = 4;
-    job.metrics = {"accuracy"};
+    job.outputs[0].metrics = {"accuracy"};
     return job;
   }
 

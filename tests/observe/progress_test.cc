@@ -21,7 +21,7 @@ class ProgressTest : public testing::Test {
     job.batch_size = 8;
     job.train_rows = 40;
     job.partitions = 4;
-    job.metrics = {"accuracy"};
+    job.outputs[0].metrics = {"accuracy"};
     return job;
   }
   static View view_of(int64_t first_step, std::vector<SessionId> sessions) {

@@ -42,12 +42,12 @@ class RegularizerCase {
       model_.add(layer.at("class_name"), layer.at("config"));
     }
     job_.model_config = model_.config();
-    job_.loss = "mean_squared_error";
+    job_.outputs[0].loss = "mean_squared_error";
     job_.optimizer = {{"name", "sgd"}, {"learning_rate", regularizers_file().at("learning_rate")}};
     job_.batch_size = job_.train_rows = regularizers_file().at("rows");
     job_.epochs = 100;
     job_.partitions = 4;
-    job_.target_shape = {kTargets};
+    job_.outputs[0].target_shape = {kTargets};
   }
 
   // Fails the test where anything differs. The digests after each step.

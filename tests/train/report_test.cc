@@ -11,7 +11,7 @@ namespace {
 Job small_job() {
   Job job;
   job.model = "mlp";
-  job.metrics = {"accuracy"};
+  job.outputs[0].metrics = {"accuracy"};
   job.epochs = 2;
   job.batch_size = 8;
   job.train_rows = 20;

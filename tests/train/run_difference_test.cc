@@ -38,8 +38,8 @@ class RunDifferenceTest : public testing::Test {
   static Job small_job() {
     Job job;
     job.model = "mlp";
-    job.loss = "sparse_categorical_crossentropy";
-    job.metrics = {"accuracy"};
+    job.outputs[0].loss = "sparse_categorical_crossentropy";
+    job.outputs[0].metrics = {"accuracy"};
     job.optimizer = {{"name", "sgd"}};
     return job;
   }

@@ -26,7 +26,7 @@ class RunFilesTest : public testing::Test {
   static Job small_job() {
     Job job;
     job.model = "mlp";
-    job.loss = "sparse_categorical_crossentropy";
+    job.outputs[0].loss = "sparse_categorical_crossentropy";
     job.batch_size = 8;
     job.train_rows = 40;
     job.partitions = 2;
