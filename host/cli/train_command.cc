@@ -40,6 +40,9 @@ std::vector<OptionSpec> shared_options() {
            "tell what happens in lines of JSON: -, or a file descriptor (python/README.md)"},
           {"epoch_models", boolean, false, "",
            "write the model of each epoch's end: OUTPUT/epoch-1.keras, …"},
+          {"decisions", text, "", "FD",
+           "the reader of --events decides at each epoch's end, on this file descriptor"},
+          {"decision_timeout", integer, 3600, "S", "seconds to wait for such a decision"},
           {"ledger", text, "", "FILE", "write which samples each step consumed"}};
 }
 
@@ -94,6 +97,11 @@ Result<TrainingRequest> request_from(const nlohmann::json& values) {
   request.ledger = values.at("ledger");
   LOCKSTEP_ASSIGN(request.monitoring, monitoring_from(values));
   request.epoch_models = values.at("epoch_models");
+  request.decisions = values.at("decisions");
+  request.decision_timeout_s = values.at("decision_timeout");
+  if (!request.decisions.empty() && values.at("events") == "") {
+    return usage_error("--decisions: somebody must read the questions: say where with --events");
+  }
   request.run.keep_ledger = !request.ledger.empty();
   return request;
 }

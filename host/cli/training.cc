@@ -12,6 +12,7 @@
 
 #include "host/cli/factories.h"
 #include "host/cli/local_nodes.h"
+#include "host/cli/outside_decider.h"
 #include "host/cli/run_store.h"
 #include "host/core/digest.h"
 #include "host/core/files.h"
@@ -20,6 +21,7 @@
 #include "host/observe/progress.h"
 #include "host/observe/prometheus.h"
 #include "host/optim/optimizer.h"
+#include "host/runtime/clock.h"
 #include "host/runtime/coordinator_runtime.h"
 #include "host/runtime/device_team.h"
 #include "host/runtime/state_file.h"
@@ -34,6 +36,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kLingerMs = 1000;
 constexpr int kPollMs = 20;
+constexpr double kInterruptS = 1.0;  // for the state of the last step to become durable
+constexpr int kDecisionPollMs = 2;   // somebody outside has the nodes wait
 
 double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
@@ -56,7 +60,17 @@ class Training {
   Status serve_metrics();
   void say(const std::string& line);
   void note(const std::string& text);
+  template <class T>
+  T copy_of(const T& value) {  // of what the lock protects
+    const std::lock_guard lock(mutex_);
+    return value;
+  }
+  Status export_model(const CheckpointDone& checkpoint, int64_t epoch, const std::string& name);
+  Status export_interrupted();
   Status export_models();
+  Status ask_outside();
+  Status hear_outside();
+  Status flush_events();
   Status prepare();
   void say_plan();
   int devices_of_node() const;
@@ -78,6 +92,7 @@ class Training {
   std::optional<LocalNodes> nodes_;
   std::string faults_;
   std::string sha256_;
+  int64_t exported_step_ = -1;
   std::string averaged_;  // the final weights, where they are a moving average
 
   std::mutex mutex_;  // of what follows; taken inside the coordinator's lock, never around it
@@ -85,7 +100,8 @@ class Training {
   std::optional<Progress> progress_;
   std::optional<JobMonitor> monitor_;
   std::optional<JobEvents> events_;
-  std::vector<CheckpointDone> to_export_;
+  std::vector<CheckpointDone> to_export_;     // since the main thread looked
+  CheckpointDone newest_;                     // step 0: none yet
   std::optional<EpochFiles> epoch_files_;     // none for a run without a folder
   std::map<SessionId, std::string> present_;  // names of nodes that have joined and not left
   std::set<std::string> worked_;  // nodes that did some work since the main thread looked
@@ -93,8 +109,9 @@ class Training {
   double first_step_ = 0;
   double last_step_ = 0;
 
-  CoordinatorRuntime coordinator_;       // its threads call observe() and describe()
-  std::unique_ptr<HttpServer> metrics_;  // the last: its threads ask the coordinator
+  std::unique_ptr<OutsideDecider> decider_;  // none: nobody is asked
+  CoordinatorRuntime coordinator_;           // its threads call observe() and describe()
+  std::unique_ptr<HttpServer> metrics_;      // the last: its threads ask the coordinator
 };
 
 void Training::observe(const CoordinatorAction& action) {
@@ -111,7 +128,10 @@ void Training::observe(const CoordinatorAction& action) {
     if (found != present_.end()) worked_.insert(found->second);
   }
   const auto* checkpoint = std::get_if<CheckpointDone>(&action);
-  if (checkpoint != nullptr && request_.epoch_models) to_export_.push_back(*checkpoint);
+  if (checkpoint != nullptr) {
+    newest_ = *checkpoint;
+    if (request_.epoch_models && !decider_) to_export_.push_back(*checkpoint);
+  }
   begun_ = begun_ || std::holds_alternative<ViewMade>(action);
   report_->observe(action);
   store_.files().observe(action);
@@ -249,7 +269,16 @@ Status Training::start_coordinator() {
     progress_->line(fmt::format("coordinator at {}:{}, waiting for {} node{}", request_.listen.host,
                                 coordinator_.port(), nodes, nodes == 1 ? "" : "s"));
   }
-  const ClusterFacts facts = cluster_facts(resolved_, request_.run);
+  ClusterFacts facts = cluster_facts(resolved_, request_.run);
+  const RecoveredJob& recovered = store_.journal().recovered();
+  if (!recovered.checkpoints.empty()) {
+    const StateRef& newest = recovered.checkpoints.back().state;
+    newest_ = {newest.step, newest.object};
+  }
+  if (decider_) {
+    decider_->recall(recovered.epochs);
+    decider_->take_part(resolved_.job, &facts);
+  }
   coordinator_.start(facts, store_.journal(),
                      state_bytes(resolved_.graph.parameter_count, vectors, facts.metric_sums),
                      !request_.spawn_nodes);
@@ -257,6 +286,10 @@ Status Training::start_coordinator() {
 }
 
 Result<TrainingOutcome> Training::run() {
+  if (!request_.decisions.empty()) {
+    LOCKSTEP_ASSIGN(decider_,
+                    OutsideDecider::open(request_.decisions, request_.decision_timeout_s));
+  }
   LOCKSTEP_RETURN_IF_ERROR(coordinator_.listen(*context_.network, request_.listen));
   LOCKSTEP_RETURN_IF_ERROR(serve_metrics());
   // The nodes read their data while this process reads its own.
@@ -264,13 +297,13 @@ Result<TrainingOutcome> Training::run() {
   LOCKSTEP_RETURN_IF_ERROR(prepare());
   LOCKSTEP_RETURN_IF_ERROR(start_coordinator());
   context_.signals.on_signal([this](int number) {
-    coordinator_.stop(ErrorKind::failed,
-                      fmt::format("ended by {}", number == SIGINT ? "Ctrl-C" : "SIGTERM"));
+    coordinator_.interrupt(fmt::format("ended by {}", number == SIGINT ? "Ctrl-C" : "SIGTERM"));
   });
   watch();
   context_.signals.forget_callback();
   const CoordinatorResult result = coordinator_.finish(kLingerMs);
   if (nodes_) nodes_->end();
+  LOCKSTEP_RETURN_IF_ERROR(export_interrupted());
   const auto state = final_state(result);
   const Status status = state.ok() ? Status{} : Status{state.error()};
   LOCKSTEP_RETURN_IF_ERROR(write_files(status, state.ok() ? *state : StateView{}));
@@ -280,9 +313,12 @@ Result<TrainingOutcome> Training::run() {
 
 void Training::watch() {
   bool stopped = false;
-  while (!coordinator_.wait_for_end(kPollMs)) {
+  std::optional<Clock::time_point> signalled;
+  while (!coordinator_.wait_for_end(decider_ ? kDecisionPollMs : kPollMs)) {
     if (stopped) continue;
-    const auto error = look_around();
+    auto error = look_around();
+    if (!signalled && context_.signals.received() != 0) signalled = Clock::now();
+    if (signalled && seconds_since(*signalled) > kInterruptS) error = Error{"ended by a signal"};
     if (!error) continue;
     coordinator_.stop(error->kind, error->message);
     stopped = true;
@@ -296,18 +332,15 @@ std::optional<Error> Training::look_around() {
   {
     const std::lock_guard lock(mutex_);
     if (const auto& failure = store_.files().failure()) return failure;
-    if (request_.events != nullptr) {
-      const Status written = request_.events->flush();
-      if (!written.ok()) return written.error();
-    }
     if (epoch_files_ && epoch_files_->failure()) return epoch_files_->failure();
     seen.begun = begun_;
     seen.worked.swap(worked_);
     for (const auto& [session, name] : present_) seen.present.insert(name);
     steps = report_->steps();
   }
-  const Status exported = export_models();
-  if (!exported.ok()) return exported.error();
+  for (const Status& status : {export_models(), ask_outside(), flush_events(), hear_outside()}) {
+    if (!status.ok()) return status.error();
+  }
   if (!nodes_) return std::nullopt;
   if (request_.kill_node_at_step && faults_.empty() && steps >= *request_.kill_node_at_step) {
     const auto killed = nodes_->kill_one();
@@ -326,19 +359,8 @@ Result<StateView> Training::final_state(const CoordinatorResult& result) {
   if (state.vectors.empty() || state.header.parameters != resolved_.graph.parameter_count) {
     return Error{"the final state is not one of this model"};
   }
-  LOCKSTEP_ASSIGN(const auto optimizer, Optimizer::create(resolved_.job.optimizer));
-  if (optimizer.average_slot() < 0 || report_->restores_best()) return state;
-  averaged_ = state.vectors[0];
-  const std::string_view average =
-      state.vectors.at(1 + static_cast<size_t>(optimizer.average_slot()));
-  for (const Parameter& parameter : resolved_.graph.parameters) {
-    if (parameter.role != ParameterRole::trained || parameter.gradient_offset < 0) continue;
-    const auto begin = static_cast<size_t>(parameter.offset) * sizeof(float);
-    const auto bytes = static_cast<size_t>(parameter.count()) * sizeof(float);
-    averaged_.replace(begin, bytes, average.substr(begin, bytes));
-  }
-  state.vectors[0] = averaged_;
-  return state;
+  if (report_->restores_best()) return state;
+  return with_averages(resolved_.job, resolved_.graph.parameters, state, &averaged_);
 }
 
 // With the learning rate that was decided after so many epochs.
@@ -351,30 +373,77 @@ Result<std::string> Training::keras_file(const StateView& state, int64_t epochs)
                        resolved_.file ? &*resolved_.file : nullptr, rate);
 }
 
+// OUTPUT/NAME.keras; a state that is gone by now is left out.
+Status Training::export_model(const CheckpointDone& checkpoint, int64_t epoch,
+                              const std::string& name) {
+  const auto bytes = store_.journal().read_state(checkpoint.object);
+  if (!bytes.ok()) return {};
+  LOCKSTEP_ASSIGN(const StateView state, decode_state(*bytes));
+  // What its own end decides may not be known yet.
+  LOCKSTEP_ASSIGN(const std::string file, keras_file(state, epoch));
+  const std::string path = fmt::format("{}/{}.keras", store_.folder()->path(), name);
+  LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(path, file));
+  exported_step_ = checkpoint.step;
+  if (request_.events == nullptr) return {};
+  const std::lock_guard lock(mutex_);
+  request_.events->say("model", {{"epoch", epoch}, {"step", checkpoint.step}, {"path", path}});
+  return {};
+}
+
+// The state in which a signal has ended the job.
+Status Training::export_interrupted() {
+  const bool wanted = context_.signals.received() != 0 && request_.epoch_models && store_.folder();
+  if (!wanted || newest_.step == 0 || newest_.step == exported_step_) return {};
+  const int64_t epoch = (newest_.step - 1) / resolved_.job.steps_per_epoch();
+  return export_model(newest_, epoch, "interrupted");
+}
+
 // The models of epochs that have ended since the last call. Where epochs take less time than this,
 // some states are gone by now and left out; the last epoch's may come too late: it is the run's.
 Status Training::export_models() {
+  if (decider_ || !store_.folder()) return {};
   std::vector<CheckpointDone> checkpoints;
   {
     const std::lock_guard lock(mutex_);
     checkpoints.swap(to_export_);
   }
+  const int64_t per_epoch = resolved_.job.steps_per_epoch();
   for (const CheckpointDone& checkpoint : checkpoints) {
-    const int64_t per_epoch = resolved_.job.steps_per_epoch();
-    if (checkpoint.step == 0 || checkpoint.step % per_epoch != 0 || !store_.folder()) continue;
-    const auto bytes = store_.journal().read_state(checkpoint.object);
-    if (!bytes.ok()) continue;
-    LOCKSTEP_ASSIGN(const StateView state, decode_state(*bytes));
-    const int64_t epoch = checkpoint.step / per_epoch;
-    // What its own end decides may not be known yet.
-    LOCKSTEP_ASSIGN(const std::string file, keras_file(state, epoch - 1));
-    const std::string path = fmt::format("{}/epoch-{}.keras", store_.folder()->path(), epoch);
-    LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(path, file));
-    if (request_.events == nullptr) continue;
-    const std::lock_guard lock(mutex_);
-    request_.events->say("model", {{"epoch", epoch - 1}, {"path", path}});
+    if (checkpoint.step == 0 || checkpoint.step % per_epoch != 0) continue;
+    const int64_t number = checkpoint.step / per_epoch;
+    LOCKSTEP_RETURN_IF_ERROR(export_model(checkpoint, number - 1, fmt::format("epoch-{}", number)));
   }
   return {};
+}
+
+// Asks for the decision that the nodes wait for, once the model that it may be taken from is there.
+Status Training::ask_outside() {
+  const auto epoch = decider_ ? decider_->unasked() : std::nullopt;
+  if (!epoch) return {};
+  if (request_.epoch_models && store_.folder()) {
+    const CheckpointDone newest = copy_of(newest_);
+    const int64_t end = epoch->last_state(resolved_.job.steps_per_epoch());
+    if (newest.step < end) return {};
+    LOCKSTEP_RETURN_IF_ERROR(
+        export_model(newest, epoch->epoch, fmt::format("epoch-{}", epoch->epoch + 1)));
+  }
+  const std::lock_guard lock(mutex_);
+  if (events_) events_->ask(*epoch);
+  decider_->asked(monotonic_ms());
+  return {};
+}
+
+Status Training::hear_outside() {
+  if (!decider_) return {};
+  LOCKSTEP_ASSIGN(const bool answered, decider_->read(monotonic_ms()));
+  if (answered) coordinator_.wake();
+  return {};
+}
+
+Status Training::flush_events() {
+  if (request_.events == nullptr) return {};
+  const std::lock_guard lock(mutex_);
+  return request_.events->flush();
 }
 
 Status Training::write_files(const Status& status, const StateView& state) {

@@ -31,6 +31,8 @@ struct TrainingRequest {
   bool epoch_models = false;       // writes the model of each epoch's end
   std::vector<std::string> notes;  // on the options, for people
   EventStream* events = nullptr;   // outlives the run; nothing: nobody reads any
+  std::string decisions;           // descriptor on which somebody decides; "": nobody does
+  int64_t decision_timeout_s = 0;  // for each of their decisions
   Monitoring monitoring;
   bool keep_files = true;  // false: all in a temporary folder, removed at the end
   std::optional<int64_t>

@@ -429,6 +429,7 @@ void Coordinator::tick(int64_t now_ms, CoordinatorActions* actions) {
     node_died(session, "it gave no sign of life", now_ms, actions);
   }
   settle_complaints(now_ms, actions);
+  decide_epoch_if_whole(actions);
   if (phase_ != Phase::training || facts_.checkpoint_every_ms <= 0) return;
   if (checkpoint_ms_ < 0) checkpoint_ms_ = now_ms;
   const int64_t since = std::max(checkpoint_ms_, snapshot_asked_ms_);

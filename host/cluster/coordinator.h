@@ -48,9 +48,11 @@ struct ClusterFacts {
   int64_t verify_every = 1;              // steps between comparisons of state digests; 0: never
   // Whether an epoch is measured on the validation rows; none: each is.
   std::function<bool(int64_t epoch)> validates;
-  // Takes the decision at an epoch's end, from what was decided before and from nothing else; none:
-  // the job trains all its epochs.
-  std::function<EpochDecision(const std::vector<EpochRecord>& before, const EpochDone& done)>
+  // Takes the decision at an epoch's end; none: the job trains all its epochs. For the same
+  // arguments it decides the same. Nothing: it is not decided yet, the nodes wait, and each tick
+  // asks again.
+  std::function<std::optional<EpochDecision>(const std::vector<EpochRecord>& before,
+                                             const EpochDone& done)>
       decide;
   std::optional<double> learning_rate;  // as EpochDecision's, of the first steps
 
@@ -175,6 +177,9 @@ class Coordinator {
   void connection_lost(SessionId session, int64_t now_ms);
   // Ends the job from outside (a signal, a full disk).
   void stop(ErrorKind kind, const std::string& reason, CoordinatorActions* actions);
+  // The same, failed, once the state in which the nodes are now is durable; at once where that is
+  // nothing new. The caller bounds the time, with stop().
+  void interrupt(const std::string& reason, CoordinatorActions* actions);
   void tick(int64_t now_ms, CoordinatorActions* actions);
 
  private:
@@ -283,9 +288,11 @@ class Coordinator {
   SessionId snapshot_from_ = 0;
   std::set<SessionId> doubted_;  // their copies were of other states than what they had reported
   bool committing_ = false;
-  int64_t planned_snapshot_ = 0;    // asked for in this view
-  int64_t snapshot_asked_ms_ = -1;  // by time
-  int64_t checkpoint_ms_ = -1;      // the last, or when training began
+  std::optional<std::string> interrupted_;  // why
+  int64_t interrupted_at_ = 0;              // steps that were done then
+  int64_t planned_snapshot_ = 0;            // asked for in this view
+  int64_t snapshot_asked_ms_ = -1;          // by time
+  int64_t checkpoint_ms_ = -1;              // the last, or when training began
 };
 
 }  // namespace lockstep

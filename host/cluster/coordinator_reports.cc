@@ -229,7 +229,14 @@ void Coordinator::decide_epoch_if_whole(CoordinatorActions* actions) {
       facts_.verify_every == 0 || end <= newest_state().step || all_reported_digest(end - 1);
   if (!agreed || !validation_is_whole()) return;
   EpochRecord record{summarize_epoch(*epoch_report_), {}};
-  if (facts_.decide) record.decision = facts_.decide(epochs_, record.done);
+  if (facts_.decide) {
+    auto decision = facts_.decide(epochs_, record.done);
+    if (!decision) {
+      plan_snapshot(actions);  // of the state that it may be decided from
+      return;
+    }
+    record.decision = std::move(*decision);
+  }
   epochs_.push_back(record);
   // A state that is kept must be durable before the members may leave it behind.
   if (is_kept(end, epochs_, facts_.steps_per_epoch()) && newest_state().step < end &&
@@ -300,10 +307,25 @@ void Coordinator::ask_snapshot(int64_t step, CoordinatorActions* actions) {
   }
 }
 
+void Coordinator::interrupt(const std::string& reason, CoordinatorActions* actions) {
+  if (ended() || interrupted_) return;
+  if (phase_ != Phase::training || steps_done_ <= newest_state().step) {
+    fail(ErrorKind::failed, reason, actions);
+    return;
+  }
+  interrupted_ = reason;
+  interrupted_at_ = steps_done_;
+  ask_snapshot(0, actions);
+}
+
 Status Coordinator::snapshot_stored(SessionId session, const StateRef& state,
                                     CoordinatorActions* actions) {
   LOCKSTEP_RETURN_IF_ERROR(member(session));
-  if (ended() || state.step <= newest_state().step) return {};
+  if (ended()) return {};
+  if (state.step <= newest_state().step) {
+    if (interrupted_) fail(ErrorKind::failed, *interrupted_, actions);
+    return {};
+  }
   snapshot_ = state;
   snapshot_from_ = session;
   commit_snapshot_if_agreed(actions);
@@ -360,6 +382,11 @@ void Coordinator::checkpoint_durable(const CheckpointRecord& record, Coordinator
   digests_.erase(digests_.begin(), digests_.lower_bound(step - 1));
   checkpoint_ms_ = -1;  // the clock starts again at the next tick
   actions->push_back(CheckpointDone{step, record.state.object});
+  // Who was asked may have been a step behind the first.
+  if (interrupted_ && step + 1 >= interrupted_at_) {
+    fail(ErrorKind::failed, *interrupted_, actions);
+    return;
+  }
   send_to_all(CheckpointEvent{step}, actions);
   if (too_few_work()) let_leave([](SessionId) { return true; }, actions);
   if (started_) plan_snapshot(actions);

@@ -204,6 +204,19 @@ Result<std::optional<OptimizerState>> read_optimizer_state(const ModelFile& file
   return State(std::move(state));
 }
 
+Result<std::optional<float>> stored_learning_rate(const ModelFile& file,
+                                                  const Optimizer& optimizer) {
+  using Rate = std::optional<float>;
+  if (!file.has_weights() || !optimizer.config().at("learning_rate").is_number()) return Rate();
+  LOCKSTEP_ASSIGN(const auto arrays, optimizer_arrays(file));
+  if (arrays.size() < 2) return Rate();
+  LOCKSTEP_ASSIGN(const Field array, file.weights->array(arrays[1]));
+  if (!array.row_shape.empty()) return Rate();
+  float rate = 0;
+  array.copy_floats(0, 1, &rate);
+  return Rate(rate);
+}
+
 Result<std::string> make_weights_h5(const Model& model, const std::vector<Parameter>& parameters,
                                     std::span<const float> weights,
                                     const std::optional<OptimizerView>& optimizer) {

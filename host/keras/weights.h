@@ -32,6 +32,12 @@ Result<std::optional<OptimizerState>> read_optimizer_state(const ModelFile& file
                                                            const std::vector<Parameter>& parameters,
                                                            std::string* why_not);
 
+// The learning rate that stands with the optimizer's state, where the file was compiled with this
+// one. Keras takes it instead of that of the config. None: there is no state, or the rate is a
+// schedule.
+Result<std::optional<float>> stored_learning_rate(const ModelFile& file,
+                                                  const Optimizer& optimizer);
+
 // Views of a state that is to be written.
 struct OptimizerView {
   const Optimizer* optimizer = nullptr;

@@ -23,17 +23,19 @@ constexpr auto kStepsEvery = std::chrono::milliseconds(100);
 
 }  // namespace
 
+Result<int> passed_descriptor(const std::string& flag, const std::string& text) {
+  int descriptor = -1;
+  const char* end = text.data() + text.size();
+  const auto parsed = std::from_chars(text.data(), end, descriptor);
+  const bool number = parsed.ec == std::errc() && parsed.ptr == end && descriptor >= 0;
+  if (number && ::fcntl(descriptor, F_SETFD, FD_CLOEXEC) == 0) return descriptor;
+  return usage_error(
+      fmt::format("{} {}: must be the number of an open file descriptor", flag, text));
+}
+
 Result<EventStream> EventStream::open(const std::string& target) {
   if (target == "-") return EventStream(STDOUT_FILENO);
-  int descriptor = -1;
-  const char* end = target.data() + target.size();
-  const auto parsed = std::from_chars(target.data(), end, descriptor);
-  const bool number = parsed.ec == std::errc() && parsed.ptr == end && descriptor >= 0;
-  if (!number || ::fcntl(descriptor, F_SETFD, FD_CLOEXEC) != 0) {
-    return usage_error(fmt::format(
-        "--events {}: must be - for standard output, or the number of an open file descriptor",
-        target));
-  }
+  LOCKSTEP_ASSIGN(const int descriptor, passed_descriptor("--events", target));
   return EventStream(descriptor);
 }
 
@@ -136,12 +138,20 @@ void JobEvents::step_done(const StepDone& step) {
 }
 
 void JobEvents::epoch_done(const EpochDone& epoch) {
-  Json values = logs(epoch.sums, "");
-  if (!epoch.validation.empty()) values.update(logs(epoch.validation, "val_"));
   const std::chrono::duration<double> seconds = Clock::now() - epoch_begin_;
   stream_.say("epoch",
-              {{"epoch", epoch.epoch}, {"seconds", seconds.count()}, {"logs", std::move(values)}});
+              {{"epoch", epoch.epoch}, {"seconds", seconds.count()}, {"logs", logs_of(epoch)}});
   begin_epoch();
+}
+
+void JobEvents::ask(const EpochDone& epoch) {
+  stream_.say("decide", {{"epoch", epoch.epoch}, {"logs", logs_of(epoch)}});
+}
+
+Json JobEvents::logs_of(const EpochDone& epoch) const {
+  Json values = logs(epoch.sums, "");
+  if (!epoch.validation.empty()) values.update(logs(epoch.validation, "val_"));
+  return values;
 }
 
 void JobEvents::begin_epoch() {

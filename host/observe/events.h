@@ -12,6 +12,10 @@
 
 namespace lockstep {
 
+// The number of a file descriptor that the parent process has passed on; no child of this process
+// inherits it. `flag` is named in errors.
+Result<int> passed_descriptor(const std::string& flag, const std::string& text);
+
 // Lines for whoever reads the other end of a pipe. say() never waits: lines are kept until the
 // main thread writes them. Not thread-safe.
 class EventStream {
@@ -48,12 +52,15 @@ class JobEvents {
   // The first: what the job is. `parameters`: all weights of the model.
   void resolved(int64_t parameters, const std::string& output);
   void observe(const CoordinatorAction& action);
+  // Asks for the decision at an epoch's end.
+  void ask(const EpochDone& epoch);
 
  private:
   using Clock = std::chrono::steady_clock;
   void step_done(const StepDone& step);
   void epoch_done(const EpochDone& epoch);
   void begin_epoch();
+  nlohmann::json logs_of(const EpochDone& epoch) const;
   nlohmann::json logs(const MetricSums& sums, const std::string& prefix) const;
   const std::string& name_of(SessionId session) { return names_[session]; }
 

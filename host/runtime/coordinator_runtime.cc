@@ -77,6 +77,20 @@ void CoordinatorRuntime::stop(ErrorKind kind, const std::string& reason) {
   }));
 }
 
+void CoordinatorRuntime::interrupt(const std::string& reason) {
+  static_cast<void>(with_machine([&](Coordinator& machine, CoordinatorActions* actions) {
+    machine.interrupt(reason, actions);
+    return Status{};
+  }));
+}
+
+void CoordinatorRuntime::wake() {
+  static_cast<void>(with_machine([](Coordinator& machine, CoordinatorActions* actions) {
+    machine.tick(monotonic_ms(), actions);
+    return Status{};
+  }));
+}
+
 Status CoordinatorRuntime::with_machine(
     const std::function<Status(Coordinator&, CoordinatorActions*)>& call) {
   const std::lock_guard lock(mutex_);

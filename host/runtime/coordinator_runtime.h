@@ -47,6 +47,10 @@ class CoordinatorRuntime final : public ControlService {
   // called any more.
   CoordinatorResult finish(int linger_ms);
   void stop(ErrorKind kind, const std::string& reason);
+  // As Coordinator::interrupt.
+  void interrupt(const std::string& reason);
+  // What an epoch's decision waited for is there: it need not wait for the next tick.
+  void wake();
 
   Result<Welcome> hello(const Hello& hello) override;
   Status join(const JoinRequest& request, const std::string& peer_host) override;

@@ -1,8 +1,10 @@
 #include <fmt/format.h>
 
+#include "host/keras/weights.h"
 #include "host/nn/metrics.h"
 #include "host/nn/model_config.h"
 #include "host/optim/hyperparameters.h"
+#include "host/optim/optimizer.h"
 #include "host/train/resolve.h"
 
 namespace lockstep {
@@ -68,6 +70,19 @@ Json loss_of(Json loss) {
   return loss;
 }
 
+// Callbacks may have set another rate than the optimizer was made with.
+Json optimizer_of(const ModelFile& file) {
+  Json optimizer = file.compile.value("optimizer", Json());
+  if (!optimizer.is_object() || !optimizer.contains("config")) return optimizer;
+  const auto made = Optimizer::create(optimizer);
+  if (!made.ok()) return optimizer;  // whose error is told where it is used
+  const auto rate = stored_learning_rate(file, *made);
+  if (!rate.ok() || !*rate) return optimizer;
+  if (**rate == made->config().at("learning_rate").get<float>()) return optimizer;
+  optimizer["config"]["learning_rate"] = **rate;
+  return optimizer;
+}
+
 }  // namespace
 
 Json options_of_compile(const ModelFile& file, std::vector<std::string>* notes) {
@@ -77,6 +92,7 @@ Json options_of_compile(const ModelFile& file, std::vector<std::string>* notes) 
     const Json setting = file.compile.value(key, Json());
     if (!setting.is_null()) options[key] = setting;
   }
+  if (options.contains("optimizer")) options["optimizer"] = optimizer_of(file);
   if (options.contains("loss")) options["loss"] = loss_of(options["loss"]);
   if (const Json weighted = file.compile.value("weighted_metrics", Json()); !weighted.empty()) {
     notes->push_back("weighted_metrics of the model's file are not used");

@@ -62,6 +62,24 @@ std::span<const float> floats_of(std::string_view vector) {
   return {reinterpret_cast<const float*>(vector.data()), vector.size() / sizeof(float)};
 }
 
+Result<StateView> with_averages(const Job& job, const std::vector<Parameter>& parameters,
+                                const StateView& state, std::string* memory) {
+  LOCKSTEP_ASSIGN(const auto optimizer, Optimizer::create(job.optimizer));
+  StateView result = state;
+  if (optimizer.average_slot() < 0) return result;
+  *memory = state.vectors[0];
+  const std::string_view average =
+      state.vectors.at(1 + static_cast<size_t>(optimizer.average_slot()));
+  for (const Parameter& parameter : parameters) {
+    if (parameter.role != ParameterRole::trained || parameter.gradient_offset < 0) continue;
+    const auto begin = static_cast<size_t>(parameter.offset) * sizeof(float);
+    const auto bytes = static_cast<size_t>(parameter.count()) * sizeof(float);
+    memory->replace(begin, bytes, average.substr(begin, bytes));
+  }
+  result.vectors[0] = *memory;
+  return result;
+}
+
 Result<std::string> keras_file_of(const Job& job, const Model& model,
                                   const std::vector<Parameter>& parameters, const StateView& state,
                                   const ModelFile* source, std::optional<double> learning_rate) {

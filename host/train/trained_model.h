@@ -43,6 +43,11 @@ Result<TrainedModelFile> read_trained_model(const std::string& path);
 // The floats of a state's vector.
 std::span<const float> floats_of(std::string_view vector);
 
+// The state with the moving averages of the weights that the job's optimizer keeps in their place,
+// if it does, as Keras' fit() ends. `memory` holds them.
+Result<StateView> with_averages(const Job& job, const std::vector<Parameter>& parameters,
+                                const StateView& state, std::string* memory);
+
 // The bytes of a .keras file with a job's state: weights, and the optimizer's. `source`: the file
 // that the job's model was read from, if any. `learning_rate`: what callbacks have set, if they
 // have.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -72,7 +73,7 @@ def flags(options: dict[str, object]) -> list[str]:
 
 def run(*arguments: object) -> str:
     """Runs a command to its end: what it wrote to standard output."""
-    with _Process(arguments, events=False) as process:
+    with _Process(arguments) as process:
         output = process.wait_for_output()
     return output
 
@@ -80,17 +81,26 @@ def run(*arguments: object) -> str:
 class _Process:
     """The running binary. Ended, with all nodes, when the context is left."""
 
-    def __init__(self, arguments: Arguments, events: bool):
+    def __init__(self, arguments: Arguments, events: bool = False, decides: bool = False):
         binary = find_binary()
         command = [binary, *map(str, arguments)]
         pipe = os.pipe() if events else None
+        answers = os.pipe() if decides else None
+        passed = []
         if pipe:
             command += ["--events", str(pipe[1])]
+            passed.append(pipe[1])
+        if answers:
+            command += ["--decisions", str(answers[0])]
+            passed.append(answers[0])
         # A session of its own: Ctrl-C comes to this process alone, which then ends the other.
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, errors="replace", env=_environment(binary), start_new_session=True,
-            pass_fds=[pipe[1]] if pipe else [])
+            pass_fds=passed)
+        for descriptor in passed:
+            os.close(descriptor)
+        self._answers = os.fdopen(answers[1], "w", encoding="utf-8") if answers else None
         self._errors: list[str] = []
         self._output: list[str] = []
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
@@ -98,7 +108,6 @@ class _Process:
         self._threads = [self._read(self._process.stderr, self._errors.append),
                          self._read(self._process.stdout, self._output.append)]
         if pipe:
-            os.close(pipe[1])
             stream = os.fdopen(pipe[0], encoding="utf-8")
             self._threads.append(
                 self._read(stream, self._take_event, lambda: self._events.put(None)))
@@ -154,6 +163,22 @@ class _Process:
         self._process.wait()
         raise self._error()
 
+    def rest(self) -> list[Event]:
+        """What the binary told before it ended, and events() has not given."""
+        for thread in self._threads:
+            thread.join(_STOP_S)
+        events = []
+        while not self._events.empty():
+            event = self._events.get()
+            if event is not None and event is not _INTERRUPTED:
+                events.append(event)
+        return events
+
+    def answer(self, decision: dict[str, Any]) -> None:
+        """To the event "decide". Where nobody listens any more the events say why."""
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(decision), file=self._answers, flush=True)
+
     def wait_for_output(self) -> str:
         code = self._process.wait()
         for thread in self._threads:
@@ -182,8 +207,11 @@ class _Process:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+        if self._answers:
+            with contextlib.suppress(BrokenPipeError):
+                self._answers.close()
 
 
-def start(*arguments: object) -> _Process:
-    """Starts a command that tells events. For `with`."""
-    return _Process(arguments, events=True)
+def start(*arguments: object, decides: bool = False) -> _Process:
+    """Starts a command that tells events, and asks for decisions if told. For `with`."""
+    return _Process(arguments, events=True, decides=decides)

@@ -1,7 +1,8 @@
-"""Keras' callbacks around a cluster: those that watch, and may say stop, run here in Python."""
+"""Keras' callbacks around a cluster: they run here in Python, and decide at the ends of epochs."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, Iterable, Sequence
 
@@ -13,12 +14,12 @@ from lockstep._binary import LockstepError
 _Callback = keras.callbacks.Callback
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end")
 _EPOCH_HOOKS = ("on_epoch_begin", "on_epoch_end")
-# Keras' own that are right with thinned logs, and those whose epoch hooks read no weights.
+# Keras' own that are right with thinned logs, those that only watch, and those that decide without
+# a look at the weights. TerminateOnNaN decides within an epoch, where only the nodes can.
 _FINE_WITH_THINNED = ("ModelCheckpoint", "ProgbarLogger", "TerminateOnNaN")
-_READ_NO_WEIGHTS = ("History", "CSVLogger", "ProgbarLogger", "RemoteMonitor", "TerminateOnNaN")
+_WATCHERS = ("History", "CSVLogger", "ProgbarLogger", "RemoteMonitor", "TerminateOnNaN")
+_READ_NO_WEIGHTS = (*_WATCHERS, "LearningRateScheduler", "ReduceLROnPlateau")
 _REFUSED = {
-    "LearningRateScheduler": "give the optimizer a schedule of keras.optimizers.schedules",
-    "ReduceLROnPlateau": "give the optimizer a schedule of keras.optimizers.schedules",
     "BackupAndRestore": "a run keeps checkpoints by itself: 'lockstep train --resume' goes on",
     "SwapEMAWeights": "it changes weights while the cluster trains: leave it out",
 }
@@ -35,7 +36,7 @@ def _is_own(callback: Any, names: Sequence[str]) -> bool:
 
 
 def check(callbacks: Any) -> list[Any]:
-    """The callbacks as a list. Refuses, all in one message, those that must change training."""
+    """The callbacks as a list. Refuses, all in one message, those that cannot be carried."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
         raise LockstepError("callbacks: give a list of callbacks")
     given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []
@@ -67,6 +68,18 @@ def need_weights(callbacks: Sequence[Any]) -> bool:
     return False
 
 
+def decide(callbacks: Sequence[Any]) -> bool:
+    """Whether one may decide something at an epoch's end, which the nodes then wait for."""
+    return any(_overrides(callback, (*_EPOCH_HOOKS, *_BATCH_HOOKS))
+               and not _is_own(callback, _WATCHERS) for callback in callbacks)
+
+
+def of_the_cluster(callbacks: Sequence[Any]) -> str | None:
+    """Those that the nodes must have too, as `lockstep train --callbacks` takes them."""
+    carried = any(isinstance(callback, keras.callbacks.TerminateOnNaN) for callback in callbacks)
+    return "TerminateOnNaN" if carried else None
+
+
 def warn_of_thinned(callbacks: Sequence[Any]) -> None:
     """Once, where batch hooks will not be called for each batch."""
     names = [type(callback).__name__ for callback in callbacks
@@ -78,25 +91,13 @@ def warn_of_thinned(callbacks: Sequence[Any]) -> None:
             stacklevel=4)
 
 
-class _Settings:
-    """What a hook must not change, since the cluster goes on without it."""
-
-    def __init__(self, model: Any):
-        self.weights = _model.digest(model)
-        self.learning_rate = self._learning_rate(model)
-
-    @staticmethod
-    def _learning_rate(model: Any) -> float:
-        return float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
-
-    def check(self, model: Any) -> None:
-        changed = [what for what, same in (
-            ("weights", self.weights == _model.digest(model)),
-            ("learning rate", self.learning_rate == self._learning_rate(model))) if not same]
-        if changed:
-            raise LockstepError(
-                f"a callback changed the {' and the '.join(changed)} at an epoch's end, which "
-                "cannot be carried to the cluster yet: use a schedule, or train with several fits")
+def _learning_rate(model: Any) -> float | None:
+    """None where it follows a schedule, and so cannot be set."""
+    optimizer = model.optimizer
+    rate = getattr(optimizer, "_learning_rate", None)
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return None
+    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 
 class Hooks:
@@ -107,30 +108,48 @@ class Hooks:
         self._model = model
         self._first = first
         self._count = epochs - first
+        self._rate: float | None = None  # the cluster's
         self.needs_weights = need_weights(callbacks)
+        self.decides = decide(callbacks)
+        self._ends_at_nan = of_the_cluster(callbacks) is not None
         self._list = keras.callbacks.CallbackList(
             callbacks, add_history=True, add_progbar=verbose != 0, model=model, verbose=verbose,
             epochs=epochs, steps=steps)
 
-    def begin(self) -> None:
-        """Before anything starts: what on_train_begin changes is what training begins with."""
+    def begin(self) -> bool:
+        """Before anything starts: what hooks change here is what training begins with.
+
+        False: there is nothing to train.
+        """
         self._model.stop_training = False
         self._list.on_train_begin()
-
-    def begin_epoch(self, epoch: int) -> None:
-        if epoch < self._count and not self._model.stop_training:
-            self._list.on_epoch_begin(self._first + epoch)
+        if self._count == 0 or self._model.stop_training:
+            return False
+        self._list.on_epoch_begin(self._first)
+        self._rate = _learning_rate(self._model)
+        return True
 
     def batch(self, batch: int, logs: dict[str, float]) -> None:
         self._list.on_train_batch_begin(batch)
         self._list.on_train_batch_end(batch, logs)
 
-    def epoch(self, epoch: int, logs: dict[str, float]) -> None:
-        before = _Settings(self._model) if self.needs_weights else None
+    def epoch(self, epoch: int, logs: dict[str, float], digest: str | None) -> dict[str, Any]:
+        """What the hooks decide. `digest`: of the weights, where they may look at them."""
+        if self._ends_at_nan and not math.isfinite(logs["loss"]):
+            self._model.stop_training = True  # in a batch that was not shown to hooks
         self._list.on_epoch_end(self._first + epoch, logs)
-        self.begin_epoch(epoch + 1)
-        if before and not self._model.stop_training:
-            before.check(self._model)
+        stop = bool(self._model.stop_training)
+        if epoch + 1 < self._count and not stop:
+            self._list.on_epoch_begin(self._first + epoch + 1)
+            stop = bool(self._model.stop_training)
+        if digest and not stop and digest != _model.digest(self._model):
+            raise LockstepError(
+                "a callback changed the weights at an epoch's end, which cannot be carried to the "
+                "cluster: train with several fits, and change them in between")
+        rate = _learning_rate(self._model)
+        changed = rate if rate != self._rate else None
+        self._rate = rate
+        return {"epoch": epoch, "stop": stop, "learning_rate": changed}
 
     def end(self, logs: dict[str, float]) -> Any:
         """The History."""

@@ -12,7 +12,7 @@ from typing import Any, Mapping
 from lockstep import _binary, _model
 from lockstep._arrays import write_data
 from lockstep._binary import Event, LockstepError
-from lockstep._callbacks import Hooks, check, warn_of_thinned
+from lockstep._callbacks import Hooks, check, of_the_cluster, warn_of_thinned
 
 
 def fit(model: Any, x: Any, y: Any, *, nodes: int | str = 1, epochs: int = 1, batch_size: int = 32,
@@ -35,8 +35,8 @@ def fit(model: Any, x: Any, y: Any, *, nodes: int | str = 1, epochs: int = 1, ba
         batch_size: Rows of a batch, over all nodes.
         validation_data: (x, y) or (x, y, sample_weight). validation_split, validation_steps,
             class_weight, sample_weight, epochs, verbose as Keras has them.
-        callbacks: Keras' callbacks. Those that watch, or stop training, are called here; those
-            that change the learning rate or weights are refused.
+        callbacks: Keras' callbacks. They are called here; the nodes wait at an epoch's end for
+            those that may stop training or set the learning rate.
         shuffle: A new order of rows each epoch, that follows from `seed`.
         initial_epoch: The number of the first epoch; `epochs` is where training ends.
         seed: Of the order of rows and of dropout.
@@ -47,7 +47,8 @@ def fit(model: Any, x: Any, y: Any, *, nodes: int | str = 1, epochs: int = 1, ba
 
     Raises:
         LockstepError: What cannot be carried, before anything starts; and what ends the cluster.
-            The model then has the weights of the last epoch that was done, as after Ctrl-C.
+            The model then has the last state that was kept: of the last epoch that was done,
+            after Ctrl-C or an error in a callback of the last step.
     """
     listed = check(callbacks)
     _model.check(model, training=True)
@@ -61,8 +62,7 @@ def fit(model: Any, x: Any, y: Any, *, nodes: int | str = 1, epochs: int = 1, ba
         steps = _steps(rows, validation_split, batch_size)
         hooks = Hooks(model, listed, initial_epoch, epochs, steps, shown)
         warn_of_thinned(listed)
-        hooks.begin()
-        if initial_epoch == epochs or model.stop_training:
+        if not hooks.begin():
             return hooks.end({})
         _model.save(model, folder / "model.keras")
         options = {
@@ -72,7 +72,7 @@ def fit(model: Any, x: Any, y: Any, *, nodes: int | str = 1, epochs: int = 1, ba
             "validation_data": folder / "data" if validation_data is not None else None,
             "validation_steps": validation_steps, "shuffle": bool(shuffle), "seed": seed,
             "class_weight": _class_weights(class_weight), "partitions": partitions,
-            "numerics": numerics, "epoch_models": True}
+            "numerics": numerics, "callbacks": of_the_cluster(listed), "epoch_models": True}
         return _Training(model, hooks, folder / "run", shown).run(options)
 
 
@@ -100,7 +100,7 @@ def _class_weights(weights: Mapping[int, float] | None) -> dict[str, float] | No
 
 
 class _Training:
-    """One run of the binary: its events become calls of hooks."""
+    """One run of the binary: its events become calls of hooks, and its questions too."""
 
     def __init__(self, model: Any, hooks: Hooks, output: pathlib.Path, verbose: int):
         self._model = model
@@ -108,102 +108,74 @@ class _Training:
         self._output = output
         self._verbose = verbose
         self._metrics: list[str] = []
-        self._epochs: dict[int, dict[str, float]] = {}  # logs of those that wait for their model
-        self._done = -1  # the last epoch whose hooks were called
-        self._newest: tuple[int, str] | None = None  # epoch and file of a model
+        self._decisions: list[dict[str, Any]] = []  # of each epoch whose hooks were called
+        self._newest: str | None = None  # file of a model
+        self._seen: str | None = None  # digest of the weights that hooks saw last
         self._logs: dict[str, float] = {}
-        self._epochs_of_job = 0
-        self._finished_epochs = 0  # all, once the whole job is done
-        self._warned = False
 
     def run(self, options: dict[str, object]) -> Any:
-        try:
-            with _binary.start("train", *_binary.flags(options)) as process:
+        with _binary.start("train", *_binary.flags(options),
+                           decides=self._hooks.decides) as process:
+            try:
                 for event in process.events():
-                    self._take(event)
-                    if self._model.stop_training and self._may_stop():
-                        break
-            self._keep(options)
-        except BaseException:
-            if self._newest:
-                _model.load(self._model, self._newest[1])
-            raise
+                    if event["event"] == "decide":
+                        process.answer(self._decide(event))
+                    else:
+                        self._take(event)
+            except BaseException:
+                process.stop()
+                self._rescue(process.rest())
+                raise
         return self._hooks.end(self._logs)
+
+    def _rescue(self, events: list[Event]) -> None:
+        """Sets the newest state that there is: the binary writes one when it is interrupted."""
+        newest = self._newest
+        for event in events:
+            if event["event"] == "model":
+                newest = event["path"]
+        if newest:
+            _model.load(self._model, newest)
 
     def _take(self, event: Event) -> None:
         kind = event["event"]
         if kind == "job":
             self._metrics = event["metrics"]
-            self._epochs_of_job = event["epochs"]
-            self._hooks.begin_epoch(0)
         elif kind == "note":
             warnings.warn(event["text"], stacklevel=4)
         elif kind == "step":
-            if event["epoch"] == self._done + 1 and not self._epochs:
+            if event["epoch"] == len(self._decisions):  # after a rollback others come again
                 self._hooks.batch(event["batch"], self._ordered(event["logs"]))
         elif kind == "epoch":
-            if event["epoch"] > self._done:  # after a rollback it comes again, the same
-                self._epochs[event["epoch"]] = self._ordered(event["logs"])
+            self._decide(event)
         elif kind == "model":
-            self._take_model(event["epoch"], event["path"])
+            if self._newest not in (None, event["path"]):
+                pathlib.Path(self._newest).unlink()
+            self._newest = event["path"]
         elif kind == "done":
             self._finish(event["weights_sha256"])
         elif self._verbose:
             self._tell(event)
-        if not self._hooks.needs_weights:
-            self._end_epochs(up_to=event.get("epoch", -1))
 
-    def _take_model(self, epoch: int, path: str) -> None:
-        before, self._newest = self._newest, (epoch, path)
-        if before:
-            pathlib.Path(before[1]).unlink()
-        if not self._hooks.needs_weights or not self._epochs or self._model.stop_training:
-            return
-        _model.load(self._model, path)
-        self._end_epochs(up_to=epoch)
-
-    def _end_epochs(self, up_to: int) -> None:
-        """Calls the hooks of epochs that are over, with the weights that are there."""
-        ended = sorted(epoch for epoch in self._epochs if epoch <= up_to)
-        if len(ended) > 1 and self._hooks.needs_weights and not self._warned:
-            self._warned = True
-            warnings.warn("epochs take less time than writing their models: some hooks see the "
-                          "weights of a later epoch's end", stacklevel=5)
-        for epoch in ended:
-            if not self._model.stop_training:
-                self._end_epoch(epoch)
-
-    def _end_epoch(self, epoch: int) -> None:
-        self._logs = self._epochs.pop(epoch)
-        self._done = epoch
-        self._hooks.epoch(epoch, self._logs)
-
-    def _may_stop(self) -> bool:
-        """Whether training may end where a callback has stopped it."""
-        return self._done < 0 or bool(self._newest and self._newest[0] >= self._done)
-
-    def _keep(self, options: dict[str, object]) -> None:
-        """The weights of the last epoch whose hooks were called."""
-        if self._finished_epochs == self._done + 1 or self._done < 0:
-            return
-        if self._newest and self._newest[0] == self._done:
-            _model.load(self._model, self._newest[1])
-            return
-        # Its model was not kept, so short are the epochs. Trained again it has the same bits.
-        again = self._output.with_name("again")
-        _binary.run("train", *_binary.flags({**options, "epochs": self._done + 1, "output": again,
-                                             "epoch_models": None}))
-        _model.load(self._model, again / "model.keras")
+    def _decide(self, event: Event) -> dict[str, Any]:
+        """Calls the hooks of an epoch that is over, once: what they decided."""
+        epoch = event["epoch"]
+        if epoch == len(self._decisions):
+            if self._hooks.needs_weights and self._newest:
+                _model.load(self._model, self._newest)
+                self._seen = _model.digest(self._model)
+            self._logs = self._ordered(event["logs"])
+            self._decisions.append(self._hooks.epoch(epoch, self._logs, self._seen))
+        return self._decisions[epoch]
 
     def _finish(self, weights_sha256: str) -> None:
-        """The last epoch's model is the run's."""
-        path = str(self._output / "model.keras")
-        _model.load(self._model, path)
+        """The model is the run's. What hooks have seen already they may have changed since."""
+        if self._seen == weights_sha256:
+            return
+        _model.load(self._model, self._output / "model.keras")
         if _model.digest(self._model) != weights_sha256:
             raise LockstepError("the model in Python has not the weights that were trained: "
                                 f"their SHA-256 is {weights_sha256}", 1)
-        self._finished_epochs = self._epochs_of_job
-        self._end_epochs(up_to=self._epochs_of_job)
 
     def _ordered(self, logs: dict[str, float | None]) -> dict[str, float]:
         """As Keras has them: the metrics in order, then those of validation; null is NaN."""

@@ -123,6 +123,84 @@ TEST_F(CoordinatorDecisionsTest, TheJobsWeightsAreThoseOfTheBestEpoch) {
   EXPECT_EQ(taken<JobCompleted>()[0].state, state(2));
 }
 
+TEST_F(CoordinatorDecisionsTest, WhatIsNotDecidedYetIsAskedForAtEachTick) {
+  std::optional<EpochDecision> decision;
+  int asked = 0;
+  facts_.decide = [&](const auto&, const auto&) {
+    ++asked;
+    return decision;
+  };
+  train(2);
+  finish_epoch(0);
+  EXPECT_THAT(taken<EpochRecord>(), IsEmpty());
+  EXPECT_THAT(receivers<EpochEvent>(), IsEmpty());
+  make_durable(2);  // the state that it may be decided from
+  const int before = asked;
+  coordinator_->tick(now_, &actions_);
+  EXPECT_EQ(asked, before + 1);
+  EXPECT_THAT(receivers<EpochEvent>(), IsEmpty());
+  decision.emplace().learning_rate = 0.5;
+  coordinator_->tick(now_, &actions_);
+  EXPECT_THAT(receivers<EpochEvent>(), ElementsAre(kFirst, kSecond));
+  EXPECT_LT(first_record<EpochRecord>(), first_event<EpochEvent>());
+  coordinator_->tick(now_, &actions_);
+  EXPECT_EQ(asked, before + 2);
+}
+
+// The member that dies while an answer is waited for changes none of it.
+TEST_F(CoordinatorDecisionsTest, AnEpochThatWaitsForItsDecisionOutlivesAMember) {
+  std::optional<EpochDecision> decision;
+  facts_.decide = [&](const auto&, const auto&) { return decision; };
+  train(2);
+  finish_epoch(0);
+  make_durable(2);
+  die(kFirst);
+  decision.emplace().stop = true;
+  coordinator_->tick(now_, &actions_);
+  EXPECT_THAT(taken<EpochRecord>(), IsEmpty());  // while the others hold
+  held(kSecond, standing(2));
+  EXPECT_EQ(taken<EpochRecord>().size(), 1u);
+  EXPECT_EQ(taken<JobCompleted>().size(), 1u);
+}
+
+TEST_F(CoordinatorDecisionsTest, AnInterruptWaitsForTheStateInWhichTheNodesAre) {
+  train(2);
+  applied_by_all(0);
+  coordinator_->interrupt("Ctrl-C", &actions_);
+  ASSERT_THAT(receivers<SnapshotEvent>(), ElementsAre(kFirst));
+  EXPECT_EQ(events<SnapshotEvent>()[0].second.step, 0);  // as soon as may be
+  EXPECT_THAT(taken<JobFailed>(), IsEmpty());
+  stored(state(1));
+  commit_durable();
+  ASSERT_EQ(taken<JobFailed>().size(), 1u);
+  EXPECT_EQ(taken<JobFailed>()[0].reason, "Ctrl-C");
+  EXPECT_EQ(taken<CheckpointDone>()[0].step, 1);
+}
+
+TEST_F(CoordinatorDecisionsTest, AnInterruptWithNothingNewIsTheEnd) {
+  train(1);
+  finish_epoch(0);
+  make_durable(2);
+  coordinator_->interrupt("Ctrl-C", &actions_);
+  EXPECT_EQ(taken<JobFailed>().size(), 1u);
+}
+
+// An older state that becomes durable meanwhile is not the one that was asked for.
+TEST_F(CoordinatorDecisionsTest, AnInterruptIsNotContentWithAnOlderState) {
+  facts_.train_rows = 32 * 6;
+  train(1);
+  for (int64_t step = 0; step < 2; ++step) applied_by_all(step);
+  stored(state(2));
+  for (int64_t step = 2; step < 5; ++step) applied_by_all(step);
+  coordinator_->interrupt("Ctrl-C", &actions_);
+  commit_durable();
+  EXPECT_THAT(taken<JobFailed>(), IsEmpty());
+  actions_.clear();
+  stored(state(5));
+  commit_durable();
+  EXPECT_EQ(taken<JobFailed>().size(), 1u);
+}
+
 TEST_F(CoordinatorDecisionsTest, AnEpochMayEndBeforeItsLastStep) {
   decisions_[0].stop = true;
   train(2);

@@ -185,19 +185,34 @@ class FitTest(PythonTest):
 
 
 class CallbackTest(PythonTest):
+    def assert_as_keras(self, make_callbacks, epochs=6, **options):
+        """The same learning rates, logs and weights as by Keras' own fit: our and its callbacks."""
+        ours, theirs = (compiled(dropout=0.0, optimizer=keras.optimizers.SGD(0.1))
+                        for _ in range(2))
+        how = {"batch_size": 64, "shuffle": False, "epochs": epochs, "verbose": 0, **options}
+        mine, others = make_callbacks(ours), make_callbacks(theirs)
+        history = lockstep.fit(ours, self.x, self.y, nodes=2, callbacks=mine, **how).history
+        expected = theirs.fit(self.x, self.y, callbacks=others, **how).history
+        self.assertEqual(history.keys(), expected.keys())
+        for key, values in expected.items():
+            self.assert_near(history[key], values)
+        for weights, other in zip(ours.get_weights(), theirs.get_weights()):
+            self.assert_near(weights, other)
+        self.assertEqual(float(ours.optimizer.learning_rate), float(theirs.optimizer.learning_rate))
+        self.assertEqual(int(ours.optimizer.iterations), int(theirs.optimizer.iterations))
+        return mine, others, history
+
     def test_epoch_hooks_see_each_epoch(self):
         watcher, log = Watcher(), self.folder / "log.csv"
         best = self.folder / "best.keras"
         model = compiled()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            history = self.fit(model, epochs=4, initial_epoch=1, callbacks=[
-                watcher, keras.callbacks.CSVLogger(log),
-                keras.callbacks.ModelCheckpoint(best, monitor="loss", save_best_only=True)])
+        history = self.fit(model, epochs=4, initial_epoch=1, callbacks=[
+            watcher, keras.callbacks.CSVLogger(log),
+            keras.callbacks.ModelCheckpoint(best, monitor="loss", save_best_only=True)])
         self.assertEqual([e for e, *_ in watcher.epochs], [1, 2, 3])
         self.assertEqual(watcher.epochs[-1][1], digest(model))
-        if not any("epochs take less time" in str(w.message) for w in caught):
-            self.assertEqual([i for *_, i in watcher.epochs], [8, 16, 24])
+        self.assertEqual(len({sha256 for _, sha256, _ in watcher.epochs}), 3)
+        self.assertEqual([i for *_, i in watcher.epochs], [8, 16, 24])
         self.assertEqual(history.epoch, [1, 2, 3])
         self.assertEqual(len(log.read_text().splitlines()), 4)
         self.assertEqual(digest(keras.models.load_model(best)), digest(model))
@@ -207,9 +222,63 @@ class CallbackTest(PythonTest):
         stopping = keras.callbacks.EarlyStopping("loss", min_delta=1.0, patience=2)
         history = self.fit(model, epochs=50, callbacks=[stopping])
         self.assertEqual(history.epoch, [0, 1, 2])
+        self.assertEqual(stopping.stopped_epoch, 2)
         self.fit(short, epochs=3)
         self.assertEqual(digest(model), digest(short))
         self.assertEqual(int(model.optimizer.iterations), 24)
+
+    def test_the_best_weights_come_back(self):
+        (mine,), (other,), history = self.assert_as_keras(lambda _: [keras.callbacks.EarlyStopping(
+            "loss", mode="max", patience=2, restore_best_weights=True)], epochs=20)
+        self.assertEqual(mine.stopped_epoch, other.stopped_epoch)
+        self.assertEqual(mine.best_epoch, 0)
+        self.assertEqual(len(history["loss"]), 3)
+
+    def test_any_function_may_schedule_the_learning_rate(self):
+        _, _, history = self.assert_as_keras(lambda _: [keras.callbacks.LearningRateScheduler(
+            lambda epoch, rate: rate * 0.5 if epoch % 2 else rate + 0.01)], validation_split=0.25)
+        rates = history["learning_rate"]
+        self.assertEqual(len(set(rates)), 6)
+        self.assertEqual(rates[0], float(np.float32(0.11)))
+
+    def test_the_learning_rate_goes_down_on_a_plateau(self):
+        _, _, history = self.assert_as_keras(lambda _: [keras.callbacks.ReduceLROnPlateau(
+            "loss", factor=0.3, patience=1, min_delta=0.5, cooldown=1)], epochs=7)
+        self.assertGreater(len(set(history["learning_rate"])), 2)
+
+    def test_a_hook_may_set_the_learning_rate_and_stop(self):
+        def hooks(model):
+            def act(epoch, _):
+                model.optimizer.learning_rate = 0.2 / (epoch + 1)
+                model.stop_training = epoch == 3
+
+            return [keras.callbacks.LambdaCallback(on_epoch_end=act)]
+
+        _, _, history = self.assert_as_keras(hooks, epochs=50)
+        self.assertEqual(len(history["loss"]), 4)
+
+    def test_decisions_outlive_a_node(self):
+        def rates():
+            return keras.callbacks.LearningRateScheduler(lambda epoch: 0.01 / (epoch + 1))
+
+        quiet, shot = compiled(), compiled()
+        self.fit(quiet, epochs=10, callbacks=[rates()])
+        self.fit(shot, epochs=10, nodes=2, callbacks=[
+            rates(), Saboteur(lambda: os.kill(cluster()[1][0], signal.SIGKILL))])
+        self.assertEqual(digest(shot), digest(quiet))
+
+    def test_a_loss_that_is_no_number_ends_its_epoch(self):
+        y = self.x[:, :1].copy()
+        y[ROWS // 2] = np.nan
+        for fit in (lockstep.fit, keras.Model.fit):
+            for more in ([], [Watcher()]):
+                model = keras.Sequential([keras.Input((FEATURES,)), layers.Dense(1)])
+                model.compile("sgd", "mean_squared_error")
+                history = fit(model, self.x, y, epochs=5, batch_size=64, shuffle=False, verbose=0,
+                              callbacks=[keras.callbacks.TerminateOnNaN(), *more])
+                self.assertEqual(history.epoch, [0])
+                self.assertTrue(np.isnan(history.history["loss"][0]))
+                self.assertEqual(int(model.optimizer.iterations), 3)
 
     def test_batch_hooks_are_thinned_with_a_warning(self):
         batches = []
@@ -219,21 +288,19 @@ class CallbackTest(PythonTest):
             history = self.fit(compiled(), callbacks=[hook])
         self.assertEqual(batches[-1], (7, history.history["loss"][-1]))
 
-    def test_what_changes_training_is_refused(self):
-        def set_rate(epoch, _):
-            model.optimizer.learning_rate = 0.5
+    def test_what_cannot_be_carried_is_refused(self):
+        def set_weights(*_):
+            model.set_weights([weight + 1 for weight in model.get_weights()])
 
         model = compiled()
         before = digest(model)
-        with self.assertRaisesRegex(lockstep.LockstepError,
-                                    "LearningRateScheduler.*ReduceLROnPlateau.*save_freq"):
+        with self.assertRaisesRegex(lockstep.LockstepError, "SwapEMAWeights.*save_freq"):
             self.fit(model, callbacks=[
-                keras.callbacks.LearningRateScheduler(lambda e: 0.1),
-                keras.callbacks.ReduceLROnPlateau(),
+                keras.callbacks.SwapEMAWeights(),
                 keras.callbacks.ModelCheckpoint("x.keras", save_freq=10)])
         self.assertEqual(digest(model), before)
-        with self.assertRaisesRegex(lockstep.LockstepError, "changed the learning rate"):
-            self.fit(model, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=set_rate)])
+        with self.assertRaisesRegex(lockstep.LockstepError, "changed the weights"):
+            self.fit(model, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=set_weights)])
 
 
 class RefusalTest(PythonTest):
@@ -292,6 +359,31 @@ class EndTest(PythonTest):
         self.assertGreater(model.evaluate(self.x, self.y, verbose=0)[1], 0.2)
         self.fit(model, epochs=1)
 
+    def test_ctrl_c_leaves_the_last_step(self):
+        """In the middle of an epoch of many steps."""
+        x, y = np.tile(self.x, (400, 1)), np.tile(self.y, 400)
+        model, seen = compiled(), []
+
+        def interrupt(batch, logs):
+            if batch > 20 and not seen:
+                seen.append(batch)
+                signal.raise_signal(signal.SIGINT)
+
+        with self.assertRaises(KeyboardInterrupt), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            lockstep.fit(model, x, y, nodes=2, epochs=100, verbose=0, callbacks=[
+                keras.callbacks.LambdaCallback(on_train_batch_end=interrupt)])
+        done = int(model.optimizer.iterations)
+        self.assertGreaterEqual(done, seen[0] + 1)
+        self.assertNotEqual(done % (len(x) // 32), 0)
+        # The bits are those of so many steps.
+        again = compiled()
+        again.save(self.folder / "model.keras")
+        np.savez(self.folder / "data.npz", x=x, y=y)
+        sha256, _ = self.train("--model", self.folder / "model.keras", "--data",
+                               self.folder / "data.npz", "--epochs", 1, "--steps-per-epoch", done)
+        self.assertEqual(digest(model), sha256)
+
     def test_ctrl_c_that_hits_a_finalizer_ends_it_too(self):
         class Finalized:
             def __del__(self):
@@ -305,8 +397,30 @@ class EndTest(PythonTest):
         def kill():
             os.kill(cluster()[0], signal.SIGKILL)
 
+        model = compiled()
         with self.assertRaisesRegex(lockstep.LockstepError, "SIGKILL"):
-            self.fit(compiled(), epochs=100_000, callbacks=[Saboteur(kill)])
+            self.fit(model, epochs=100_000, callbacks=[Saboteur(kill)])
+        self.assertEqual(int(model.optimizer.iterations), 8)
+
+    def test_this_python_dies_while_the_nodes_wait_for_it(self):
+        script = self.folder / "fit.py"
+        script.write_text(
+            "import time, keras, numpy as np, lockstep\n"
+            "model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])\n"
+            "model.compile('sgd', 'mse')\n"
+            "hook = keras.callbacks.LambdaCallback(\n"
+            "    on_epoch_end=lambda *_: (print('waits', flush=True), time.sleep(60)))\n"
+            "lockstep.fit(model, np.ones((8, 2)), np.ones((8, 1)), callbacks=[hook], verbose=0)\n")
+        process = subprocess.Popen(
+            [sys.executable, script], stdout=subprocess.PIPE, text=True,
+            env=runs.environment({"LOCKSTEP_BINARY": runs.LOCKSTEP,
+                                  "PYTHONPATH": str(runs.ROOT / "python")}))
+        self.addCleanup(runs.stop_processes, process)
+        self.assertEqual(process.stdout.readline(), "waits\n")
+        binary = runs.children_of(process.pid)[0]
+        pids = [binary, *runs.children_of(binary)]
+        process.kill()
+        runs.wait_until(lambda: not any(map(runs.is_alive, pids)), "the cluster ends", 5)
 
     def test_the_binary_dies_within_an_event(self):
         path = self.folder / "lockstep"

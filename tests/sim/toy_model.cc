@@ -259,7 +259,8 @@ bool ends_epoch(const ClusterFacts& facts, const MetricSums& sums) {
          mix64(std::bit_cast<uint64_t>(sums[0])) % 16 == 0;
 }
 
-void add_toy_callbacks(const std::string& list, bool ends_early, ClusterFacts* facts) {
+void add_toy_callbacks(const std::string& list, bool ends_early, int64_t asks,
+                       ClusterFacts* facts) {
   if (ends_early) facts->job = kEndsEarly;
   CallbackContext context{{"loss", "accuracy"}, facts->validation_rows > 0, false, 0.1};
   const auto resolved = resolve_callbacks(nlohmann::json::array({list}));
@@ -278,7 +279,10 @@ void add_toy_callbacks(const std::string& list, bool ends_early, ClusterFacts* f
     return result;
   };
   facts->learning_rate = callbacks->first_learning_rate(0);
-  facts->decide = [=](const std::vector<EpochRecord>& before, const EpochDone& done) {
+  facts->decide = [=, asked = int64_t{0}](
+                      const std::vector<EpochRecord>& before,
+                      const EpochDone& done) mutable -> std::optional<EpochDecision> {
+    if (++asked % asks != 0) return std::nullopt;
     std::vector<DecidedEpoch> decided;
     for (const EpochRecord& epoch : before) decided.push_back({logs(epoch.done), epoch.decision});
     EpochDecision decision = callbacks->decide(decided, logs(done));
@@ -309,7 +313,9 @@ Reference run_alone(const ClusterFacts& facts, uint64_t seed) {
     }
     EpochRecord record{measure_alone(facts, model, state, epoch), {}};
     if (state.step < end) record.done.cut_at = state.step;
-    if (facts.decide) record.decision = facts.decide(reference.epochs, record.done);
+    std::optional<EpochDecision> decision;
+    while (facts.decide && !decision) decision = facts.decide(reference.epochs, record.done);
+    record.decision = decision.value_or(EpochDecision{});
     rate = record.decision.learning_rate;
     reference.epochs.push_back(record);
     ends.push_back(state.bytes());

@@ -73,7 +73,8 @@ class ToyModel {
 bool ends_epoch(const ClusterFacts& facts, const MetricSums& sums);
 
 // Keras' callbacks for such a job, in JSON; those that are told to stop where ends_epoch() holds.
-void add_toy_callbacks(const std::string& list, bool ends_early, ClusterFacts* facts);
+// They decide when they are asked for the `asks`-th time.
+void add_toy_callbacks(const std::string& list, bool ends_early, int64_t asks, ClusterFacts* facts);
 
 // The same job without a cluster.
 struct Reference {

@@ -287,7 +287,9 @@ void add_callbacks(Random* random, ClusterFacts* facts) {
   }
   if (random->chance(30)) list += "LearningRateScheduler(schedule={0: 0.2, 2: 0.05}),";
   if (random->chance(30)) list += "ModelCheckpoint(save_best_only=True, monitor=accuracy),";
-  add_toy_callbacks(list, random->chance(30), facts);
+  const bool ends_early = random->chance(30);
+  const int64_t asks = random->chance(50) ? 1 : random->between(2, 9);
+  add_toy_callbacks(list, ends_early, asks, facts);
 }
 
 }  // namespace
