@@ -24,6 +24,7 @@ int run_node(const Arguments& arguments, Context& context);
 int run_predict(const Arguments& arguments, Context& context);
 int run_evaluate(const Arguments& arguments, Context& context);
 int run_convert(const Arguments& arguments, Context& context);
+int run_check(const Arguments& arguments, Context& context);
 int run_inspect(const Arguments& arguments, Context& context);
 int run_diff(const Arguments& arguments, Context& context);
 int run_certs(const Arguments& arguments, Context& context);

@@ -98,20 +98,31 @@ void print_callbacks() {
   }
 }
 
-// The shape that stands behind FILE --rows; () where it does not.
-Result<Shape> rows_argument(const Arguments& arguments) {
-  if (arguments.size() != 3 || arguments[1] != "--rows") return Shape{};
-  const OptionSpec sizes{"rows", OptionType::list, {}, "", ""};
-  LOCKSTEP_ASSIGN(const auto texts, parse_option_text(sizes, arguments[2], "--rows"));
-  return shape_from(texts, "--rows");
+std::vector<OptionSpec> model_options() {
+  using enum OptionType;
+  return {{"rows", list, nlohmann::json::array(), "224,224,3",
+           "the shape of a row, where a model leaves it open"},
+          {"program", boolean, false, "", "list the ops of a step, after fusion, and their memory"},
+          {"batch_size", integer, 32, "B", "rows of that step"},
+          {"graph", text, "", "FILE.svg", "draw the layers, their shapes and what they read"}};
+}
+
+Status inspect_file(const std::string& path, const Arguments& flags) {
+  LOCKSTEP_ASSIGN(const auto values, parse_arguments(model_options(), flags));
+  InspectOptions options;
+  if (!values.at("rows").empty()) {
+    LOCKSTEP_ASSIGN(options.rows, shape_from(values.at("rows"), "--rows"));
+  }
+  options.program = values.at("program");
+  options.batch_size = values.at("batch_size");
+  options.drawing = values.at("graph");
+  return inspect_model(path, options);
 }
 
 }  // namespace
 
 int run_inspect(const Arguments& arguments, Context&) {
-  const auto rows = rows_argument(arguments);
-  if (!rows.ok()) return report_error(rows.error());
-  if ((arguments.size() != 1 && rows->empty()) || arguments[0] == "--help") {
+  if (arguments.empty() || arguments[0] == "--help") {
     fmt::print(
         "lockstep inspect DIR: the job, the parameters and the weights of a run, and its "
         "checkpoints as a tree;\nor those of a state folder. Every hash is verified: exit code 1 "
@@ -119,7 +130,8 @@ int run_inspect(const Arguments& arguments, Context&) {
         "their shapes and weights; with the shape of\na row, where the model leaves it open\n"
         "lockstep inspect --layers: Keras' layers that a model may have, with their keys, in "
         "Markdown\n"
-        "lockstep inspect --callbacks: Keras' callbacks that a job may have, with their keys\n");
+        "lockstep inspect --callbacks: Keras' callbacks that a job may have, with their keys\n",
+        options_help(model_options()));
     return arguments.size() == 1 ? 0 : 2;
   }
   if (arguments[0] == "--layers") {
@@ -132,7 +144,12 @@ int run_inspect(const Arguments& arguments, Context&) {
   }
   const std::string& path = arguments[0];
   const bool is_model = !folder_exists(path) || file_exists(path + "/config.json");
-  const Status status = is_model ? inspect_model(path, *rows) : inspect_folder(path);
+  const Arguments flags(arguments.begin() + 1, arguments.end());
+  if (!is_model && !flags.empty()) {
+    return report_error(usage_error(fmt::format(
+        "'{}' is no model's file: it takes no flags; inspect model.keras in it", path)));
+  }
+  const Status status = is_model ? inspect_file(path, flags) : inspect_folder(path);
   return status.ok() ? 0 : report_error(status.error());
 }
 

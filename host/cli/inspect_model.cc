@@ -4,13 +4,24 @@
 
 #include <algorithm>
 
+#include "host/cli/factories.h"
 #include "host/core/digest.h"
+#include "host/core/files.h"
+#include "host/graph/listing.h"
+#include "host/graph/operations.h"
+#include "host/job/job.h"
+#include "host/keras/drawing.h"
 #include "host/keras/summary.h"
 #include "host/keras/weights.h"
+#include "host/nn/losses.h"
 #include "host/nn/model_config.h"
+#include "host/nn/regularizers.h"
+#include "host/train/resolve.h"
 
 namespace lockstep {
 namespace {
+
+constexpr int64_t kMostRows = 1 << 20;
 
 void print_compiled(const nlohmann::json& compile) {
   if (!compile.is_object()) {
@@ -37,21 +48,65 @@ Status print_optimizer(const ModelFile& file, const std::vector<Parameter>& para
   return {};
 }
 
+// As it was compiled: forward, loss and gradients; what cannot be trained as it is, forward only.
+Result<Graph> step_graph(const ModelFile& file, const std::string& path, const Model& model) {
+  std::vector<std::string> notes;
+  LOCKSTEP_ASSIGN(const auto compiled, compiled_options(path, &notes));
+  LOCKSTEP_ASSIGN(Graph forward, model.predict_graph());
+  if (!file.compile.is_object() || !compiled.contains("loss")) return forward;
+  LOCKSTEP_ASSIGN(const auto loss, resolve_loss(compiled.at("loss")));
+  Objective objective;
+  objective.loss = loss;
+  objective.metrics = compiled.at("metrics").get<std::vector<std::string>>();
+  objective.has_activity_losses = has_activity_losses(model.config());
+  if (!is_sparse_loss(loss)) objective.target_shape = forward.output_shapes.at(0);
+  return model.training_graph(objective);
+}
+
+Status print_program(const Graph& graph, int64_t batch_size) {
+  if (batch_size < 1 || batch_size > kMostRows) {
+    return usage_error(
+        fmt::format("--batch-size {}: must be between 1 and {}", batch_size, kMostRows));
+  }
+  const std::string numerics = default_numerics("cpu");
+  LOCKSTEP_ASSIGN(const auto device, make_device("cpu", numerics, 0));
+  const int partitions = default_partitions(batch_size);
+  fmt::print("\na step of {} rows on {}, P = {}:\n{}", batch_size, numerics, partitions,
+             program_listing(graph, *device, static_cast<int>(batch_size), partitions));
+  return {};
+}
+
+Status print_costs(const ModelFile& file, const std::string& path, const Model& model,
+                   const InspectOptions& options) {
+  LOCKSTEP_ASSIGN(const Graph forward, model.predict_graph());
+  LOCKSTEP_ASSIGN(const Graph step, step_graph(file, path, model));
+  const int64_t all = operations_of(step);
+  const int64_t part = operations_of(forward);
+  fmt::print("operations of a row: {} forward{}\n", count_text(part),
+             step.gradient_count > 0 ? fmt::format(", {} backward", count_text(all - part)) : "");
+  return options.program ? print_program(step, options.batch_size) : Status{};
+}
+
 }  // namespace
 
-Status inspect_model(const std::string& path, const Shape& rows) {
+Status inspect_model(const std::string& path, const InspectOptions& options) {
   LOCKSTEP_ASSIGN(const ModelFile file, read_model_file(path));
   if (!file.has_model()) {
     return usage_error(fmt::format(
         "'{}' holds weights, but no model: inspect the .keras file that they are of", path));
   }
   const size_t inputs = std::max<size_t>(1, input_names(file.config).size());
-  const std::vector<Shape> shapes(rows.empty() ? 0 : inputs, rows);
+  const std::vector<Shape> shapes(options.rows.empty() ? 0 : inputs, options.rows);
   const auto model = model_from_config(file.config, shapes);
   if (!model.ok()) return model.error();
   LOCKSTEP_ASSIGN(const std::string summary, model_summary(**model));
   fmt::print("{}", summary);
   print_compiled(file.compile);
+  LOCKSTEP_RETURN_IF_ERROR(print_costs(file, path, **model, options));
+  if (!options.drawing.empty()) {
+    LOCKSTEP_ASSIGN(const std::string drawing, draw_model(**model));
+    LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(options.drawing, drawing));
+  }
   if (!file.has_weights()) {
     fmt::print("no weights\n");
     return {};

@@ -190,8 +190,7 @@ std::vector<PartitionRange> Replica::device_ranges(PartitionRange range) const {
 }
 
 PartitionGroup Replica::group_of(int64_t rows, PartitionRange range) const {
-  return {range.begin, partition_rows(rows, job_.partitions, range),
-          contributed_subtrees(rows, job_.partitions, range)};
+  return partition_group(rows, job_.partitions, range);
 }
 
 Result<std::vector<OpDigest>> Replica::canary(const Dataset& dataset, RowRange rows) {
@@ -221,21 +220,8 @@ Result<std::vector<OpDigest>> Replica::canary(const Dataset& dataset, RowRange r
 }
 
 NodeMemory Replica::memory(PartitionRange range, bool alone) const {
-  NodeMemory memory;
-  const int64_t flat_bytes = team_->device(0).buffer_bytes(training_.flat_size * 4);
-  memory.weights = team_->device(0).buffer_bytes(training_.parameter_count * 4);
-  memory.slots = memory.weights * static_cast<int64_t>(state_.slots.size());
-  for (int index = 0; index < team_->size(); ++index) {
-    const PartitionRange device_range = range_of_part(range, team_->size(), index);
-    const int64_t root_count = static_cast<int64_t>(maximal_subtrees(device_range).size());
-    memory.gradients += root_count * flat_bytes * (alone ? 1 : 2);
-    const PartitionGroup group = group_of(job_.batch_size, device_range);
-    if (group.total_rows() > 0) {
-      memory.activations += team_->device(index).buffer_bytes(
-          Program::planned_bytes(team_->device(index), training_, group));
-    }
-  }
-  return memory;
+  return planned_memory(job_, training_, team_->device(0), team_->size(), std::ssize(state_.slots),
+                        range, alone);
 }
 
 void Replica::release_roots(int parity) {

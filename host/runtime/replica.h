@@ -19,6 +19,7 @@
 #include "host/optim/optimizer.h"
 #include "host/runtime/device_team.h"
 #include "host/runtime/exchange.h"
+#include "host/runtime/node_memory.h"
 #include "host/runtime/penalties.h"
 #include "host/runtime/state_file.h"
 #include "host/runtime/weight_constraints.h"
@@ -32,16 +33,6 @@ struct TrainState {
   std::vector<std::span<float>> slots;  // the optimizer's, flat each
   uint64_t digest = 0;                  // of weights and slots; 0 where the last update made none
   MetricSums sums;                      // this epoch's metric accumulators
-};
-
-// What a node's memory is for, in bytes; known before it is taken.
-struct NodeMemory {
-  int64_t weights = 0;
-  int64_t slots = 0;
-  int64_t gradients = 0;  // subtree roots of the local devices
-  int64_t exchange = 0;   // reduced gradients and receive space
-  int64_t activations = 0;
-  int64_t total() const { return weights + slots + gradients + exchange + activations; }
 };
 
 // One owner; every call comes from the thread that made it.
