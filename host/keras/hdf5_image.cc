@@ -80,7 +80,8 @@ std::optional<Hdf5Image> Hdf5Image::open(const SharedBytes& bytes) {
   const uint64_t end = cursor.number(8);
   if (version < 2) cursor.skip(2 * 8);  // the driver, the root's name
   image.root_ = cursor.number(8);
-  if (!wide || !cursor.ok() || end > image.bytes_.size()) return std::nullopt;
+  // Addresses count from the signature, but this one from the file's beginning.
+  if (!wide || !cursor.ok() || end > bytes.size()) return std::nullopt;
   return image;
 }
 

@@ -293,7 +293,7 @@ Result<nlohmann::json> resolve_keys(const std::string& owner, const std::vector<
     resolved[key.name] = std::move(*value);
   }
   for (const auto& [key, value] : config.items()) {
-    if (key == "dtype" && !is_float32(value)) {
+    if (key == "dtype" && !resolved.contains(key) && !is_float32(value)) {
       return error(
           fmt::format("dtype {} is not supported: layers compute in float32, --numerics "
                       "chooses how",

@@ -63,6 +63,17 @@ TEST_F(HostileTest, PathsStayInTheArchive) {
               HasSubstr("holds a member '/etc/escape' whose path leaves the archive"));
 }
 
+TEST_F(HostileTest, AUserBlockMayStandBefore) {
+  const TestFolder folder;
+  const std::string path = folder.path() + "/block.weights.h5";
+  std::string file = read_file(keras_path("small.weights.h5")).value();
+  constexpr size_t kEndAt = 40, kBlock = 512;  // the file's size in its first block
+  const uint64_t size = file.size() + kBlock;
+  file.replace(kEndAt, sizeof(size), reinterpret_cast<const char*>(&size), sizeof(size));
+  write(path, std::string(kBlock, ' ') + file);
+  EXPECT_EQ(weights_error(path), "");
+}
+
 TEST_F(HostileTest, NamesAndMembersThatAreTooLongAreRefused) {
   const TestFolder folder;
   Hdf5Writer long_names;

@@ -78,6 +78,14 @@ TEST(ModelOperations, IndicesWithoutBoundsAreSurvived) {
   EXPECT_TRUE(model.value()->predict_graph().ok());
 }
 
+TEST(ModelOperations, OfMasksAreBooleans) {
+  Json zeros = operation("ZerosLike", "op", Json::array({keras_tensor("x")}));
+  zeros["config"]["dtype"] = "bool";
+  const auto model = model_from_config(model_of(zeros));
+  ASSERT_TRUE(model.ok()) << model.error().message;
+  EXPECT_TRUE((*model)->predict_graph().ok());
+}
+
 TEST(ModelOperations, ThatAreNotKnownAreNamed) {
   const auto model =
       model_from_config(model_of(operation("Fft", "op", Json::array({keras_tensor("x")}))));

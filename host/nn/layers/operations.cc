@@ -153,6 +153,14 @@ Result<SymbolicTensor> build_unary(LayerContext& layer, const Tensors& inputs) {
   return layer.map("forward", e.finish({computed(e, kOperation, e.operand(0))}), inputs);
 }
 
+// What Concatenate leaves where it joins masks. Their type, a boolean, is a float here as all are.
+template <int kValue>
+Result<SymbolicTensor> build_filled(LayerContext& layer, const Tensors& inputs) {
+  LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
+  const std::vector<float> values(static_cast<size_t>(inputs[0].features()), kValue);
+  return layer.constant("forward", values, inputs[0].shape);
+}
+
 // --- shapes ---
 
 // Which elements of an axis an entry of an index takes; `dropped` where it is a number.
@@ -368,6 +376,7 @@ std::vector<LayerType> operation_types() {
                                           {"keepdims", KeyKind::flag, false}};
   std::vector<ConfigKey> largest = reduced;
   largest.push_back({"initial", KeyKind::any, nullptr});
+  const ConfigKey type{"dtype", KeyKind::any, nullptr};
   const ConfigKey last{"axis", KeyKind::any, -1}, first{"axis", KeyKind::any, 0};
   return {
       operation("Absolute", "the absolute value", build_unary<Unary::absolute>),
@@ -389,6 +398,7 @@ std::vector<LayerType> operation_types() {
       operation("Multiply", "the product of two operands", build_binary<Binary::multiply>),
       operation("Negative", "its tensor with the other sign", build_unary<Unary::negate>),
       operation("NotEqual", "1 where two operands differ, else 0", build_binary<Binary::not_equal>),
+      operation("OnesLike", "1 for each entry of its tensor", build_filled<1>, {type}),
       operation("Power", "the first operand to the power of the second",
                 build_binary<Binary::power>),
       operation("Reshape", "its tensor with another shape", build_reshape,
@@ -403,6 +413,7 @@ std::vector<LayerType> operation_types() {
       operation("Transpose", "its tensor with the axes in another order", build_transpose,
                 {{"axes", KeyKind::any, nullptr}}),
       operation("TrueDivide", "the first operand over the second", build_binary<Binary::divide>),
+      operation("ZerosLike", "0 for each entry of its tensor", build_filled<0>, {type}),
   };
 }
 
