@@ -9,7 +9,6 @@
 namespace lockstep {
 namespace {
 
-constexpr int64_t kLoadingMs = 60'000;  // a node may take this long to load its data
 constexpr int64_t kReconnectMs = 150;   // a process that is alive polls again by then
 constexpr int64_t kSilentMs = 1000;     // it polls five times as often
 constexpr int64_t kComplaintsMs = 300;  // complaints are collected before one is expelled
@@ -76,7 +75,6 @@ Result<Welcome> Coordinator::hello(const Hello& hello, int64_t now_ms) {
   const SessionId session = first + ++sessions_;
   Node node;
   node.hello = hello;
-  node.lease_ends_ms = now_ms + kLoadingMs;
   nodes_[session] = node;
   return Welcome{session, term_, facts_.job};
 }
@@ -265,8 +263,7 @@ Result<Coordinator::Node*> Coordinator::member(SessionId session) {
 
 Result<bool> Coordinator::renew(SessionId session, int64_t now_ms) {
   LOCKSTEP_ASSIGN(Node * node, member(session));
-  const int64_t lease = node->joined ? facts_.lease_ms : kLoadingMs;
-  node->lease_ends_ms = now_ms + lease;
+  node->lease_ends_ms = now_ms + facts_.lease_ms;
   return !node->attached;
 }
 
@@ -423,7 +420,7 @@ void Coordinator::stop(ErrorKind kind, const std::string& reason, CoordinatorAct
 void Coordinator::tick(int64_t now_ms, CoordinatorActions* actions) {
   std::vector<SessionId> dead;
   for (const auto& [session, node] : nodes_) {
-    if (!node.left && now_ms >= node.lease_ends_ms) dead.push_back(session);
+    if (node.live() && now_ms >= node.lease_ends_ms) dead.push_back(session);
   }
   for (const SessionId session : dead) {
     node_died(session, "it gave no sign of life", now_ms, actions);

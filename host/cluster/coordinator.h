@@ -190,8 +190,8 @@ class Coordinator {
     bool attached = true;  // false: of an earlier term, and has not come back yet
     bool left = false;
     bool leaving = false;
-    int64_t lease_ends_ms = 0;
-    int64_t steps = 0;  // applied, as reported
+    int64_t lease_ends_ms = 0;  // once it has joined: data may take any time to load
+    int64_t steps = 0;          // applied, as reported
     bool asked_to_hold = false;
     std::optional<Standing> held;
     int64_t since = -1;  // as Standing::since

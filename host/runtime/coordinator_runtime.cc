@@ -247,8 +247,9 @@ Result<PollReply> CoordinatorRuntime::poll(const PollRequest& request) {
 
 Status CoordinatorRuntime::attach(SessionId session, const Standing& standing) {
   return with_machine([&](Coordinator& machine, CoordinatorActions* actions) {
-    present_[session] = true;
-    return machine.attach(session, standing, monotonic_ms(), actions);
+    Status attached = machine.attach(session, standing, monotonic_ms(), actions);
+    if (attached.ok()) present_[session] = true;
+    return attached;
   });
 }
 
@@ -317,7 +318,7 @@ Result<std::string> CoordinatorRuntime::fetch(SessionId session, const std::stri
     const std::lock_guard lock(mutex_);
     if (!machine_) return not_started();
     LOCKSTEP_RETURN_IF_ERROR(machine_->renew(session, monotonic_ms()));
-    if (object != machine_->view().restore.object) {
+    if (object.empty() || object != machine_->view().restore.object) {
       return Error{fmt::format("state {} is not what this view begins with", object)};
     }
   }

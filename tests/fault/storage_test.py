@@ -2,6 +2,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import unittest
 
@@ -10,6 +11,14 @@ import runs
 from faults import JOB, STEPS_PER_EPOCH, wait_for_step
 
 RESUME = ["--nodes", 2, "--devices", 1]
+
+
+def flip_a_bit(path):
+    with open(path, "r+b") as file:
+        file.seek(1 << 20)
+        byte = file.read(1)[0]
+        file.seek(1 << 20)
+        file.write(bytes([byte ^ 1]))
 
 
 class DamageTest(faults.FaultTest):
@@ -67,11 +76,7 @@ class DamageTest(faults.FaultTest):
         newest = re.findall(r"step (\d+) .*state ([0-9a-f]{12})", text)[-1]
         # The largest and latest file may be one that was being written when all died.
         [state] = (log.parent / "objects").glob(newest[1] + "*")
-        with open(state, "r+b") as file:
-            file.seek(1 << 20)
-            byte = file.read(1)[0]
-            file.seek(1 << 20)
-            file.write(bytes([byte ^ 1]))
+        flip_a_bit(state)
         process = self.resume(output)
         process.wait_for(rf"note: .*{state.name}")
         step = int(process.wait_for(r"resumed from step (\d+)").group(1))
@@ -94,6 +99,28 @@ class DamageTest(faults.FaultTest):
             os.truncate(state, state.stat().st_size // 2)
         done = runs.run("train", "--resume", "--output", output, *RESUME)
         self.assert_fails(done, 1, log.parent / "objects", "whole")
+
+
+class LiveDamageTest(faults.FaultTest):
+    def test_a_state_that_is_damaged_while_the_job_waits(self):
+        output = self.output()
+        coordinator, address = self.start_coordinator(output, "--nodes", "1:2")
+        first = self.start_node(address, "n0")
+        wait_for_step(address, 60, coordinator)
+        first.kill(signal.SIGTERM)
+        self.assertEqual(first.finish(10)[0], 143, first.log())
+        coordinator.wait_for("the job waits for one")
+        newest = re.findall(r"state ([0-9a-f]{12})", runs.run("inspect", output).stdout)[-1]
+        [state] = (output / "checkpoints" / "objects").glob(newest + "*")
+        flip_a_bit(state)
+        second = self.start_node(address, "n1")  # nobody has the state but the disk
+        self.assertEqual(coordinator.finish(20)[0], 3, coordinator.log())
+        self.assertIn(f"{state.name}' is damaged", coordinator.log())
+        self.assertEqual(second.finish(10)[0], 3, second.log())
+        again, address = self.start_coordinator(output, "--nodes", "1:2")
+        self.start_node(address, "n2")
+        again.wait_for(rf"note: .*{state.name}")
+        self.assert_same(again, output)
 
 
 class FullDiskTest(faults.FaultTest):
