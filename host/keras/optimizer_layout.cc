@@ -1,23 +1,33 @@
 #include "host/keras/optimizer_layout.h"
 
-#include <numeric>
-#include <string>
+#include <cstddef>
+#include <utility>
 
 namespace lockstep {
 namespace {
 
-// Slots that lie side by side, in the order of Keras' build().
+// Slots that lie side by side, in the order of Keras' build(): its base class makes the averages of
+// all variables, then the accumulators of all, then comes what the optimizer itself needs.
 std::vector<std::vector<size_t>> groups_of(const Optimizer& optimizer) {
-  const std::string name = optimizer.config().at("name");
-  std::vector<size_t> all(optimizer.slots().size());
-  std::iota(all.begin(), all.end(), size_t{0});
-  if (name == "rmsprop") {
-    std::vector<std::vector<size_t>> groups;
-    for (const size_t slot : all) groups.push_back({slot});
-    return groups;
+  const auto& slots = optimizer.slots();
+  std::vector<std::vector<size_t>> groups;
+  size_t first = 0;
+  for (const char* common : {"average", "gradient_accumulator"}) {
+    if (first < slots.size() && slots[first].name == common) groups.push_back({first++});
   }
-  if (optimizer.config().value("amsgrad", false)) return {{0, 1}, {2}};
-  return {all};
+  const bool apart = optimizer.config().at("name") == "rmsprop";
+  const bool amsgrad = optimizer.config().value("amsgrad", false);
+  std::vector<size_t> together;
+  for (size_t slot = first; slot < slots.size(); ++slot) {
+    if (apart || (amsgrad && slot + 1 == slots.size())) {
+      groups.push_back({slot});
+    } else {
+      together.push_back(slot);
+    }
+  }
+  const auto own = groups.begin() + static_cast<std::ptrdiff_t>(first);
+  if (!together.empty()) groups.insert(own, std::move(together));
+  return groups;
 }
 
 }  // namespace

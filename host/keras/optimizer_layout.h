@@ -12,7 +12,8 @@
 namespace lockstep {
 
 // Number 0 is the iteration, then the learning rate, unless it follows a schedule, then the slots:
-// those of a parameter side by side, but for RMSprop's and AMSGrad's, which come slot by slot.
+// those of a parameter side by side, but for the averages of use_ema, the accumulators of
+// gradients, RMSprop's and AMSGrad's, which come slot by slot, the first two before all others.
 // Nadam's product stands behind the slots, or before them, as Keras up to 3.9 had it.
 class OptimizerLayout {
  public:
