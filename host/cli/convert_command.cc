@@ -106,7 +106,7 @@ std::optional<CompileSettings> settings_of(const Source& source) {
                                          output_names(source.model_file().config));
   if (!outputs.ok()) return std::nullopt;
   return CompileSettings{source.optimizer->config(), losses_json(*outputs), metrics_json(*outputs),
-                         loss_weights_json(*outputs)};
+                         loss_weights_json(*outputs), weighted_metrics_json(*outputs)};
 }
 
 Status convert(const std::string& in, const std::string& out, const nlohmann::json& values) {

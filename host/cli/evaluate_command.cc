@@ -17,16 +17,18 @@ constexpr int kEventsMs = 1000;  // for a slow reader
 
 std::vector<OptionSpec> evaluate_options() {
   using enum OptionType;
-  return {{"model", text, "", "FILE|DIR", "model with weights, or the output folder of a run"},
-          {"data", text, "", "PATH|NAME", "data set whose test files are measured [the run's]"},
-          {"batch_size", integer, 0, "B", "rows of a batch [the run's, or 32]"},
-          {"loss", outputs, nullptr, "NAME|JSON", "of a file [what it was compiled with]"},
-          {"loss_weights", outputs, nullptr, "JSON", "of a file [what it was compiled with]"},
-          {"metrics", outputs, nullptr, "NAMES|JSON", "of a file [what it was compiled with]"},
-          {"target", list, nlohmann::json::array(), "NAMES",
-           "columns or arrays that are the targets [the run's; the last column; y]"},
-          {"numerics", text, "auto", "NAME", "as of 'train' [the run's]"},
-          {"events", text, "", "FD", "tell the result in a line of JSON too: -, or a descriptor"}};
+  return {
+      {"model", text, "", "FILE|DIR", "model with weights, or the output folder of a run"},
+      {"data", text, "", "PATH|NAME", "data set whose test files are measured [the run's]"},
+      {"batch_size", integer, 0, "B", "rows of a batch [the run's, or 32]"},
+      {"loss", outputs, nullptr, "NAME|JSON", "of a file [what it was compiled with]"},
+      {"loss_weights", outputs, nullptr, "JSON", "of a file [what it was compiled with]"},
+      {"metrics", outputs, nullptr, "NAMES|JSON", "of a file [what it was compiled with]"},
+      {"weighted_metrics", outputs, nullptr, "NAMES|JSON", "of a file [what it was compiled with]"},
+      {"target", list, nlohmann::json::array(), "NAMES",
+       "columns or arrays that are the targets [the run's; the last column; y]"},
+      {"numerics", text, "auto", "NAME", "as of 'train' [the run's]"},
+      {"events", text, "", "FD", "tell the result in a line of JSON too: -, or a descriptor"}};
 }
 
 // What is measured of a file: what it was compiled with, unless something else is asked for.
@@ -37,7 +39,8 @@ Result<Job> job_of_file(const TrainedModelFile& trained, const nlohmann::json& v
   LOCKSTEP_ASSIGN(const auto compiled, compiled_options(trained.path, &notes));
   options.update(compiled);
   for (const std::string& note : notes) fmt::print(stderr, "note: {}\n", note);
-  for (const char* key : {"data", "loss", "loss_weights", "metrics", "target"}) {
+  for (const char* key :
+       {"data", "loss", "loss_weights", "metrics", "weighted_metrics", "target"}) {
     if (!values.at(key).is_null()) options[key] = values.at(key);
   }
   options["model"] = trained.path;

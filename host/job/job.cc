@@ -85,6 +85,8 @@ nlohmann::json outputs_json(const Job& job) {
   nlohmann::json json = nlohmann::json::object();
   const auto weights = loss_weights_json(job.outputs);
   if (!weights.is_null()) json["loss_weights"] = weights;
+  const auto weighted = weighted_metrics_json(job.outputs);
+  if (!weighted.is_null()) json["weighted_metrics"] = weighted;
   if (job.outputs.size() == 1) {
     if (reads_targets(job)) json["target_shape"] = job.outputs[0].target_shape;
     return json;

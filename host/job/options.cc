@@ -100,6 +100,8 @@ std::vector<OptionSpec> job_options() {
        "of several outputs: '{\"OUTPUT\": 0.2, …}' or a list [1]"},
       {"metrics", outputs, nullptr, "NAMES|JSON",
        "metrics, with commas [accuracy]; of several outputs '{\"OUTPUT\": [NAMES], …}' [none]"},
+      {"weighted_metrics", outputs, nullptr, "NAMES|JSON",
+       "metrics that count each row by its weight [none]"},
       {"validation_split", number, 0.0, "F", "share of the training rows, the last ones, held out"},
       {"validation_data", text, "", "PATH|NAME",
        "data whose validation or test rows are the validation data"},

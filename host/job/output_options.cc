@@ -84,7 +84,7 @@ Status read_loss_weights(const Json& value, const Names& names,
 }
 
 // "accuracy,mae", or a list of names.
-Result<std::vector<std::string>> metric_list(const Json& value) {
+Result<std::vector<std::string>> metric_list(const char* key, const Json& value) {
   std::vector<std::string> metrics;
   if (value.is_null()) return metrics;
   if (value.is_string()) {
@@ -97,7 +97,8 @@ Result<std::vector<std::string>> metric_list(const Json& value) {
   } else {
     for (const Json& metric : value) {
       if (!metric.is_string()) {
-        return usage_error(fmt::format("--metrics: {} is no name of a metric", metric.dump()));
+        return usage_error(
+            fmt::format("{}: {} is no name of a metric", flag_of(key), metric.dump()));
       }
       metrics.push_back(metric);
     }
@@ -106,24 +107,23 @@ Result<std::vector<std::string>> metric_list(const Json& value) {
   return metrics;
 }
 
-Status read_metrics(const Json& value, const Names& names, std::vector<OutputObjective>* outputs) {
-  if (value.is_null()) {
-    if (names.size() == 1) (*outputs)[0].metrics = {"accuracy"};
-    return {};
-  }
+using MetricNames = std::vector<std::string> OutputObjective::*;
+
+Status read_metrics(const char* key, const Json& value, const Names& names, MetricNames to,
+                    std::vector<OutputObjective>* outputs) {
   const bool of_outputs = value.is_object() || (value.is_array() && names.size() > 1);
   if (!of_outputs && names.size() > 1) {
     return usage_error(
-        fmt::format("--metrics {}: the model has several outputs: say of which, as in "
+        fmt::format("{} {}: the model has several outputs: say of which, as in "
                     "'{{\"{}\": [\"{}\"]}}'",
-                    value.get<std::string>(), names[0], value.get<std::string>()));
+                    flag_of(key), value.get<std::string>(), names[0], value.get<std::string>()));
   }
   std::vector<Json> entries = {value};
   if (of_outputs) {
-    LOCKSTEP_ASSIGN(entries, entries_of("metrics", value, names));
+    LOCKSTEP_ASSIGN(entries, entries_of(key, value, names));
   }
   for (size_t i = 0; i < names.size(); ++i) {
-    LOCKSTEP_ASSIGN((*outputs)[i].metrics, metric_list(entries[i]));
+    LOCKSTEP_ASSIGN((*outputs)[i].*to, metric_list(key, entries[i]));
   }
   return {};
 }
@@ -145,7 +145,17 @@ Result<std::vector<OutputObjective>> output_objectives(const Json& options, cons
   LOCKSTEP_RETURN_IF_ERROR(read_losses(options.value("loss", Json()), names, &outputs));
   LOCKSTEP_RETURN_IF_ERROR(
       read_loss_weights(options.value("loss_weights", Json()), names, &outputs));
-  LOCKSTEP_RETURN_IF_ERROR(read_metrics(options.value("metrics", Json()), names, &outputs));
+  Json metrics = options.value("metrics", Json());
+  if (metrics.is_null() && names.size() == 1) metrics = "accuracy";
+  const Json weighted = options.value("weighted_metrics", Json());
+  using Output = OutputObjective;
+  if (!metrics.is_null()) {
+    LOCKSTEP_RETURN_IF_ERROR(read_metrics("metrics", metrics, names, &Output::metrics, &outputs));
+  }
+  if (!weighted.is_null()) {
+    LOCKSTEP_RETURN_IF_ERROR(
+        read_metrics("weighted_metrics", weighted, names, &Output::weighted_metrics, &outputs));
+  }
   return outputs;
 }
 
@@ -156,11 +166,26 @@ Json losses_json(const std::vector<OutputObjective>& outputs) {
   return losses;
 }
 
+namespace {
+
+Json lists_json(const std::vector<OutputObjective>& outputs, MetricNames metrics) {
+  if (outputs.size() == 1) return outputs[0].*metrics;
+  Json lists = Json::array();
+  for (const OutputObjective& output : outputs) lists.push_back(output.*metrics);
+  return lists;
+}
+
+}  // namespace
+
 Json metrics_json(const std::vector<OutputObjective>& outputs) {
-  if (outputs.size() == 1) return outputs[0].metrics;
-  Json metrics = Json::array();
-  for (const OutputObjective& output : outputs) metrics.push_back(output.metrics);
-  return metrics;
+  return lists_json(outputs, &OutputObjective::metrics);
+}
+
+Json weighted_metrics_json(const std::vector<OutputObjective>& outputs) {
+  const bool none = std::all_of(outputs.begin(), outputs.end(),
+                                [](const auto& output) { return output.weighted_metrics.empty(); });
+  if (none) return nullptr;
+  return lists_json(outputs, &OutputObjective::weighted_metrics);
 }
 
 Json loss_weights_json(const std::vector<OutputObjective>& outputs) {

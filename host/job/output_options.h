@@ -1,4 +1,5 @@
-// What a job asks of each of its model's outputs: the options loss, loss_weights and metrics.
+// What a job asks of each of its model's outputs: the options loss, loss_weights, metrics and
+// weighted_metrics.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -21,6 +22,8 @@ Result<std::vector<OutputObjective>> output_objectives(const nlohmann::json& opt
 // loss and its metrics.
 nlohmann::json losses_json(const std::vector<OutputObjective>& outputs);
 nlohmann::json metrics_json(const std::vector<OutputObjective>& outputs);
+// null where there are none.
+nlohmann::json weighted_metrics_json(const std::vector<OutputObjective>& outputs);
 // null where all are 1.
 nlohmann::json loss_weights_json(const std::vector<OutputObjective>& outputs);
 

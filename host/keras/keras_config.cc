@@ -154,7 +154,7 @@ Json compiled(const CompileSettings& compile) {
           {"loss", std::move(loss)},
           {"loss_weights", compile.loss_weights},
           {"metrics", compile.metrics},
-          {"weighted_metrics", nullptr},
+          {"weighted_metrics", compile.weighted_metrics},
           {"run_eagerly", false},
           {"steps_per_execution", 1},
           {"jit_compile", false}};

@@ -20,6 +20,7 @@ struct CompileSettings {
   nlohmann::json loss;  // as resolve_loss() has it
   nlohmann::json metrics = nlohmann::json::array();
   nlohmann::json loss_weights;
+  nlohmann::json weighted_metrics;
 };
 
 // The version of Keras whose form this is.

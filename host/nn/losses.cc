@@ -152,13 +152,21 @@ std::vector<Compared> append_targets(const Objective& objective, GraphBuilder& b
 
 // What the metrics read of each row, but for what the loss op itself measures.
 Status append_metrics(const MetricPlaces& places, GraphBuilder& builder,
-                      const std::vector<Compared>& compared, std::vector<Measured>* measured) {
+                      const std::vector<Compared>& compared,
+                      const std::optional<SymbolicTensor>& weights,
+                      std::vector<Measured>* measured) {
+  if (places.weights_offset >= 0) measured->push_back({*weights, places.weights_offset});
   for (const PlacedMetric& metric : places.metrics) {
     if (metric.by_loss) continue;
     builder.begin_layer(metric.name, kLossPosition, 0);
     LayerContext layer(builder, {metric.name, "metric"});
     const Compared& of = compared[metric.output];
-    LOCKSTEP_ASSIGN(const SymbolicTensor value, metric.type.measure(layer, of.y_true, of.y_pred));
+    LOCKSTEP_ASSIGN(SymbolicTensor value, metric.type.measure(layer, of.y_true, of.y_pred));
+    if (metric.weighted) {
+      ExpressionBuilder e;
+      value = map_positions(layer, "weighted", e.finish({e.operand(0) * e.operand(1)}),
+                            {value, *weights});
+    }
     measured->push_back({value, metric.offset});
   }
   return {};
@@ -203,15 +211,12 @@ SymbolicTensor add_loss(LayerContext& loss, const char* what,
 // Each row's loss: over the outputs, and what layers add to it. Tells what is to be summed of it.
 Result<SymbolicTensor> append_loss(const Objective& objective, const MetricPlaces& places,
                                    GraphBuilder& builder, const std::vector<Compared>& compared,
+                                   const std::optional<SymbolicTensor>& weights,
                                    std::vector<Measured>* measured) {
-  std::optional<SymbolicTensor> weights;
   std::optional<SymbolicTensor> total;
   for (size_t i = 0; i < compared.size(); ++i) {
     const OutputObjective& output = objective.outputs[i];
     if (output.loss.is_null()) continue;
-    if (objective.weighted && !weights) {
-      weights = builder.add_batch_part(BatchPart::weights, 0, "weights", {1});
-    }
     LOCKSTEP_ASSIGN(const SymbolicTensor of_row,
                     append_output_loss(output, builder, compared[i], weights));
     for (const PlacedLoss& placed : places.losses) {
@@ -308,6 +313,30 @@ void place_losses(const Objective& objective, MetricPlaces* places) {
   }
 }
 
+bool is_placed(const MetricPlaces& places, const std::string& name) {
+  return std::any_of(places.metrics.begin(), places.metrics.end(),
+                     [&](const PlacedMetric& other) { return other.name == name; });
+}
+
+// Metrics of output number i. A weighted one that is there unweighted has another name in Keras.
+Status place_output_metrics(const Objective& objective, size_t i, bool weighted, bool fused,
+                            MetricPlaces* places) {
+  const OutputObjective& output = objective.outputs[i];
+  for (const std::string& asked : weighted ? output.weighted_metrics : output.metrics) {
+    std::string name = name_at(output, asked);
+    if (weighted && is_placed(*places, name)) name = name_at(output, "weighted_" + asked);
+    if (is_placed(*places, name)) continue;
+    LOCKSTEP_ASSIGN(MetricType type, metric_type(asked));
+    const bool by_loss =
+        fused && (type.names[0] == "accuracy" || type.names[0] == "sparse_categorical_accuracy");
+    const int64_t offset = by_loss ? 1 : places->count;
+    if (!by_loss) places->count += type.accumulators;
+    places->metrics.push_back(
+        {name, i, std::move(type), offset, by_loss, weighted && objective.weighted});
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<MetricPlaces> place_metrics(const Objective& objective) {
@@ -315,20 +344,14 @@ Result<MetricPlaces> place_metrics(const Objective& objective) {
   const bool fused = objective.is_fused();
   places.count = fused ? kMetricCount : 1;
   place_losses(objective, &places);
-  for (size_t i = 0; i < objective.outputs.size(); ++i) {
-    for (const std::string& asked : objective.outputs[i].metrics) {
-      const std::string name = name_at(objective.outputs[i], asked);
-      const bool known = std::any_of(places.metrics.begin(), places.metrics.end(),
-                                     [&](const PlacedMetric& other) { return other.name == name; });
-      if (known) continue;
-      LOCKSTEP_ASSIGN(MetricType type, metric_type(asked));
-      const bool by_loss =
-          fused && (type.names[0] == "accuracy" || type.names[0] == "sparse_categorical_accuracy");
-      const int64_t offset = by_loss ? 1 : places.count;
-      if (!by_loss) places.count += type.accumulators;
-      places.metrics.push_back({name, i, std::move(type), offset, by_loss});
+  for (const bool weighted : {false, true}) {
+    for (size_t i = 0; i < objective.outputs.size(); ++i) {
+      LOCKSTEP_RETURN_IF_ERROR(place_output_metrics(objective, i, weighted, fused, &places));
     }
   }
+  const bool any = std::any_of(places.metrics.begin(), places.metrics.end(),
+                               [](const PlacedMetric& metric) { return metric.weighted; });
+  if (any) places.weights_offset = places.count++;
   if (objective.outputs.size() > 1) {
     std::sort(places.metrics.begin(), places.metrics.end(),
               [](const PlacedMetric& a, const PlacedMetric& b) { return a.name < b.name; });
@@ -345,12 +368,16 @@ Result<Graph> finish_with_loss(const Objective& asked, LossMode mode, const std:
   const bool fused = objective.is_fused();
   std::vector<Compared> compared;
   if (!fused || places.read_targets()) compared = append_targets(objective, builder, outputs);
+  std::optional<SymbolicTensor> weights;
+  if (objective.weighted) {
+    weights = builder.add_batch_part(BatchPart::weights, 0, "weights", {1});
+  }
   std::vector<Measured> measured;
   SymbolicTensor loss;
   if (!fused) {
-    LOCKSTEP_ASSIGN(loss, append_loss(objective, places, builder, compared, &measured));
+    LOCKSTEP_ASSIGN(loss, append_loss(objective, places, builder, compared, weights, &measured));
   }
-  LOCKSTEP_RETURN_IF_ERROR(append_metrics(places, builder, compared, &measured));
+  LOCKSTEP_RETURN_IF_ERROR(append_metrics(places, builder, compared, weights, &measured));
   Graph graph = builder.finish(outputs);
   graph.metric_count = places.count;
   if (!fused) graph.loss = loss.value;

@@ -28,11 +28,12 @@ struct OutputObjective {
   std::string name;     // begins the names of what is measured; "" where it is the only output
   nlohmann::json loss;  // as resolve_loss() has it; null: none
   double loss_weight = 1;
-  std::vector<std::string> metrics;
-  Shape target_shape;  // of a row; (): one number
+  std::vector<std::string> metrics;           // of rows that all count the same
+  std::vector<std::string> weighted_metrics;  // by the rows' weights
+  Shape target_shape;                         // of a row; (): one number
 
   // Whether anything is asked of it. If not, it has no target.
-  bool is_asked() const { return !loss.is_null() || !metrics.empty(); }
+  bool is_asked() const { return !loss.is_null() || !metrics.empty() || !weighted_metrics.empty(); }
 };
 
 // What is minimized is the sum of the outputs' losses, each times its weight. A batch has the
@@ -51,7 +52,8 @@ struct Objective {
 
 // The accumulators that a graph measures: the sum of the rows' losses, where the loss is fused the
 // number of its hits, where several outputs have a loss those of each (without its loss weight),
-// then those of the metrics, each once. Names and order are Keras'.
+// then those of the metrics, each once, and where one is weighted the sum of the rows' weights.
+// Names and order are Keras'.
 struct PlacedLoss {
   std::string name;  // "a_loss"
   size_t output = 0;
@@ -63,10 +65,12 @@ struct PlacedMetric {
   MetricType type;
   int64_t offset = 0;    // of its first accumulator
   bool by_loss = false;  // measured by the loss op
+  bool weighted = false;
 };
 struct MetricPlaces {
   std::vector<PlacedLoss> losses;
   std::vector<PlacedMetric> metrics;
+  int64_t weights_offset = -1;  // of the sum of the weights; -1: nothing is weighted by them
   int64_t count = 0;
   bool read_targets() const;  // whether a metric does
 };

@@ -27,6 +27,8 @@ NumberRule rule_of(HyperparameterKind kind) {
       return {"at least 0 and below 1", [](double value) { return value >= 0 && value < 1; }};
     case HyperparameterKind::up_to_one:
       return {"between 0 and 1", [](double value) { return value >= 0 && value <= 1; }};
+    case HyperparameterKind::within_one:
+      return {"above 0 and below 1", [](double value) { return value > 0 && value < 1; }};
     case HyperparameterKind::one_or_more:
       return {"at least 1", [](double value) { return value >= 1; }};
     case HyperparameterKind::positive_or_none:

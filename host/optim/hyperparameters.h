@@ -14,6 +14,7 @@ enum class HyperparameterKind {
   not_negative,
   not_positive,
   below_one,    // at least 0 and below 1
+  within_one,   // above 0 and below 1
   up_to_one,    // between 0 and 1
   one_or_more,  // at least 1
   boolean,

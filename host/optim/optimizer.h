@@ -22,6 +22,13 @@ struct OptimizerRow;
 struct OptimizerSlot {
   std::string name;  // Keras'
   float initial_value = 0;
+  bool begins_as_weights = false;  // instead of with that value
+
+  // What it holds before the first step.
+  std::vector<float> initial(std::span<const float> weights) const {
+    if (begins_as_weights) return {weights.begin(), weights.end()};
+    return std::vector<float>(weights.size(), initial_value);
+  }
   bool operator==(const OptimizerSlot&) const = default;
 };
 

@@ -244,6 +244,30 @@ double lars_trust(const Json& config, double weight_norm, double gradient_norm) 
          (gradient_norm + number_of(config, "weight_decay") * weight_norm);
 }
 
+// Defazio et al.: The road less scheduled, 2024, as Keras has it: the weights lie between the point
+// where gradients move ("momentum") and the mean of all such points.
+Slots schedule_free_slots(const Json&) {
+  return {{.name = "momentum", .begins_as_weights = true}, {"velocity"}};
+}
+
+// Scalars: 0 the warmed-up rate, 1: 1 - beta_2^t, 2 the share of step t in the mean.
+std::vector<Term> schedule_free_formula(const Terms& t) {
+  const double beta_1 = t.number("beta_1");
+  const Term v = moved(t.slots[1], t.gradient * t.gradient, 1 - t.number("beta_2"));
+  const Term denominator = t.e.square_root(v / t.scalar(1)) + t.number("epsilon");
+  const Term moving = t.slots[0] - t.scalar(0) * t.gradient / denominator;
+  const Term mean = (t.weight - t.slots[0] * (1 - beta_1)) / beta_1;
+  const Term new_mean = mean * (1.0 - t.scalar(2)) + moving * t.scalar(2);
+  return {moving, v, mixed(new_mean, moving, beta_1)};
+}
+
+std::vector<double> schedule_free_scalars(const Json& config, double learning_rate, int64_t t) {
+  const double warmup = number_of(config, "warmup_steps");
+  const double warmed = warmup > 0 ? std::min(static_cast<double>(t) / warmup, 1.0) : 1;
+  return {learning_rate * warmed, 1 - integer_power(config["beta_2"], t),
+          1 / static_cast<double>(t)};
+}
+
 Hyperparameter rate_key(double default_value) {
   return {"learning_rate", HyperparameterKind::positive, default_value};
 }
@@ -263,6 +287,20 @@ std::vector<Hyperparameter> with(std::vector<Hyperparameter> keys,
                                  std::vector<Hyperparameter> more) {
   keys.insert(keys.end(), more.begin(), more.end());
   return keys;
+}
+
+OptimizerRow schedule_free_row() {
+  using enum HyperparameterKind;
+  return {"ScheduleFreeAdamW",
+          {rate_key(0.0025),
+           {"beta_1", within_one, 0.9},
+           {"beta_2", below_one, 0.999},
+           {"epsilon", positive, 1e-8},
+           {"warmup_steps", count_or_none, 0, false, false, 0},
+           decay_key()},
+          schedule_free_slots,
+          schedule_free_formula,
+          schedule_free_scalars};
 }
 
 std::vector<OptimizerRow> make_table() {
@@ -316,6 +354,7 @@ std::vector<OptimizerRow> make_table() {
       {"Lion", with(moment_keys(0.99), {decay_key()}), lion_slots, lion_formula},
       {"Lamb", adam, lamb_slots, lamb_formula, lamb_scalars, nullptr,
        TrustRule{lamb_squares, lamb_trust}},
+      schedule_free_row(),
       {"LARS",
        {rate_key(0.01),
         {"momentum", up_to_one, 0.9},

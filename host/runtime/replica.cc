@@ -133,11 +133,12 @@ Status Replica::set_weights(const std::vector<float>& weights) {
 }
 
 Status Replica::set_initial_state() {
-  for (size_t i = 0; i < state_.slots.size(); ++i) {
-    std::fill(state_.slots[i].begin(), state_.slots[i].end(), optimizer_.slots()[i].initial_value);
-  }
   const std::vector<float> weights = initial_weights(training_, job_.seed);
   std::copy(weights.begin(), weights.end(), state_.weights.begin());
+  for (size_t i = 0; i < state_.slots.size(); ++i) {
+    const std::vector<float> slot = optimizer_.slots()[i].initial(weights);
+    std::copy(slot.begin(), slot.end(), state_.slots[i].begin());
+  }
   return set_accumulators(0, MetricSums(static_cast<size_t>(metrics_.size())));
 }
 

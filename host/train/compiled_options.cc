@@ -94,11 +94,10 @@ Json options_of_compile(const ModelFile& file, std::vector<std::string>* notes) 
   }
   if (options.contains("optimizer")) options["optimizer"] = optimizer_of(file);
   if (options.contains("loss")) options["loss"] = loss_of(options["loss"]);
-  if (const Json weighted = file.compile.value("weighted_metrics", Json()); !weighted.empty()) {
-    notes->push_back("weighted_metrics of the model's file are not used");
+  for (const char* key : {"metrics", "weighted_metrics"}) {
+    options[key] =
+        metrics_of(file.compile.value(key, Json()), output_names(file.config).size(), notes);
   }
-  options["metrics"] =
-      metrics_of(file.compile.value("metrics", Json()), output_names(file.config).size(), notes);
   return options;
 }
 

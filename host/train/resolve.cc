@@ -198,7 +198,7 @@ Status take_initial_state(ResolvedJob* resolved) {
   if (!goes_on) {
     state.emplace();
     for (const OptimizerSlot& slot : optimizer.slots()) {
-      state->slots.emplace_back(weights.size(), slot.initial_value);
+      state->slots.push_back(slot.initial(weights));
     }
   }
   StateHeader header;

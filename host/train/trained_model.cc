@@ -94,7 +94,7 @@ Result<std::string> keras_file_of(const Job& job, const Model& model,
     trained.optimizer->slots.push_back(floats_of(state.vectors[i]));
   }
   trained.compile = {job.optimizer, losses_json(job.outputs), metrics_json(job.outputs),
-                     loss_weights_json(job.outputs)};
+                     loss_weights_json(job.outputs), weighted_metrics_json(job.outputs)};
   trained.source = source;
   return make_keras_file(trained);
 }

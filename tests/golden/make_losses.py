@@ -176,7 +176,10 @@ def golden_metric(name, y_true, y_pred, shape):
 
 
 def objective_cases():
-    """(loss, loss_weights, metrics, {output: (kind of y_true, kind of y_pred, shape)}) by name."""
+    """(loss, loss_weights, metrics, weighted_metrics, outputs) by name.
+
+    Outputs: (kind of y_true, kind of y_pred, shape) by name.
+    """
     outputs = {"b": ("classes:6", "unit", (6,)), "a": ("centred", "centred", (5,)),
                "c": ("binary", "unit", (1,))}
     losses_of = {"b": "sparse_categorical_crossentropy", "a": losses.Huber(delta=0.5),
@@ -184,11 +187,15 @@ def objective_cases():
     numbers = {name: outputs[name] for name in ("a", "c")}
     return {
         "each_its_own": (losses_of, {"b": 0.5, "a": 2.0, "c": 1.0},
-                         {"b": ["accuracy"], "c": ["accuracy", "precision"]}, outputs),
+                         {"b": ["accuracy"], "c": ["accuracy", "precision"]},
+                         {"b": ["accuracy"], "a": ["mae", "root_mean_squared_error"]}, outputs),
         "in_lists": (list(losses_of.values()), [0.3, 1.0, 0.0],
-                     [["accuracy", "sparse_categorical_crossentropy"], None, "mae"], outputs),
-        "one_for_all": ("mse", None, ["mae", ["mae"]], numbers),
-        "one_has_none": ([None, "mse"], None, [["mae"], None], numbers),
+                     [["accuracy", "sparse_categorical_crossentropy"], None, "mae"],
+                     [None, None, ["recall", "precision"]], outputs),
+        "one_for_all": ("mse", None, ["mae", ["mae"]], None, numbers),
+        "counts": ("mse", None, {"d": ["precision"]}, {"d": ["precision", "recall"]},
+                   {"d": ("binary", "unit", (6,)), "c": outputs["c"]}),
+        "one_has_none": ([None, "mse"], None, [["mae"], None], None, numbers),
     }
 
 
@@ -196,23 +203,23 @@ def objective_loss(case, truth, predictions, weights):
     """The loss, and what it tracks of each output, of a batch."""
     from keras.src.trainers.compile_utils import CompileLoss
 
-    loss, loss_weights, _, outputs = case
+    loss, loss_weights, _, _, outputs = case
     compiled = CompileLoss(loss, loss_weights, output_names=list(outputs))
     value = compiled(truth, predictions, sample_weight=weights)
     return value, compiled.metrics
 
 
-def objective_metrics(case, truth, predictions):
+def objective_metrics(case, truth, predictions, weights):
     from keras.src.trainers.compile_utils import CompileMetrics
 
-    _, _, metrics, outputs = case
-    compiled = CompileMetrics(metrics, None, output_names=list(outputs))
-    compiled.update_state(truth, predictions)
+    _, _, metrics, weighted_metrics, outputs = case
+    compiled = CompileMetrics(metrics, weighted_metrics, output_names=list(outputs))
+    compiled.update_state(truth, predictions, sample_weight=weights)
     return compiled.result()
 
 
 def golden_objective(case):
-    loss, loss_weights, metrics, outputs = case
+    loss, loss_weights, metrics, weighted_metrics, outputs = case
     made_up = [tensors(*outputs[name], number) for number, name in enumerate(outputs)]
     truth = [tensor for tensor, _, _ in made_up]
     predictions = [tensor for _, tensor, _ in made_up]
@@ -221,14 +228,14 @@ def golden_objective(case):
          "shape": list(outputs[name][2]), "target_shape": list(target_shape)}
         for name, (_, _, target_shape) in zip(outputs, made_up)]}
     golden["options"] = {"loss": config_of_any(loss), "loss_weights": loss_weights,
-                         "metrics": metrics}
+                         "metrics": metrics, "weighted_metrics": weighted_metrics}
     for key, weights in (("values", None), ("weighted", uniform(5000, ROWS))):
         value, tracked = objective_loss(case, truth, predictions, weights)
         golden[key] = {"loss": rounded(value)[0]}
         for metric in tracked:
             golden[key][metric.name] = rounded(metric.result())[0]
-    for name, value in objective_metrics(case, truth, predictions).items():
-        golden["values"][name] = rounded(value)[0]
+        for name, metric in objective_metrics(case, truth, predictions, weights).items():
+            golden[key][name] = rounded(metric)[0]
     gradients = jax.grad(lambda p: objective_loss(case, truth, p, None)[0])(predictions)
     golden["gradients"] = [rounded(gradient) for gradient in gradients]
     return golden

@@ -88,6 +88,11 @@ def optimizer_cases():
                                weight_decay=0.1),
         "lion": o.Lion(0.1),
         "lion_options": o.Lion(0.05, beta_1=0.7, beta_2=0.8, weight_decay=0.3, clipvalue=0.6),
+        "schedule_free": o.ScheduleFreeAdamW(0.1),
+        "schedule_free_options": o.ScheduleFreeAdamW(
+            schedules.ExponentialDecay(0.2, 3, 0.5), beta_1=0.6, beta_2=0.8, epsilon=1e-2,
+            warmup_steps=4, weight_decay=0.3, clipvalue=0.6),
+        "schedule_free_accumulates": o.ScheduleFreeAdamW(0.1, gradient_accumulation_steps=3),
         "adam_average": o.Adam(0.1, use_ema=True, ema_momentum=0.8),
         "sgd_average_overwrites": o.SGD(0.1, use_ema=True, ema_momentum=0.7,
                                         ema_overwrite_frequency=3),

@@ -67,7 +67,7 @@ struct State {
       : device(on), count(size), parts({{"w", 0, size}}), gradient(allocate_floats(on, size)) {
     add(made_up(0, count));
     for (const OptimizerSlot& slot : optimizer.slots()) {
-      add(std::vector<float>(static_cast<size_t>(count), slot.initial_value));
+      add(slot.initial(made_up(0, count)));
     }
   }
   void add(const std::vector<float>& values) {
