@@ -10,6 +10,7 @@
 #include "host/graph/listing.h"
 #include "host/graph/operations.h"
 #include "host/job/job.h"
+#include "host/job/output_options.h"
 #include "host/keras/drawing.h"
 #include "host/keras/summary.h"
 #include "host/keras/weights.h"
@@ -48,18 +49,23 @@ Status print_optimizer(const ModelFile& file, const std::vector<Parameter>& para
   return {};
 }
 
-// As it was compiled: forward, loss and gradients; what cannot be trained as it is, forward only.
-Result<Graph> step_graph(const ModelFile& file, const std::string& path, const Model& model) {
-  std::vector<std::string> notes;
-  LOCKSTEP_ASSIGN(const auto compiled, compiled_options(path, &notes));
+// As it was compiled: forward, loss and gradients; what was not, forward only.
+Result<Graph> step_graph(const ModelFile& file, const Model& model) {
   LOCKSTEP_ASSIGN(Graph forward, model.predict_graph());
-  if (!file.compile.is_object() || !compiled.contains("loss")) return forward;
-  LOCKSTEP_ASSIGN(const auto loss, resolve_loss(compiled.at("loss")));
+  if (!file.compile.is_object()) return forward;
+  std::vector<std::string> notes;
+  const nlohmann::json options = options_of_compile(file, &notes);
+  if (!options.contains("loss")) return forward;
   Objective objective;
-  objective.loss = loss;
-  objective.metrics = compiled.at("metrics").get<std::vector<std::string>>();
+  LOCKSTEP_ASSIGN(objective.outputs, output_objectives(options, output_names(file.config)));
+  for (size_t i = 0; i < objective.outputs.size(); ++i) {
+    OutputObjective& output = objective.outputs[i];
+    if (output.loss.is_null()) continue;
+    output.target_shape = forward.output_shapes.at(i);
+    const bool classes = is_sparse_loss(output.loss) && !output.target_shape.empty();
+    if (classes) output.target_shape.pop_back();
+  }
   objective.has_activity_losses = has_activity_losses(model.config());
-  if (!is_sparse_loss(loss)) objective.target_shape = forward.output_shapes.at(0);
   return model.training_graph(objective);
 }
 
@@ -76,10 +82,9 @@ Status print_program(const Graph& graph, int64_t batch_size) {
   return {};
 }
 
-Status print_costs(const ModelFile& file, const std::string& path, const Model& model,
-                   const InspectOptions& options) {
+Status print_costs(const ModelFile& file, const Model& model, const InspectOptions& options) {
   LOCKSTEP_ASSIGN(const Graph forward, model.predict_graph());
-  LOCKSTEP_ASSIGN(const Graph step, step_graph(file, path, model));
+  LOCKSTEP_ASSIGN(const Graph step, step_graph(file, model));
   const int64_t all = operations_of(step);
   const int64_t part = operations_of(forward);
   fmt::print("operations of a row: {} forward{}\n", count_text(part),
@@ -102,7 +107,7 @@ Status inspect_model(const std::string& path, const InspectOptions& options) {
   LOCKSTEP_ASSIGN(const std::string summary, model_summary(**model));
   fmt::print("{}", summary);
   print_compiled(file.compile);
-  LOCKSTEP_RETURN_IF_ERROR(print_costs(file, path, **model, options));
+  LOCKSTEP_RETURN_IF_ERROR(print_costs(file, **model, options));
   if (!options.drawing.empty()) {
     LOCKSTEP_ASSIGN(const std::string drawing, draw_model(**model));
     LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(options.drawing, drawing));

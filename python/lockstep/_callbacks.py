@@ -80,10 +80,15 @@ def of_the_cluster(callbacks: Sequence[Any]) -> str | None:
     return "TerminateOnNaN" if carried else None
 
 
+def _thinned(callbacks: Sequence[Any]) -> list[str]:
+    """Those whose batch hooks are not called for each batch."""
+    return [type(callback).__name__ for callback in callbacks
+            if _overrides(callback, _BATCH_HOOKS) and not _is_own(callback, _FINE_WITH_THINNED)]
+
+
 def warn_of_thinned(callbacks: Sequence[Any]) -> None:
-    """Once, where batch hooks will not be called for each batch."""
-    names = [type(callback).__name__ for callback in callbacks
-             if _overrides(callback, _BATCH_HOOKS) and not _is_own(callback, _FINE_WITH_THINNED)]
+    """Once."""
+    names = _thinned(callbacks)
     if names:
         warnings.warn(
             f"{', '.join(names)}: batch hooks are called about ten times a second, not for each "
@@ -111,6 +116,7 @@ class Hooks:
         self._rate: float | None = None  # the cluster's
         self.needs_weights = need_weights(callbacks)
         self.decides = decide(callbacks)
+        self.has_batch_hooks = bool(_thinned(callbacks))
         self._ends_at_nan = of_the_cluster(callbacks) is not None
         self._list = keras.callbacks.CallbackList(
             callbacks, add_history=True, add_progbar=verbose != 0, model=model, verbose=verbose,

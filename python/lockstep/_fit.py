@@ -111,6 +111,7 @@ class _Training:
         self._decisions: list[dict[str, Any]] = []  # of each epoch whose hooks were called
         self._newest: str | None = None  # file of a model
         self._seen: str | None = None  # digest of the weights that hooks saw last
+        self._held = _model.digest(model) if hooks.has_batch_hooks else None  # which must stay
         self._logs: dict[str, float] = {}
 
     def run(self, options: dict[str, object]) -> Any:
@@ -161,9 +162,13 @@ class _Training:
         """Calls the hooks of an epoch that is over, once: what they decided."""
         epoch = event["epoch"]
         if epoch == len(self._decisions):
+            if self._held and self._held != _model.digest(self._model):
+                raise LockstepError("a callback changed the weights in a batch hook, and only the "
+                                    "nodes have those that are trained: leave it out")
             if self._hooks.needs_weights and self._newest:
                 _model.load(self._model, self._newest)
                 self._seen = _model.digest(self._model)
+                self._held = self._held and self._seen
             self._logs = self._ordered(event["logs"])
             self._decisions.append(self._hooks.epoch(epoch, self._logs, self._seen))
         return self._decisions[epoch]

@@ -289,7 +289,7 @@ class CallbackTest(PythonTest):
         self.assertEqual(batches[-1], (7, history.history["loss"][-1]))
 
     def test_what_cannot_be_carried_is_refused(self):
-        def set_weights(*_):
+        def set_weights(*_, **__):
             model.set_weights([weight + 1 for weight in model.get_weights()])
 
         model = compiled()
@@ -299,8 +299,12 @@ class CallbackTest(PythonTest):
                 keras.callbacks.SwapEMAWeights(),
                 keras.callbacks.ModelCheckpoint("x.keras", save_freq=10)])
         self.assertEqual(digest(model), before)
-        with self.assertRaisesRegex(lockstep.LockstepError, "changed the weights"):
-            self.fit(model, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=set_weights)])
+        for hook, where in (("on_epoch_end", "at an epoch's end"),
+                            ("on_train_batch_end", "in a batch hook")):
+            with (self.assertRaisesRegex(lockstep.LockstepError, f"changed the weights {where}"),
+                  warnings.catch_warnings()):
+                warnings.simplefilter("ignore")
+                self.fit(model, callbacks=[keras.callbacks.LambdaCallback(**{hook: set_weights})])
 
 
 class RefusalTest(PythonTest):
