@@ -62,6 +62,15 @@ def wrapped():
     return keras.Model(image, layers.Dense(CLASSES, activation="softmax")(layers.Flatten()(x)))
 
 
+def masked():
+    """Steps that count not: Keras writes the mask, and what it is made of, into the config."""
+    image = keras.Input((8, 8, 1))
+    x = layers.Masking()(layers.Reshape((8, 8))(image))
+    x = layers.Concatenate()([layers.Dense(3)(x), layers.LayerNormalization()(x)])
+    x = layers.GlobalAveragePooling1D()(x)
+    return keras.Model(image, layers.Dense(CLASSES, activation="softmax")(x))
+
+
 def digest(model):
     return hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights())).hexdigest()
 
@@ -73,6 +82,7 @@ class KerasTest(runs.RunTest):
         keras.utils.set_random_seed(11)
         rng = np.random.default_rng(2)
         self.x = rng.normal(size=(ROWS, 8, 8, 1)).astype("float32")
+        self.x[::2, 5:] = 0  # steps that masked() leaves out
         self.y = rng.integers(0, CLASSES, size=ROWS)
         self.data = self.folder / "data.npz"
         np.savez(self.data, x=self.x, y=self.y)
@@ -109,12 +119,12 @@ class KerasTest(runs.RunTest):
         self.assertLessEqual(np.abs(ours - theirs).max(), tolerance)
 
     def test_keras_writes_and_we_predict(self):
-        for make in (sequential, functional, wrapped):
+        for make in (sequential, functional, wrapped, masked):
             model = self.compiled(make())
             self.fit(model, 2)
             expected = model.predict(self.x, verbose=0)
             # Keras itself cannot read arithmetic on tensors from an .h5 file.
-            for ending in (".keras",) if make is wrapped else (".keras", ".h5"):
+            for ending in (".keras",) if make in (wrapped, masked) else (".keras", ".h5"):
                 with self.subTest(model=make.__name__, ending=ending):
                     path = self.folder / f"{make.__name__}{ending}"
                     model.save(path)
@@ -126,7 +136,7 @@ class KerasTest(runs.RunTest):
             self.assertAlmostEqual(loss, model.evaluate(self.x, self.y, verbose=0)[0], delta=1e-4)
 
     def test_we_train_and_keras_loads(self):
-        for make in (sequential, functional, wrapped):
+        for make in (sequential, functional, wrapped, masked):
             with self.subTest(model=make.__name__):
                 model = self.compiled(make())
                 path = self.folder / f"{make.__name__}.keras"
@@ -194,6 +204,30 @@ class KerasTest(runs.RunTest):
                 fit(ours, 5)
                 for mine, theirs in zip(ours.get_weights(), model.get_weights()):
                     self.assert_near(mine, theirs)
+
+    def test_averages_and_accumulators_go_on(self):
+        """What all optimizers keep. Keras on JAX fits such a model once: files carry it."""
+        optimizers = {
+            "average": lambda: keras.optimizers.Adam(0.01, use_ema=True),
+            "accumulation": lambda: keras.optimizers.SGD(0.01, momentum=0.9, use_ema=True,
+                                                         gradient_accumulation_steps=2),
+        }
+        for name, make in optimizers.items():
+            with self.subTest(optimizer=name):
+                path = self.folder / f"{name}.keras"
+                model = self.compiled(dense(), make())
+                self.fit(model, 5, ROWS)
+                model.save(path)
+                sha256, output = self.train("--model", path, "--data", self.data, "--epochs", 5,
+                                            "--batch-size", ROWS, "--no-shuffle")
+                theirs = keras.models.load_model(path)
+                self.fit(theirs, 5, ROWS)
+                ours = keras.models.load_model(output / "model.keras")
+                self.assertEqual(digest(ours), sha256)
+                for mine, other in zip(ours.optimizer.variables, theirs.optimizer.variables):
+                    self.assert_near(np.asarray(mine), np.asarray(other))
+                for mine, other in zip(ours.get_weights(), theirs.get_weights()):
+                    self.assert_near(mine, other)
 
     def test_convert(self):
         model = self.compiled(functional(), keras.optimizers.SGD(0.05, momentum=0.9))
