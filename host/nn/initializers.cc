@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "host/core/check.h"
 #include "host/core/rng.h"
@@ -159,6 +160,19 @@ const InitializerType* find(const std::string& name) {
   return nullptr;
 }
 
+// The words of a VarianceScaling; others have none.
+Status check_words(const nlohmann::json& config) {
+  const std::pair<const char*, std::vector<std::string>> known[] = {
+      {"mode", {"fan_in", "fan_out", "fan_avg"}},
+      {"distribution", {"truncated_normal", "untruncated_normal", "uniform", "normal"}}};
+  for (const auto& [key, words] : known) {
+    if (!config.contains(key) || std::count(words.begin(), words.end(), config[key]) > 0) continue;
+    return usage_error("initializer VarianceScaling: " +
+                       unknown_name_message(key, config[key].get<std::string>(), words));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<nlohmann::json> resolve_initializer(const nlohmann::json& initializer) {
@@ -184,6 +198,7 @@ Result<nlohmann::json> resolve_initializer(const nlohmann::json& initializer) {
     }
     config[key] = value;
   }
+  LOCKSTEP_RETURN_IF_ERROR(check_words(config));
   return nlohmann::json{{"class_name", type->class_name}, {"config", std::move(config)}};
 }
 

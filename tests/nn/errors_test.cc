@@ -188,6 +188,16 @@ TEST(LayerErrors, regularizers_and_constraints) {
             "leave that out, or freeze the layer");
 }
 
+TEST(LayerErrors, initializers) {
+  const auto error = [](const nlohmann::json& config) {
+    const nlohmann::json scaling{{"class_name", "VarianceScaling"}, {"config", config}};
+    return layer_error("Dense", {4}, {{"units", 1}, {"kernel_initializer", scaling}});
+  };
+  EXPECT_NE(error({{"mode", "fan_on"}}).find("did you mean 'fan_in'?"), std::string::npos);
+  EXPECT_NE(error({{"distribution", "uniforn"}}).find("did you mean 'uniform'?"),
+            std::string::npos);
+}
+
 TEST(LayerErrors, masks) {
   Model model("m", {4, 2});
   model.add("Masking").add("Dense", {{"units", 1}});
