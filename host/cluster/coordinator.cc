@@ -123,6 +123,8 @@ Status Coordinator::check_join(const JoinRequest& request) const {
 Status Coordinator::join(const JoinRequest& request, int64_t now_ms, CoordinatorActions* actions) {
   const auto found = nodes_.find(request.session);
   if (found == nodes_.end() || found->second.left) {
+    const int64_t term = request.session / kSessionsPerTerm;
+    if (term > 0 && term < term_) return Error{"the coordinator has come back; say hello again"};
     return refused_error("refused to join: unknown session");
   }
   Node& node = found->second;

@@ -158,6 +158,7 @@ class Coordinator {
 
   // Replies are values; what else must happen is appended to `actions`.
   Result<Welcome> hello(const Hello& hello, int64_t now_ms);
+  // An error of kind `failed`: who said hello to a coordinator before this one may do so again.
   Status join(const JoinRequest& request, int64_t now_ms, CoordinatorActions* actions);
   // A sign of life. True: the node is known from before this term and shall attach.
   Result<bool> renew(SessionId session, int64_t now_ms);

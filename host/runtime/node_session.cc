@@ -136,7 +136,7 @@ Status NodeSession::join() {
   links_->set_session(welcome_.session);
   LOCKSTEP_ASSIGN(const int port, links_->listen(options_.listen));
   request.address = options_.advertise.empty() ? fmt::format(":{}", port) : options_.advertise;
-  LOCKSTEP_RETURN_IF_ERROR(control_->join(request));
+  LOCKSTEP_RETURN_IF_ERROR(enter(std::move(request)));
   transfer_ = std::make_unique<StateTransfer>(
       *replica_, [this](SessionId to, Frame frame) { links_->send(to, std::move(frame)); },
       [this] { exchange_->interrupt(); });
@@ -159,6 +159,20 @@ Status NodeSession::join() {
   };
   coordinator_ = std::make_unique<CoordinatorLink>(network_, std::move(link));
   return {};
+}
+
+// As another session where the coordinator is away, or has come back since it said hello.
+Status NodeSession::enter(JoinRequest request) {
+  Status joined = control_->join(request);
+  if (joined.ok() || joined.error().kind == ErrorKind::refused) return joined;
+  const std::string job = welcome_.job;
+  LOCKSTEP_RETURN_IF_ERROR(connect());
+  if (welcome_.job != job) {
+    return Error{"the job has changed while this node loaded it: start the node again"};
+  }
+  request.session = welcome_.session;
+  links_->set_session(welcome_.session);
+  return control_->join(request);
 }
 
 Status NodeSession::work() {

@@ -29,6 +29,7 @@ class NodeSession {
   Status connect();
   Status load();
   Status join();
+  Status enter(JoinRequest request);
   Status work();
   void shut_down();
   void take_events();

@@ -89,6 +89,14 @@ TEST_F(ReturningCoordinatorTest, WhatAnotherVersionComputedIsNotCompared) {
   EXPECT_EQ(std::get<CanaryRecord>(append.record), (CanaryRecord{"1", request(1).canary}));
 }
 
+TEST_F(ReturningCoordinatorTest, WhoWasAboutToJoinIsToldToSayHelloAgain) {
+  begin(recovered_, true, 2);
+  const Status joined = join(request(session_id(9)));
+  ASSERT_FALSE(joined.ok());
+  EXPECT_EQ(joined.error().kind, ErrorKind::failed);
+  EXPECT_EQ(join(request(session_id(9, 2))).error().kind, ErrorKind::refused);
+}
+
 TEST_F(ReturningCoordinatorTest, ItsOwnSessionsAreNew) {
   begin(recovered_, true, 2);
   EXPECT_EQ(hello(), session_id(1, 2));
