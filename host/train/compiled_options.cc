@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "host/keras/weights.h"
+#include "host/nn/class_config.h"
 #include "host/nn/metrics.h"
 #include "host/nn/model_config.h"
 #include "host/optim/hyperparameters.h"
@@ -24,8 +25,10 @@ std::string name_of_class(const std::string& class_name) {
 
 // Adds the metrics that compile() was given for an output: names, or objects of classes, in lists.
 void collect_metrics(const Json& metrics, Json* names, std::vector<std::string>* notes) {
-  if (metrics.is_object() && metrics.contains("class_name")) {
-    const std::string class_name = metrics.value("class_name", "");
+  if (class_name_of(metrics) == "function" && metrics.is_object()) {
+    collect_metrics(metrics.value("config", Json()), names, notes);
+  } else if (metrics.is_object() && metrics.contains("class_name")) {
+    const std::string class_name = class_name_of(metrics);
     notes->push_back(
         fmt::format("metric {} of the model's file is measured with its defaults", class_name));
     collect_metrics(name_of_class(class_name), names, notes);
@@ -61,7 +64,7 @@ Json metrics_of(const Json& metrics, size_t outputs, std::vector<std::string>* n
 
 // Keras' own functions go by their names.
 Json loss_of(Json loss) {
-  if (loss.is_object() && loss.value("class_name", "") == "function") {
+  if (loss.is_object() && class_name_of(loss) == "function") {
     return loss.value("config", Json());
   }
   if (loss.is_array() || (loss.is_object() && !loss.contains("class_name"))) {

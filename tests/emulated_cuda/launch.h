@@ -30,8 +30,8 @@ void barrier(const char* file, int line);
 // One argument of a kernel as it lies in memory, to look for pointers.
 using ArgumentBytes = std::span<const std::byte>;
 
-// What lies between members could look like a pointer, so it is cleared. Clang 14 cannot: there only
-// arguments that are pointers are looked at. GCC 12 clears too much of large arrays.
+// What lies between members could look like a pointer, so it is cleared. Clang 14 cannot: there
+// only arguments that are pointers are looked at. GCC 12 clears too much of large arrays.
 #if __has_builtin(__builtin_clear_padding)
 template <class T>
 inline constexpr bool kSearched = sizeof(T) <= 256;
