@@ -277,7 +277,9 @@ std::vector<std::string> input_names(const Json& config) try {
 std::vector<std::string> output_names(const Json& config) try {
   const Json& inner = config.at("config");
   if (config.at("class_name") == "Sequential") {
-    return {inner.at("layers").back().at("config").at("name").get<std::string>()};
+    const Json& layers = inner.at("layers");
+    if (layers.empty()) return {};  // told when the model is made
+    return {layers.back().at("config").at("name").get<std::string>()};
   }
   std::vector<std::string> names;
   if (const Json& outputs = inner.at("output_layers"); outputs.is_object()) {
