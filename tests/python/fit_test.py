@@ -433,7 +433,7 @@ class EndTest(PythonTest):
                        "os.write(int(sys.argv[-1]), b'{\"event\": \"st')\n"
                        "os.kill(os.getpid(), 9)\n")
         os.chmod(path, 0o755)
-        os.environ["LOCKSTEP_BINARY"] = path
+        os.environ["LOCKSTEP_BINARY"] = str(path)
         with self.assertRaisesRegex(lockstep.LockstepError, "SIGKILL"):
             with _binary.start("train") as process:
                 list(process.events())
