@@ -8,22 +8,6 @@
 #include "host/core/suggest.h"
 
 namespace lockstep {
-namespace {
-
-// The metrics of which more is better, by Keras' names; a loss is better the less it is.
-constexpr const char* kRising[] = {"acc",
-                                   "accuracy",
-                                   "binary_accuracy",
-                                   "categorical_accuracy",
-                                   "sparse_categorical_accuracy",
-                                   "top_k_categorical_accuracy",
-                                   "sparse_top_k_categorical_accuracy",
-                                   "precision",
-                                   "recall",
-                                   "cosine_similarity"};
-
-}  // namespace
-
 std::optional<float> EpochLogs::value(const std::string& name) const {
   const auto found = values.find(name);
   if (found == values.end()) return std::nullopt;
@@ -71,10 +55,8 @@ Result<Monitor> Monitor::create(const nlohmann::json& config, const CallbackCont
   }
   const std::string metric =
       monitor.name_.starts_with("val_") ? monitor.name_.substr(4) : monitor.name_;
-  // Of several outputs each has its name before the metric's.
-  const bool rises = std::any_of(
-      std::begin(kRising), std::end(kRising),
-      [&](const std::string& name) { return metric == name || metric.ends_with("_" + name); });
+  const auto& rising = context.rising;
+  const bool rises = std::find(rising.begin(), rising.end(), metric) != rising.end();
   monitor.rises_ = mode == "max" || (mode == "auto" && rises);
   monitor.min_delta_ = std::fabs(config.at("min_delta").get<double>());
   return monitor;

@@ -53,6 +53,7 @@ struct CallbackContext {
   bool has_validation = false;
   bool rate_is_schedule = false;  // the optimizer's rate is a function of the step: nobody sets it
   double learning_rate = 0;       // else: what it begins with
+  std::vector<std::string> rising = {};  // metrics of which more is better
 
   // "loss", "val_loss", …
   std::vector<std::string> names() const;

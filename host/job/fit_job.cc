@@ -62,7 +62,9 @@ nlohmann::json fit_options_json(const Job& job) {
 
 Result<Callbacks> job_callbacks(const Job& job) {
   CallbackContext context;
-  context.metrics = MetricTable(job).names();
+  const MetricTable table(job);
+  context.metrics = table.names();
+  context.rising = table.rising();
   context.has_validation = job.validation_split > 0 || !job.validation_data.empty();
   const auto& rate = job.optimizer.at("learning_rate");
   context.rate_is_schedule = !rate.is_number();

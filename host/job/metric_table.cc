@@ -27,6 +27,7 @@ MetricTable::MetricTable(const Job& job) {
     const auto count = static_cast<size_t>(metric.type.accumulators);
     const auto total = metric.weighted ? static_cast<size_t>(places->weights_offset) : rows;
     const bool weighted = metric.weighted;
+    if (metric.type.rises) rising_.push_back(metric.name);
     add(metric.name, [=, value = metric.type.value](std::span<const double> sums) {
       if (weighted && sums[total] == 0 && sums[rows] > 0) return 0.0;  // Keras' divide_no_nan
       return value(sums.subspan(offset, count), sums[total]);

@@ -32,6 +32,8 @@ class MetricTable {
   // Of the values, in Keras' order: "loss", where several outputs have one the loss of each, then
   // the metrics as the job lists them, those of several outputs sorted by name.
   const std::vector<std::string>& names() const { return names_; }
+  // Those of them of which more is better.
+  const std::vector<std::string>& rising() const { return rising_; }
   // One for each name; NaN where nothing was counted, or these are not sums of such a job.
   std::vector<double> values(std::span<const double> sums) const;
   // Adds each value to the list under its name with `prefix` before it.
@@ -47,6 +49,7 @@ class MetricTable {
   int64_t size_ = 0;
   int64_t measured_ = 0;
   std::vector<std::string> names_;
+  std::vector<std::string> rising_;
   std::vector<Value> values_;
 };
 

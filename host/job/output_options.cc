@@ -83,9 +83,9 @@ Status read_loss_weights(const Json& value, const Names& names,
   return {};
 }
 
-// "accuracy,mae", or a list of names.
-Result<std::vector<std::string>> metric_list(const char* key, const Json& value) {
-  std::vector<std::string> metrics;
+// "accuracy,mae", or a list of names and objects, or one object.
+Result<std::vector<Json>> metric_list(const Json& value) {
+  std::vector<Json> metrics;
   if (value.is_null()) return metrics;
   if (value.is_string()) {
     const std::string text = value;
@@ -94,36 +94,36 @@ Result<std::vector<std::string>> metric_list(const char* key, const Json& value)
       if (end > begin) metrics.push_back(text.substr(begin, end - begin));
       begin = end + 1;
     }
+  } else if (is_class(value)) {
+    metrics.push_back(value);
   } else {
-    for (const Json& metric : value) {
-      if (!metric.is_string()) {
-        return usage_error(
-            fmt::format("{}: {} is no name of a metric", flag_of(key), metric.dump()));
-      }
-      metrics.push_back(metric);
-    }
+    metrics.assign(value.begin(), value.end());
   }
-  for (const std::string& metric : metrics) LOCKSTEP_RETURN_IF_ERROR(metric_type(metric));
+  for (Json& metric : metrics) {
+    LOCKSTEP_ASSIGN(metric, resolve_metric(metric));
+  }
   return metrics;
 }
 
-using MetricNames = std::vector<std::string> OutputObjective::*;
+using MetricNames = std::vector<Json> OutputObjective::*;
 
 Status read_metrics(const char* key, const Json& value, const Names& names, MetricNames to,
                     std::vector<OutputObjective>* outputs) {
-  const bool of_outputs = value.is_object() || (value.is_array() && names.size() > 1);
+  const bool of_outputs =
+      (value.is_object() && !is_class(value)) || (value.is_array() && names.size() > 1);
   if (!of_outputs && names.size() > 1) {
     return usage_error(
         fmt::format("{} {}: the model has several outputs: say of which, as in "
                     "'{{\"{}\": [\"{}\"]}}'",
-                    flag_of(key), value.get<std::string>(), names[0], value.get<std::string>()));
+                    flag_of(key), value.is_string() ? value.get<std::string>() : value.dump(),
+                    names[0], value.is_string() ? value.get<std::string>() : "accuracy"));
   }
   std::vector<Json> entries = {value};
   if (of_outputs) {
     LOCKSTEP_ASSIGN(entries, entries_of(key, value, names));
   }
   for (size_t i = 0; i < names.size(); ++i) {
-    LOCKSTEP_ASSIGN((*outputs)[i].*to, metric_list(key, entries[i]));
+    LOCKSTEP_ASSIGN((*outputs)[i].*to, metric_list(entries[i]));
   }
   return {};
 }

@@ -25,6 +25,13 @@ Json with_module(const char* module, Json object) {
   return object_of(module, object.at("class_name"), object.at("config"));
 }
 
+// Metrics by name, as objects, or lists of them.
+Json metrics_with_module(Json metrics) {
+  if (!metrics.is_array()) return with_module("keras.metrics", std::move(metrics));
+  for (Json& metric : metrics) metric = metrics_with_module(std::move(metric));
+  return metrics;
+}
+
 Json batch_shape(const Shape& shape) {
   Json sizes = Json::array({nullptr});
   for (const int64_t size : shape) sizes.push_back(size);
@@ -153,8 +160,8 @@ Json compiled(const CompileSettings& compile) {
   return {{"optimizer", object_of("keras.optimizers", class_name, std::move(optimizer))},
           {"loss", std::move(loss)},
           {"loss_weights", compile.loss_weights},
-          {"metrics", compile.metrics},
-          {"weighted_metrics", compile.weighted_metrics},
+          {"metrics", metrics_with_module(compile.metrics)},
+          {"weighted_metrics", metrics_with_module(compile.weighted_metrics)},
           {"run_eagerly", false},
           {"steps_per_execution", 1},
           {"jit_compile", false}};

@@ -159,7 +159,7 @@ Status append_metrics(const MetricPlaces& places, GraphBuilder& builder,
   for (const PlacedMetric& metric : places.metrics) {
     if (metric.by_loss) continue;
     builder.begin_layer(metric.name, kLossPosition, 0);
-    LayerContext layer(builder, {metric.name, "metric"});
+    LayerContext layer(builder, {metric.name, "metric", &metric.config});
     const Compared& of = compared[metric.output];
     LOCKSTEP_ASSIGN(SymbolicTensor value, metric.type.measure(layer, of.y_true, of.y_pred));
     if (metric.weighted) {
@@ -322,17 +322,21 @@ bool is_placed(const MetricPlaces& places, const std::string& name) {
 Status place_output_metrics(const Objective& objective, size_t i, bool weighted, bool fused,
                             MetricPlaces* places) {
   const OutputObjective& output = objective.outputs[i];
-  for (const std::string& asked : weighted ? output.weighted_metrics : output.metrics) {
-    std::string name = name_at(output, asked);
-    if (weighted && is_placed(*places, name)) name = name_at(output, "weighted_" + asked);
-    if (is_placed(*places, name)) continue;
-    LOCKSTEP_ASSIGN(MetricType type, metric_type(asked));
-    const bool by_loss =
-        fused && (type.names[0] == "accuracy" || type.names[0] == "sparse_categorical_accuracy");
+  for (const nlohmann::json& asked : weighted ? output.weighted_metrics : output.metrics) {
+    LOCKSTEP_ASSIGN(Metric metric, metric_of(asked));
+    std::string name = name_at(output, metric.name);
+    if (weighted && is_placed(*places, name)) name = name_at(output, "weighted_" + metric.name);
+    if (is_placed(*places, name) && asked.is_string()) continue;  // it is the same
+    const std::string first = name;
+    for (int again = 1; is_placed(*places, name); ++again) {
+      name = fmt::format("{}_{}", first, again);
+    }
+    const std::string& kind = metric.type.names[0];
+    const bool by_loss = fused && (kind == "accuracy" || kind == "sparse_categorical_accuracy");
     const int64_t offset = by_loss ? 1 : places->count;
-    if (!by_loss) places->count += type.accumulators;
-    places->metrics.push_back(
-        {name, i, std::move(type), offset, by_loss, weighted && objective.weighted});
+    if (!by_loss) places->count += metric.type.accumulators;
+    places->metrics.push_back({name, i, std::move(metric.type), std::move(metric.config), offset,
+                               by_loss, weighted && objective.weighted});
   }
   return {};
 }

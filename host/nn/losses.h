@@ -28,9 +28,9 @@ struct OutputObjective {
   std::string name;     // begins the names of what is measured; "" where it is the only output
   nlohmann::json loss;  // as resolve_loss() has it; null: none
   double loss_weight = 1;
-  std::vector<std::string> metrics;           // of rows that all count the same
-  std::vector<std::string> weighted_metrics;  // by the rows' weights
-  Shape target_shape;                         // of a row; (): one number
+  std::vector<nlohmann::json> metrics;           // as resolve_metric() has them
+  std::vector<nlohmann::json> weighted_metrics;  // those that count rows by their weights
+  Shape target_shape;                            // of a row; (): one number
 
   // Whether anything is asked of it. If not, it has no target.
   bool is_asked() const { return !loss.is_null() || !metrics.empty() || !weighted_metrics.empty(); }
@@ -63,6 +63,7 @@ struct PlacedMetric {
   std::string name;  // "a_accuracy"
   size_t output = 0;
   MetricType type;
+  nlohmann::json config;
   int64_t offset = 0;    // of its first accumulator
   bool by_loss = false;  // measured by the loss op
   bool weighted = false;

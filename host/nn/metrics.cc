@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "host/core/suggest.h"
 #include "host/nn/loss_functions.h"
@@ -16,6 +17,13 @@ using Reduction = LayerContext::Reduction;
 
 constexpr double kThreshold = 0.5;
 constexpr double kTop = 5;
+
+// Of the metric's config, where it has the key and a value; of a list its only entry.
+double number_or(const LayerContext& layer, const char* key, double value) {
+  const auto* found = layer.find(key);
+  if (found == nullptr || found->is_null()) return value;
+  return found->is_array() ? found->at(0).get<double>() : found->get<double>();
+}
 
 double mean_value(std::span<const double> sums, double rows) { return sums[0] / rows; }
 double root_value(std::span<const double> sums, double rows) { return std::sqrt(sums[0] / rows); }
@@ -41,9 +49,10 @@ SymbolicTensor equal(LayerContext& layer, const SymbolicTensor& a, const Symboli
 Result<SymbolicTensor> binary_accuracy(LayerContext& layer, const SymbolicTensor& y_true,
                                        const SymbolicTensor& y_pred) {
   LOCKSTEP_ASSIGN(const LossInputs in, loss_inputs("'binary_accuracy'", false, y_true, y_pred));
+  const double threshold = number_or(layer, "threshold", kThreshold);
   return mean_of_row(
-      layer, map_two(layer, "matches", in.y_true, in.y_pred, [](Builder& e, Term t, Term p) {
-        return e.equal(t, e.greater(p, e.constant(kThreshold)));
+      layer, map_two(layer, "matches", in.y_true, in.y_pred, [&](Builder& e, Term t, Term p) {
+        return e.equal(t, e.greater(p, e.constant(threshold)));
       }));
 }
 
@@ -102,7 +111,8 @@ SymbolicTensor in_top(LayerContext& layer, const SymbolicTensor& label, const Sy
               [](Builder& f, Term value, Term limit) { return f.greater(value, limit); });
   const SymbolicTensor rank = reduce_last(layer, "rank", greater, Reduction::sum);
   Builder f;
-  return map_positions(layer, "hit", f.finish({f.greater(f.constant(kTop), f.operand(0))}), {rank});
+  const Term k = f.constant(number_or(layer, "k", kTop));
+  return map_positions(layer, "hit", f.finish({f.greater(k, f.operand(0))}), {rank});
 }
 
 Result<SymbolicTensor> sparse_top_k(LayerContext& layer, const SymbolicTensor& y_true,
@@ -130,11 +140,12 @@ Result<SymbolicTensor> two_counts(LayerContext& layer, const char* what,
                                   const SymbolicTensor& y_true, const SymbolicTensor& y_pred,
                                   const Formula& others) {
   LOCKSTEP_ASSIGN(const LossInputs in, loss_inputs(what, false, y_true, y_pred));
+  const double threshold = number_or(layer, "thresholds", kThreshold);
   const auto counted = [&](const char* name, const auto& formula) {
     return count_of_row(layer,
                         map_two(layer, name, in.y_true, in.y_pred, [&](Builder& e, Term t, Term p) {
                           const Term truth = e.select(t, e.constant(1), e.constant(0));
-                          return formula(truth, e.greater(p, e.constant(kThreshold)));
+                          return formula(truth, e.greater(p, e.constant(threshold)));
                         }));
   };
   const SymbolicTensor hits = counted("hits", [](Term t, Term p) { return t * p; });
@@ -154,69 +165,147 @@ Result<SymbolicTensor> recall(LayerContext& layer, const SymbolicTensor& y_true,
                     [](Term t, Term p) { return t * (1.0 - p); });
 }
 
-// The metric's context has no config: a loss is measured with the defaults of its keys.
-Result<SymbolicTensor> measure_loss(const LossType& type, LayerContext& layer,
-                                    const SymbolicTensor& y_true, const SymbolicTensor& y_pred) {
-  LOCKSTEP_ASSIGN(const nlohmann::json config,
-                  resolve_keys(type.name(), type.keys, nlohmann::json::object()));
-  LayerContext loss(layer.builder(), {layer.name(), type.class_name, &config});
-  return type.of_row(loss, y_true, y_pred);
-}
-
 // Keras' metric of this name has the sign that the loss has not.
 Result<SymbolicTensor> cosine_similarity(LayerContext& layer, const SymbolicTensor& y_true,
                                          const SymbolicTensor& y_pred) {
   LOCKSTEP_ASSIGN(const SymbolicTensor loss,
-                  measure_loss(*find_loss_type("cosine_similarity"), layer, y_true, y_pred));
+                  find_loss_type("cosine_similarity")->of_row(layer, y_true, y_pred));
   Builder e;
   return map_positions(layer, "similarity", e.finish({-e.operand(0)}), {loss});
 }
 
 Result<SymbolicTensor> mean_squared_error(LayerContext& layer, const SymbolicTensor& y_true,
                                           const SymbolicTensor& y_pred) {
-  return measure_loss(*find_loss_type("mean_squared_error"), layer, y_true, y_pred);
+  return find_loss_type("mean_squared_error")->of_row(layer, y_true, y_pred);
 }
 
 std::vector<MetricType> metric_types() {
+  const ConfigKey k{"k", KeyKind::integer, 5};
+  const ConfigKey axis{"axis", KeyKind::integer, -1};
+  const std::vector<ConfigKey> counts = {{"thresholds", KeyKind::any, nullptr},
+                                         {"top_k", KeyKind::any, nullptr},
+                                         {"class_id", KeyKind::any, nullptr}};
   std::vector<MetricType> types = {
-      {{"accuracy", "acc"}, 1, accuracy, mean_value},
-      {{"binary_accuracy"}, 1, binary_accuracy, mean_value},
-      {{"categorical_accuracy"}, 1, categorical_accuracy, mean_value},
-      {{"sparse_categorical_accuracy"}, 1, sparse_categorical_accuracy, mean_value},
-      {{"top_k_categorical_accuracy"}, 1, top_k, mean_value},
-      {{"sparse_top_k_categorical_accuracy"}, 1, sparse_top_k, mean_value},
-      {{"precision"}, 2, precision, share_value},
-      {{"recall"}, 2, recall, share_value},
-      {{"root_mean_squared_error"}, 1, mean_squared_error, root_value},
-      {{"cosine_similarity"}, 1, cosine_similarity, mean_value},
+      {{"accuracy", "acc"}, "", {}, true, 1, accuracy, mean_value},
+      {{"binary_accuracy"},
+       "BinaryAccuracy",
+       {{"threshold", KeyKind::number, kThreshold}},
+       true,
+       1,
+       binary_accuracy,
+       mean_value},
+      {{"categorical_accuracy"},
+       "CategoricalAccuracy",
+       {},
+       true,
+       1,
+       categorical_accuracy,
+       mean_value},
+      {{"sparse_categorical_accuracy"},
+       "SparseCategoricalAccuracy",
+       {},
+       true,
+       1,
+       sparse_categorical_accuracy,
+       mean_value},
+      {{"top_k_categorical_accuracy"}, "TopKCategoricalAccuracy", {k}, true, 1, top_k, mean_value},
+      {{"sparse_top_k_categorical_accuracy"},
+       "SparseTopKCategoricalAccuracy",
+       {k},
+       true,
+       1,
+       sparse_top_k,
+       mean_value},
+      {{"precision"}, "Precision", counts, true, 2, precision, share_value},
+      {{"recall"}, "Recall", counts, true, 2, recall, share_value},
+      {{"root_mean_squared_error"},
+       "RootMeanSquaredError",
+       {},
+       false,
+       1,
+       mean_squared_error,
+       root_value},
+      {{"cosine_similarity"}, "CosineSimilarity", {axis}, true, 1, cosine_similarity, mean_value},
   };
   for (const LossType& loss : loss_types()) {
     if (loss.name() == "cosine_similarity") continue;
+    const bool log_cosh = loss.class_name == "LogCosh";  // whose metric has another name
     types.push_back(
-        {loss.names, 1,
+        {loss.names, log_cosh ? "LogCoshError" : loss.class_name, loss.keys, false, 1,
          [&loss](LayerContext& layer, const SymbolicTensor& y_true, const SymbolicTensor& y_pred) {
-           return measure_loss(loss, layer, y_true, y_pred);
+           return loss.of_row(layer, y_true, y_pred);
          },
          mean_value});
   }
   return types;
 }
 
-}  // namespace
-
-Result<MetricType> metric_type(const std::string& name) {
+// By one of its names, or its class.
+Result<MetricType> metric_type(const std::string& name, bool is_class) {
+  std::vector<std::string> known;
   for (MetricType& type : metric_types()) {
-    if (std::find(type.names.begin(), type.names.end(), name) != type.names.end()) {
-      return std::move(type);
-    }
+    const auto& names = type.names;
+    const bool found = is_class ? type.class_name == name
+                                : std::find(names.begin(), names.end(), name) != names.end();
+    if (found) return std::move(type);
+    if (!is_class || !type.class_name.empty())
+      known.push_back(is_class ? type.class_name : names[0]);
   }
-  return usage_error(unknown_name_message("metric", name, metric_names()));
+  return usage_error(unknown_name_message("metric", name, known));
 }
 
-std::vector<std::string> metric_names() {
-  std::vector<std::string> names;
-  for (const MetricType& type : metric_types()) names.push_back(type.names[0]);
-  return names;
+// Keys that are here for one value alone.
+Status check_config(const std::string& name, const nlohmann::json& config) {
+  const std::pair<const char*, nlohmann::json> only[] = {
+      {"top_k", nullptr}, {"class_id", nullptr}, {"ignore_class", nullptr}, {"axis", -1}};
+  for (const auto& [key, value] : only) {
+    const auto found = config.find(key);
+    if (found == config.end() || *found == value) continue;
+    return usage_error(fmt::format("metric {}: {} {} is not supported, only {}", name, key,
+                                   found->dump(), value.dump()));
+  }
+  const auto thresholds = config.find("thresholds");
+  if (thresholds == config.end() || thresholds->is_null() || thresholds->is_number()) return {};
+  if (thresholds->is_array() && thresholds->size() == 1 && thresholds->at(0).is_number()) return {};
+  return usage_error(
+      fmt::format("metric {}: thresholds {} are not supported: give one number, and a metric for "
+                  "each",
+                  name, thresholds->dump()));
+}
+
+}  // namespace
+
+Result<Metric> metric_of(const nlohmann::json& metric) {
+  Metric found;
+  if (metric.is_string()) {
+    found.name = metric;
+    LOCKSTEP_ASSIGN(found.type, metric_type(found.name, false));
+    LOCKSTEP_ASSIGN(found.config,
+                    resolve_keys(found.name, found.type.keys, nlohmann::json::object()));
+    return found;
+  }
+  if (!metric.is_object() || !metric.contains("class_name") || !metric["class_name"].is_string()) {
+    return usage_error(
+        fmt::format("metric {}: give a name, or {{\"class_name\": "
+                    "\"BinaryAccuracy\", \"config\": {{\"threshold\": 0.7}}}}",
+                    metric.dump()));
+  }
+  const std::string class_name = metric["class_name"];
+  LOCKSTEP_ASSIGN(found.type, metric_type(class_name, true));
+  const nlohmann::json given = metric.value("config", nlohmann::json::object());
+  LOCKSTEP_ASSIGN(found.config,
+                  resolve_keys(fmt::format("metric {}", class_name), found.type.keys, given));
+  LOCKSTEP_RETURN_IF_ERROR(check_config(class_name, found.config));
+  const auto name = given.value("name", nlohmann::json());
+  found.name = name.is_string() ? name.get<std::string>() : found.type.names[0];
+  return found;
+}
+
+Result<nlohmann::json> resolve_metric(const nlohmann::json& metric) {
+  LOCKSTEP_ASSIGN(Metric found, metric_of(metric));
+  if (metric.is_string()) return metric;
+  found.config["name"] = found.name;
+  return nlohmann::json{{"class_name", found.type.class_name}, {"config", found.config}};
 }
 
 }  // namespace lockstep

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <span>
 #include <string>
 #include <vector>
@@ -12,7 +13,10 @@
 namespace lockstep {
 
 struct MetricType {
-  std::vector<std::string> names;
+  std::vector<std::string> names;  // the first is Keras' default for an object of the class
+  std::string class_name;          // "": a name alone, since Keras' class of it is something else
+  std::vector<ConfigKey> keys;     // beside name and dtype
+  bool rises = false;              // the more the better
   int64_t accumulators = 1;
   // Appends what a row adds to the accumulators, of so many features.
   std::function<Result<SymbolicTensor>(LayerContext& layer, const SymbolicTensor& y_true,
@@ -22,8 +26,16 @@ struct MetricType {
   double (*value)(std::span<const double> sums, double rows) = nullptr;
 };
 
-// By Keras' name, "accuracy" or a loss's; refuses others with the nearest.
-Result<MetricType> metric_type(const std::string& name);
-std::vector<std::string> metric_names();
+// A metric as a recipe holds it: Keras' name ("accuracy", or a loss's), or {"class_name", "config"}
+// with every key and "name". Refuses what is not known, with the nearest, or not here.
+Result<nlohmann::json> resolve_metric(const nlohmann::json& metric);
+
+struct Metric {
+  std::string name;  // of its values
+  MetricType type;
+  nlohmann::json config;  // resolved
+};
+// What resolve_metric has resolved, or could.
+Result<Metric> metric_of(const nlohmann::json& metric);
 
 }  // namespace lockstep

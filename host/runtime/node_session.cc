@@ -24,15 +24,22 @@ uint64_t recipe_key(const Job& job) {
   return xxh3(recipe.data(), recipe.size());
 }
 
+// A line of the kernel's account of this process, in kB there.
+int64_t status_bytes(const std::string& key) {
+  std::ifstream file("/proc/self/status");
+  for (std::string word; file >> word;) {
+    int64_t kb = 0;
+    if (word == key && file >> kb) return kb * 1024;
+  }
+  return 0;
+}
+
+// Without what is mapped of files: the program, whose pages come as they are first run, and data.
+int64_t own_bytes() { return status_bytes("RssAnon:") + status_bytes("RssShmem:"); }
+
 }  // namespace
 
-int64_t resident_bytes() {
-  std::ifstream file("/proc/self/statm");
-  int64_t total_pages = 0;
-  int64_t resident_pages = 0;
-  file >> total_pages >> resident_pages;
-  return resident_pages * ::sysconf(_SC_PAGESIZE);
-}
+int64_t resident_bytes() { return status_bytes("VmRSS:"); }
 
 NodeSession::NodeSession(NodeOptions options, Network& network)
     : options_(std::move(options)), network_(network) {}
@@ -105,7 +112,7 @@ Status NodeSession::load() {
   const std::string validation =
       options_.validation_data.empty() ? job_.validation_data : options_.validation_data;
   LOCKSTEP_ASSIGN(data_, load_job_data(job_, data, validation, std::move(data_.train)));
-  resident_before_ = resident_bytes();
+  own_before_ = own_bytes();
   LOCKSTEP_ASSIGN(const auto model, model_from_config(job_.model_config));
   const int devices =
       options_.devices > 0 ? options_.devices : options_.available_devices(job_.numerics);
@@ -267,7 +274,7 @@ void NodeSession::log_memory_used() {
   end_snapshot();  // its copy is not part of the plan
   const double mib = 1 << 20;
   log(fmt::format("memory used: {:.1f} MiB beside the data; resident set {:.1f} MiB",
-                  static_cast<double>(resident_bytes() - resident_before_) / mib,
+                  static_cast<double>(own_bytes() - own_before_) / mib,
                   static_cast<double>(resident_bytes()) / mib));
 }
 

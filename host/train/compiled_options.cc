@@ -13,32 +13,19 @@ namespace {
 
 using Json = nlohmann::json;
 
-// "mean_squared_error" of "MeanSquaredError"; the class itself where there is no such metric.
-std::string name_of_class(const std::string& class_name) {
-  for (const std::string& name : metric_names()) {
-    std::string letters = name;
-    std::erase(letters, '_');
-    if (letters == lower_case(class_name)) return name;
-  }
-  return class_name;
-}
-
 // Adds the metrics that compile() was given for an output: names, or objects of classes, in lists.
 void collect_metrics(const Json& metrics, Json* names, std::vector<std::string>* notes) {
-  if (class_name_of(metrics) == "function" && metrics.is_object()) {
-    collect_metrics(metrics.value("config", Json()), names, notes);
-  } else if (metrics.is_object() && metrics.contains("class_name")) {
-    const std::string class_name = class_name_of(metrics);
-    notes->push_back(
-        fmt::format("metric {} of the model's file is measured with its defaults", class_name));
-    collect_metrics(name_of_class(class_name), names, notes);
-  } else if (metrics.is_string()) {
-    const std::string name = metrics;
-    if (name == "loss") return;
-    if (metric_type(name).ok()) {
-      names->push_back(name);
+  const bool is_class = metrics.is_object() && metrics.contains("class_name");
+  if (is_class && metrics["class_name"] == "function") {
+    collect_metrics(metrics.value("config", Json()), names, notes);  // one of Keras' own
+  } else if (metrics.is_string() || is_class) {
+    if (metrics == "loss") return;
+    const auto metric = resolve_metric(metrics);
+    if (metric.ok()) {
+      names->push_back(*metric);
     } else {
-      notes->push_back(fmt::format("metric '{}' of the model's file is not supported", name));
+      notes->push_back(
+          fmt::format("a metric of the model's file is left out: {}", metric.error().message));
     }
   } else if (metrics.is_structured()) {
     for (const Json& each : metrics) collect_metrics(each, names, notes);

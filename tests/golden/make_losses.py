@@ -126,6 +126,31 @@ def metric_cases():
     return found
 
 
+def metric_object_cases():
+    """(metric, kind of y_true, kind of y_pred, shape of y_pred) by name of the case."""
+    m = keras.metrics
+    row, wide = (6,), (12,)
+    return {
+        "BinaryAccuracy_threshold": (m.BinaryAccuracy(threshold=0.7), "binary", "unit", row),
+        "TopKCategoricalAccuracy_3": (m.TopKCategoricalAccuracy(k=3, name="top3"), "one_hot",
+                                      "unit", wide),
+        "SparseTopKCategoricalAccuracy_2": (m.SparseTopKCategoricalAccuracy(k=2), "classes:12",
+                                            "unit", wide),
+        "Precision_threshold": (m.Precision(thresholds=0.8), "binary", "unit", row),
+        "Recall_threshold": (m.Recall(thresholds=[0.3]), "binary", "unit", row),
+        "BinaryCrossentropy_options": (m.BinaryCrossentropy(from_logits=True, label_smoothing=0.1),
+                                       "binary", "centred", row),
+        "CategoricalCrossentropy_options": (
+            m.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2), "one_hot",
+            "centred", row),
+        "SparseCategoricalCrossentropy_logits": (
+            m.SparseCategoricalCrossentropy(from_logits=True), "classes:6", "centred", row),
+        "LogCoshError": (m.LogCoshError(), "centred", "centred", row),
+        "CosineSimilarity": (m.CosineSimilarity(), "centred", "centred", row),
+        "MeanAbsoluteError": (m.MeanAbsoluteError(name="off"), "centred", "centred", row),
+    }
+
+
 def tensors(y_true, y_pred, shape, number):
     """Of batch `number`."""
     target_shape = (*shape[:-1], 1) if y_true.startswith("classes:") else shape
@@ -168,9 +193,12 @@ def golden_metric(name, y_true, y_pred, shape):
     from keras.src.trainers.compile_utils import get_metric  # what compile(metrics=[name]) makes
 
     truth, prediction, target_shape = tensors(y_true, y_pred, shape, 0)
-    metric = get_metric(name, truth, prediction)
+    metric = name if isinstance(name, keras.Metric) else get_metric(name, truth, prediction)
     metric.update_state(truth, prediction)
     metric.update_state(*tensors(y_true, y_pred, shape, 1)[:2])
+    if metric is name:
+        name = {"class_name": type(metric).__name__,
+                "config": {**metric.get_config(), "dtype": "float32"}}
     return {"name": name, "y_true": y_true, "y_pred": y_pred, "target_shape": list(target_shape),
             "shape": list(shape), "value": rounded(metric.result())[0]}
 
@@ -257,7 +285,8 @@ def golden_file():
         "rows": ROWS,
         "keras": keras.__version__,
         "losses": {name: golden_loss(*case) for name, case in loss_cases().items()},
-        "metrics": {name: golden_metric(*case) for name, case in metric_cases().items()},
+        "metrics": {name: golden_metric(*case) for name, case in
+                    {**metric_cases(), **metric_object_cases()}.items()},
         "objectives": {name: golden_objective(case) for name, case in objective_cases().items()},
     }
 

@@ -29,7 +29,8 @@ MISSING = "Keras is not here: PyPI could not be reached"
 ROWS = 96
 CLASSES = 4
 # As fit() names them in Keras' History.
-NAMES = ["kind_accuracy", "kind_loss", "kind_weighted_accuracy", "loss", "size_loss", "size_mae"]
+NAMES = ["kind_accuracy", "kind_loss", "kind_top2", "kind_weighted_accuracy", "loss", "size_loss",
+         "size_mae", "size_off"]
 
 
 def model(as_dictionary=False):
@@ -45,7 +46,9 @@ def model(as_dictionary=False):
                  loss={"size": keras.losses.LogCosh(),
                        "kind": keras.losses.sparse_categorical_crossentropy},
                  loss_weights={"size": 0.3, "kind": 2.0},
-                 metrics={"size": ["mae"], "kind": ["accuracy"]},
+                 metrics={"size": ["mae", keras.metrics.RootMeanSquaredError(name="off")],
+                          "kind": ["accuracy",
+                                   keras.metrics.SparseTopKCategoricalAccuracy(2, name="top2")]},
                  weighted_metrics={"kind": ["accuracy"]})
     return made
 
@@ -90,8 +93,8 @@ class OutputsTest(runs.RunTest):
             self.assert_near(mine, other)
         done = run("evaluate", "--model", output, "--data", self.data)
         expected = theirs.evaluate(self.x, [self.y["size"], self.y["kind"]], verbose=0)
-        for name, value in zip(["loss", "size_loss", "kind_loss", "kind_accuracy",
-                                "kind_weighted_accuracy", "size_mae"],
+        for name, value in zip(["loss", "size_loss", "kind_loss", "kind_accuracy", "kind_top2",
+                                "kind_weighted_accuracy", "size_mae", "size_off"],
                                expected):
             self.assert_near(float(done.stdout.split(f" {name}: ")[1].split()[0]), value, 2e-4)
 

@@ -15,7 +15,7 @@ namespace {
 using Json = nlohmann::json;
 using testing::HasSubstr;
 
-CallbackContext context() { return {{"loss", "accuracy"}, true, false, 0.01}; }
+CallbackContext context() { return {{"loss", "accuracy"}, true, false, 0.01, {"accuracy"}}; }
 
 Result<Callbacks> make(const std::string& calls, const CallbackContext& given = context()) {
   const auto list = resolve_callbacks(Json::array({calls}));

@@ -18,7 +18,7 @@ using testing::Pair;
 MetricTable table_of(const std::vector<std::string>& metrics) {
   Job job;
   job.outputs[0].loss = "sparse_categorical_crossentropy";
-  job.outputs[0].metrics = metrics;
+  job.outputs[0].metrics.assign(metrics.begin(), metrics.end());
   return MetricTable(job);
 }
 

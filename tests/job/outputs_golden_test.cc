@@ -220,9 +220,42 @@ TEST(OutputOptions, OneOutputNeedsNoName) {
     ASSERT_TRUE(outputs.ok()) << outputs.error().message;
     EXPECT_EQ(outputs->at(0).name, "");
     EXPECT_EQ(loss_name(outputs->at(0).loss), "mean_squared_error");
-    EXPECT_EQ(outputs->at(0).metrics, (std::vector<std::string>{"mae", "mse"}));
+    EXPECT_EQ(metrics_json(*outputs), nlohmann::json({"mae", "mse"}));
     EXPECT_EQ(outputs->at(0).loss_weight, 0.5);
   }
+}
+
+nlohmann::json metric(const char* class_name, const nlohmann::json& config) {
+  return {{"class_name", class_name}, {"config", config}};
+}
+
+TEST(OutputOptions, MetricsHaveArgumentsAndNamesOfTheirOwn) {
+  const nlohmann::json top = metric("TopKCategoricalAccuracy", {{"k", 3}, {"name", "top3"}});
+  const nlohmann::json wide = metric("TopKCategoricalAccuracy", {{"name", "top3"}});
+  Job job;
+  job.outputs = output_objectives({{"loss", "mse"}, {"metrics", {top, wide, "mae"}}}, {}).value();
+  const MetricTable table(job);
+  EXPECT_EQ(table.names(), (std::vector<std::string>{"loss", "top3", "top3_1", "mae"}));
+  EXPECT_EQ(table.rising(), (std::vector<std::string>{"top3", "top3_1"}));
+  EXPECT_EQ(job.outputs[0].metrics[1].at("config"), (nlohmann::json{{"k", 5}, {"name", "top3"}}));
+}
+
+TEST(OutputOptions, MetricsThatAreNotHereAreRefused) {
+  const auto message = [](const nlohmann::json& one) {
+    return output_objectives({{"loss", "mse"}, {"metrics", nlohmann::json::array({one})}}, {})
+        .error()
+        .message;
+  };
+  EXPECT_EQ(message(metric("Precision", {{"thresholds", {0.3, 0.6}}})),
+            "metric Precision: thresholds [0.3,0.6] are not supported: give one number, and a "
+            "metric for each");
+  EXPECT_EQ(message(metric("Recall", {{"class_id", 2}})),
+            "metric Recall: class_id 2 is not supported, only null");
+  EXPECT_EQ(message(metric("BinaryAccuracy", {{"treshold", 0.7}})),
+            "metric BinaryAccuracy: unknown key 'treshold'; did you mean 'threshold'? Known: "
+            "threshold");
+  EXPECT_NE(message(metric("AUC", nlohmann::json::object())).find("unknown metric 'AUC'"),
+            std::string::npos);
 }
 
 }  // namespace
