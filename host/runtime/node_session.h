@@ -86,11 +86,11 @@ class NodeSession {
   std::vector<PartitionSamples> samples_;    // contributed to the step under way
   std::optional<EpochReport> epoch_report_;  // measured, not sent yet
   std::vector<PartitionRange> measured_ranges_;
-  int64_t progress_ms_ = 0;      // when what is waited for began, or last came nearer
-  size_t state_missing_ = 0;     // parts of the state that is waited for
-  int64_t compute_ms_ = 0;       // what this node's last step took to compute
-  int64_t own_before_ = 0;       // memory, data loaded, nothing else
-  int64_t memory_told_ = 0;      // the largest plan that was logged
+  int64_t progress_ms_ = 0;   // when what is waited for began, or last came nearer
+  size_t state_missing_ = 0;  // parts of the state that is waited for
+  int64_t compute_ms_ = 0;    // what this node's last step took to compute
+  int64_t own_before_ = 0;    // memory, data loaded, nothing else
+  int64_t memory_told_ = 0;   // the largest plan that was logged
 
   std::mutex mutex_;
   bool over_ = false;
