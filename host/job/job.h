@@ -15,7 +15,7 @@
 namespace lockstep {
 
 // Raised whenever the bits of any numerics change.
-inline constexpr int kNumericsVersion = 1;
+inline constexpr int kNumericsVersion = 2;
 
 struct Job {
   // As asked for, defaults filled in.
