@@ -9,6 +9,7 @@ endif()
 
 option(LOCKSTEP_BUILD_TESTS "Build the tests" ON)
 set(LOCKSTEP_SANITIZE "" CACHE STRING "Sanitizers, as for -fsanitize=")
+option(LOCKSTEP_FUZZ "Build lockstep_fuzz, for Clang with LOCKSTEP_SANITIZE" OFF)
 
 find_program(CCACHE ccache)
 if(CCACHE)
