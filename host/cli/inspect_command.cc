@@ -130,7 +130,8 @@ int run_inspect(const Arguments& arguments, Context&) {
         "their shapes and weights; with the shape of\na row, where the model leaves it open\n"
         "lockstep inspect --layers: Keras' layers that a model may have, with their keys, in "
         "Markdown\n"
-        "lockstep inspect --callbacks: Keras' callbacks that a job may have, with their keys\n",
+        "lockstep inspect --callbacks: Keras' callbacks that a job may have, with their keys\n\n"
+        "Of FILE:\n{}",
         options_help(model_options()));
     return arguments.size() == 1 ? 0 : 2;
   }

@@ -50,8 +50,7 @@ Status print_optimizer(const ModelFile& file, const std::vector<Parameter>& para
 }
 
 // As it was compiled: forward, loss and gradients; what was not, forward only.
-Result<Graph> step_graph(const ModelFile& file, const Model& model) {
-  LOCKSTEP_ASSIGN(Graph forward, model.predict_graph());
+Result<Graph> step_graph(const ModelFile& file, const Model& model, const Graph& forward) {
   if (!file.compile.is_object()) return forward;
   std::vector<std::string> notes;
   const nlohmann::json options = options_of_compile(file, &notes);
@@ -84,7 +83,7 @@ Status print_program(const Graph& graph, int64_t batch_size) {
 
 Status print_costs(const ModelFile& file, const Model& model, const InspectOptions& options) {
   LOCKSTEP_ASSIGN(const Graph forward, model.predict_graph());
-  LOCKSTEP_ASSIGN(const Graph step, step_graph(file, model));
+  LOCKSTEP_ASSIGN(const Graph step, step_graph(file, model, forward));
   const int64_t all = operations_of(step);
   const int64_t part = operations_of(forward);
   fmt::print("operations of a row: {} forward{}\n", count_text(part),

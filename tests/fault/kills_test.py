@@ -109,12 +109,7 @@ class NodesByHandTest(faults.FaultTest):
 
     def test_the_last_node_hands_over_through_a_checkpoint(self):
         output = self.output()
-        coordinator, address = self.start_coordinator(output, "--nodes", "1:2")
-        first = self.start_node(address, "n0")
-        wait_for_step(address, 60, coordinator)
-        first.kill(signal.SIGTERM)
-        self.assertEqual(first.finish(10)[0], 143, first.log())
-        coordinator.wait_for("the job waits for one")
+        coordinator, address = self.start_and_leave(output, 60)
         self.start_node(address, "n1")
         report = self.assert_same(coordinator, output)
         self.assertGreaterEqual(report["restores"][0]["step"], 60)

@@ -249,6 +249,16 @@ class FaultTest(runs.RunTest):
         return self.launch("node", "--coordinator", address, "--name", name, "--devices", 1,
                            "--data", data, *arguments, prefix=prefix)
 
+    def start_and_leave(self, output, step):
+        """A coordinator with its address; its only node has left at `step`, the job waits."""
+        coordinator, address = self.start_coordinator(output, "--nodes", "1:2")
+        node = self.start_node(address, "n0")
+        wait_for_step(address, step, coordinator)
+        node.kill(signal.SIGTERM)
+        self.assertEqual(node.finish(10)[0], 143, node.log())
+        coordinator.wait_for("the job waits for one")
+        return coordinator, address
+
 
 def end_all(pids):
     for pid in pids:
