@@ -1,9 +1,13 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include "host/cli/arguments.h"
 #include "host/cli/commands.h"
+#include "host/cli/factories.h"
 #include "host/core/files.h"
 #include "host/job/data_job.h"
 #include "host/nn/model_config.h"
+#include "host/train/replay.h"
 #include "host/train/run_difference.h"
 
 namespace lockstep {
@@ -13,8 +17,16 @@ constexpr const char* kHelp =
     "lockstep diff DIR DIR: where the bits of two runs part\n\n"
     "Says which keys of the recipes differ, and the first step after which the digests of the "
     "states differ. Where\nboth runs have kept a checkpoint of the same later step, it names the "
-    "first layer whose weights differ there.\nNothing is computed again: in which partition the "
-    "difference began is not said. Exit code 0 where all bits are\nthe same, 1 where not.\n";
+    "first layer whose weights differ there.\nThen it computes that step again for both, from the "
+    "newest states before it: which run recorded what its\njob gives, and in which partitions and "
+    "layer the gradients differ. Exit code 0 where all bits are the same,\n1 where not.\n\n";
+
+std::vector<OptionSpec> diff_options() {
+  using enum OptionType;
+  return {{"data", text, "", "PATH|NAME", "where the data of both is here [where each job says]"},
+          {"replay", boolean, true, "", "compute the step again; --no-replay leaves it out"},
+          device_options().front()};
+}
 
 void print_layer(const RunDifference& difference) {
   if (!difference.common_after) {
@@ -63,22 +75,70 @@ void print_difference(const RunDifference& difference, const std::string& left,
   }
 }
 
+void print_gradients(const Replayed& replayed) {
+  if (!replayed.same_partitions) {
+    fmt::print("  their batches are not cut alike: no partition is compared\n");
+  } else if (!replayed.gradients) {
+    fmt::print("  all partitions have the same gradients: it is the update that differs\n");
+  } else {
+    const GradientDifference& difference = *replayed.gradients;
+    fmt::print("  the gradients of {} partitions differ: {}\n", difference.partitions.size(),
+               fmt::join(difference.partitions, ", "));
+    const std::string where =
+        difference.layer.empty()
+            ? "in the loss or the metrics alone"
+            : fmt::format("first in '{}', {} values, by at most {:.3g}", difference.layer,
+                          difference.values, difference.largest);
+    fmt::print("  partition {}, rows {} to {} of the batch: {}\n", difference.partitions[0],
+               difference.first_row, difference.end_row - 1, where);
+  }
+}
+
+Status print_replay(FileSystem& files, const Arguments& runs, int64_t step,
+                    const nlohmann::json& values) {
+  const auto factory = [&](const std::string& numerics) -> DeviceFactory {
+    return [kind = values.at("device").get<std::string>(), numerics](int index) {
+      return make_device(kind, numerics, index);
+    };
+  };
+  LOCKSTEP_ASSIGN(const Replayed replayed,
+                  replay_step(files, runs[0], runs[1], step, values.at("data"), factory));
+  fmt::print("step {} computed again:\n", step);
+  for (const auto& [run, result] :
+       {std::pair(runs[0], replayed.left), std::pair(runs[1], replayed.right)}) {
+    fmt::print("  '{}', from its state {}: {}\n", run, result.from,
+               result.as_recorded ? "what it recorded"
+                                  : "NOT what it recorded: something that is no part of its job "
+                                    "changed its state there");
+  }
+  print_gradients(replayed);
+  return {};
+}
+
 }  // namespace
 
 int run_diff(const Arguments& arguments, Context&) {
-  if (arguments.size() != 2) {
-    fmt::print("{}", kHelp);
+  const auto options = diff_options();
+  if (arguments.size() < 2) {
+    fmt::print("{}{}", kHelp, options_help(options));
     return arguments == Arguments{"--help"} ? 0 : 2;
   }
+  const Arguments runs(arguments.begin(), arguments.begin() + 2);
+  const auto values = parse_arguments(options, Arguments(arguments.begin() + 2, arguments.end()));
+  if (!values.ok()) return report_error(values.error());
   PosixFileSystem files;
   const auto parameters_of = [](const Job& job) -> Result<std::vector<Parameter>> {
     LOCKSTEP_ASSIGN(const auto model, model_from_config(job.model_config));
     LOCKSTEP_ASSIGN(const Graph graph, model->training_graph(objective_of(job)));
     return graph.parameters;
   };
-  const auto difference = compare_runs(files, arguments[0], arguments[1], parameters_of);
+  const auto difference = compare_runs(files, runs[0], runs[1], parameters_of);
   if (!difference.ok()) return report_error(difference.error());
-  print_difference(*difference, arguments[0], arguments[1]);
+  print_difference(*difference, runs[0], runs[1]);
+  if (difference->step && values->at("replay").get<bool>()) {
+    const Status replayed = print_replay(files, runs, *difference->step, *values);
+    if (!replayed.ok()) fmt::print("not computed again: {}\n", replayed.error().message);
+  }
   return difference->same() ? 0 : 1;
 }
 

@@ -6,32 +6,15 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <map>
 
-#include "host/checkpoint/lineage.h"
 #include "host/core/files.h"
 #include "host/runtime/state_file.h"
 #include "host/train/digest_file.h"
+#include "host/train/kept_states.h"
 #include "host/train/output_folder.h"
 
 namespace lockstep {
 namespace {
-
-// Object ids of the states, by step.
-std::map<int64_t, std::string> states_of(FileSystem& files, const std::string& run) {
-  std::map<int64_t, std::string> states;
-  const std::string folder = OutputFolder::state_path(run) + "/objects";
-  if (!folder_exists(folder)) return states;
-  const ObjectStore objects(files, folder);
-  const auto scanned = Lineage::scan(objects);
-  if (!scanned.ok()) return states;
-  for (const std::string& id : scanned->lineage.ids()) {
-    const auto checkpoint = scanned->lineage.read(id);
-    if (!checkpoint.ok() || !objects.verify(checkpoint->state).ok()) continue;
-    states[checkpoint->step] = checkpoint->state;
-  }
-  return states;
-}
 
 Result<std::vector<uint64_t>> digests_of(const std::string& run) {
   const std::string path = OutputFolder::digests_path(run);
@@ -56,11 +39,8 @@ void compare_digests(const std::vector<uint64_t>& left, const std::vector<uint64
 Status compare_states(FileSystem& files, const std::string& left, const std::string& right,
                       const std::pair<std::string, std::string>& states,
                       const std::vector<Parameter>& parameters, RunDifference& difference) {
-  const auto read = [&](const std::string& run, const std::string& id) {
-    return ObjectStore(files, OutputFolder::state_path(run) + "/objects").read(id);
-  };
-  LOCKSTEP_ASSIGN(const std::string left_bytes, read(left, states.first));
-  LOCKSTEP_ASSIGN(const std::string right_bytes, read(right, states.second));
+  LOCKSTEP_ASSIGN(const std::string left_bytes, read_kept_state(files, left, states.first));
+  LOCKSTEP_ASSIGN(const std::string right_bytes, read_kept_state(files, right, states.second));
   LOCKSTEP_ASSIGN(const StateView left_state, decode_state(left_bytes));
   LOCKSTEP_ASSIGN(const StateView right_state, decode_state(right_bytes));
   int64_t count = 0;
@@ -126,8 +106,8 @@ Result<RunDifference> compare_runs(FileSystem& files, const std::string& left,
         fmt::format("'{}' and '{}' have no step of which both know the digest", left, right)};
   }
   if (!difference.step) return difference;
-  const auto left_states = states_of(files, left);
-  const auto right_states = states_of(files, right);
+  const auto left_states = kept_states(files, left);
+  const auto right_states = kept_states(files, right);
   for (const auto& [step, state] : left_states) {
     if (!right_states.contains(step)) continue;
     if (step <= *difference.step) difference.common_before = step;

@@ -1,5 +1,5 @@
 // Where the bits of two runs part: from their recipes, the digests of their states, and the
-// checkpoints that they have in common. Runs nothing again.
+// checkpoints that they have in common. Computes nothing again: replay.h does.
 #pragma once
 
 #include <cstdint>
