@@ -44,6 +44,7 @@ void Faults::strike() {
   if (plan.silences && !calm) kinds.push_back(&Faults::silence_link);
   if (plan.connections && !calm) kinds.push_back(&Faults::lose_connection);
   if (plan.leaves && !calm) kinds.push_back(&Faults::leave);
+  if (plan.interrupts && !calm) kinds.push_back(&Faults::interrupt);
   if (plan.slow_disk) kinds.push_back(&Faults::slow_disk);
   if (plan.flips) kinds.push_back(&Faults::flip);
   if (plan.coordinator_kills || (plan.kills_of_all && !calm)) {
@@ -105,6 +106,12 @@ void Faults::kill_coordinator(bool all) {
   world_.after(world_.random.between(10, 3000) * kMs, [this, may_return] {
     if (!world_.head->alive()) world_.head->start(may_return);
   });
+}
+
+void Faults::interrupt() {
+  if (!world_.head->serving()) return;
+  world_.count("fault: interrupted");
+  world_.head->interrupt(world_.random.between(50, 3000) * kMs);
 }
 
 void Faults::cut_link() {

@@ -18,6 +18,7 @@ class Faults {
   void kill_node();
   void freeze_node();
   void kill_coordinator(bool all);
+  void interrupt();
   void cut_link();
   void silence_link();
   void lose_connection();

@@ -5,6 +5,11 @@
 #include "tests/sim/sim_node.h"
 
 namespace lockstep::sim {
+namespace {
+
+constexpr const char* kInterrupted = "ended by Ctrl-C";
+
+}  // namespace
 
 void Head::start(bool may_return) {
   life_ = ++lives_;
@@ -21,6 +26,7 @@ void Head::kill() {
   life_ = 0;
   serving_ = false;
   coordinator_.reset();
+  interrupted_at_.reset();
   actions_.clear();
   outboxes_.clear();
   busy_ = false;
@@ -36,6 +42,42 @@ void Head::kill() {
   for (const auto& node : world_.live_nodes()) {
     node->post(world_.random.between(1, 20) * kMs, [node] { node->control_broken(); });
   }
+}
+
+void Head::interrupt(int64_t patience_us) {
+  if (interrupted_at_) return;
+  world_.trace("interrupted at step {}", coordinator_->steps_done());
+  // Outside training there is nothing to wait for: what is kept is all that there is.
+  const bool trains = coordinator_->phase() == Coordinator::Phase::training;
+  interrupted_at_ = trains ? coordinator_->steps_done() : 0;
+  CoordinatorActions actions;
+  coordinator_->interrupt(kInterrupted, &actions);
+  world_.after(patience_us, [this, life = life_] {
+    if (life_ != life) return;
+    world_.count("interrupts that waited in vain");
+    interrupted_at_ = 0;
+    end_interrupted();
+  });
+  act(std::move(actions));
+}
+
+// All processes are gone; the job is begun again later.
+void Head::end_interrupted() {
+  int64_t kept = 0;
+  for (const Store::Entry& entry : world_.store->log) {
+    const auto record = decode_record(entry.body);
+    const auto* checkpoint = std::get_if<CheckpointRecord>(&*record);
+    if (checkpoint != nullptr) kept = std::max(kept, checkpoint->state.step);
+  }
+  if (kept + 1 < *interrupted_at_) {
+    world_.fail(fmt::format("interrupted at step {}, and the newest state is of step {}",
+                            *interrupted_at_, kept));
+  }
+  kill();
+  for (const auto& node : world_.live_nodes()) node->die();
+  world_.after(world_.random.between(10, 3000) * kMs, [this] {
+    if (!alive()) start(false);
+  });
 }
 
 void Head::recover(bool may_return) {
@@ -94,6 +136,7 @@ void Head::tick() {
   CoordinatorActions actions;
   coordinator_->tick(world_.now_ms(), &actions);
   act(std::move(actions));
+  if (!coordinator_) return;
   const int64_t patience_us = world_.setting.facts.lease_ms * kMs + 3 * kSecond;
   for (const Member& member : coordinator_->view().members) {
     if (coordinator_->view().number == forgotten_view_) break;
@@ -186,6 +229,11 @@ void Head::perform(const CoordinatorAction& action) {
   } else if (const auto* completed = std::get_if<JobCompleted>(&action)) {
     world_.job_completed(completed->state);
   } else if (const auto* failed = std::get_if<JobFailed>(&action)) {
+    if (failed->reason == kInterrupted) {
+      world_.count("interrupts that ended the job");
+      end_interrupted();
+      return;
+    }
     world_.job_failed(failed->reason);
   }
 }

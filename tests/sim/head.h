@@ -30,6 +30,8 @@ class Head {
 
   void start(bool may_return);
   void kill();
+  // As Ctrl-C at `train`: the state of the last step is kept, at most so long, and all ends.
+  void interrupt(int64_t patience_us);
   bool serving() const { return coordinator_ && serving_; }
   bool alive() const { return life_ > 0; }
   // One for each life: what was begun in another does not go on.
@@ -62,6 +64,7 @@ class Head {
   };
 
   void recover(bool may_return);
+  void end_interrupted();
   void tick();
   void act(CoordinatorActions actions);
   void drain();
@@ -82,7 +85,8 @@ class Head {
   int64_t served_term_ = 0;
   bool serving_ = false;
   int64_t serving_since_us_ = 0;
-  int forgotten_view_ = -1;  // its members may not return: they are none
+  std::optional<int64_t> interrupted_at_;  // steps that were done then
+  int forgotten_view_ = -1;                // its members may not return: they are none
   std::optional<Coordinator> coordinator_;
   std::deque<CoordinatorAction> actions_;
   bool busy_ = false;

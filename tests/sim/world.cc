@@ -265,6 +265,7 @@ FaultPlan make_faults(Random* random) {
   plan.connections = random->chance(share);
   plan.slow_disk = random->chance(share);
   plan.flips = random->chance(20);
+  plan.interrupts = random->chance(share);
   return plan;
 }
 

@@ -52,7 +52,8 @@ struct FaultPlan {
   bool connections = false;
   bool slow_disk = false;
   bool flips = false;
-  bool one_kill = false;  // exactly one, and nothing else
+  bool interrupts = false;  // Ctrl-C of `train`, which is then begun again
+  bool one_kill = false;    // exactly one, and nothing else
   int64_t mean_gap_us = kSecond;
   int64_t until_us = 0;
   bool any() const { return until_us > 0; }
