@@ -11,8 +11,8 @@
 #include "host/core/rng.h"
 #include "host/cpu/cpu_device.h"
 #include "host/job/data_job.h"
-#include "host/nn/model_config.h"
 #include "host/runtime/replica.h"
+#include "models/models.h"
 
 namespace lockstep {
 namespace {
@@ -38,6 +38,7 @@ std::vector<OptionSpec> bench_options() {
           {"devices", integer, 2, "N", "threads of a node"},
           {"nodes", integer, 2, "N", "nodes or processes"},
           {"steps", integer, 200, "N", "steps that are measured"},
+          {"digests", boolean, true, "", "of 'step': hash each new state, as jobs do"},
           {"megabytes", integer, 25, "M", "size of the averaged vector"},
           {"rounds", integer, 20, "R", "averages that are measured"},
           {"transport", text, "shared-memory", "NAME", "of 'average': shared-memory or tcp"},
@@ -96,7 +97,7 @@ Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
   job.input_shape = data.row_shape;
   job.classes = data.classes;
   job.train_rows = data.rows();
-  LOCKSTEP_ASSIGN(const auto model, model_from_config(job.model_config));
+  const auto model = seed_cnn(job.input_shape, job.classes);
   const int devices = values.at("devices");
   LOCKSTEP_ASSIGN(auto replica, Replica::create(job, *model, devices, [&](int index) {
                     return make_device("auto", job.numerics, index);
@@ -106,6 +107,7 @@ Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
   BatchLoader loader(data, training_loader(job, {0, data.rows()}));
   const int64_t steps = values.at("steps");
   const int64_t warm_up = std::max<int64_t>(3, steps / 10);
+  const bool digests = values.at("digests");
   std::vector<double> seconds;
   std::vector<double> update_seconds;
   for (int64_t step = 0; step < steps + warm_up; ++step) {
@@ -116,7 +118,7 @@ Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
     LOCKSTEP_ASSIGN(const auto roots, replica->take_roots(step, ranges, true));
     LOCKSTEP_RETURN_IF_ERROR(replica->compute(step, ranges, batches, [](int64_t, int64_t) {}));
     const auto computed = Clock::now();
-    LOCKSTEP_RETURN_IF_ERROR(replica->update(nullptr, roots));
+    LOCKSTEP_RETURN_IF_ERROR(replica->update(nullptr, roots, digests));
     if (step < warm_up) continue;
     seconds.push_back(seconds_since(begin));
     update_seconds.push_back(seconds_since(computed));
