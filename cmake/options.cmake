@@ -13,7 +13,8 @@ option(LOCKSTEP_FUZZ "Build lockstep_fuzz, for Clang with LOCKSTEP_SANITIZE" OFF
 
 find_program(CCACHE ccache)
 if(CCACHE)
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
+  # What ccache asks for to keep what is compiled with precompiled headers.
+  set(CMAKE_CXX_COMPILER_LAUNCHER env CCACHE_SLOPPINESS=pch_defines,time_macros ${CCACHE})
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
 endif()
 
@@ -25,6 +26,7 @@ target_compile_options(lockstep_options INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
     -Wno-missing-field-initializers -Wno-stringop-overflow -Wno-restrict
     -ffp-contract=off -fno-math-errno>
+  $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-fpch-preprocess>  # for ccache
   $<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wno-unknown-warning-option>)
 target_compile_definitions(lockstep_options INTERFACE LOCKSTEP_VERSION="${PROJECT_VERSION}")
 if(LOCKSTEP_SANITIZE)
@@ -38,3 +40,11 @@ if(LOCKSTEP_SANITIZE)
   target_link_options(lockstep_options INTERFACE -fsanitize=${LOCKSTEP_SANITIZE})
   target_compile_definitions(lockstep_options INTERFACE LOCKSTEP_SANITIZED=1)
 endif()
+
+# The headers that most of a target's files read, compiled once: such a file takes a third less. For
+# targets whose files all have the same options; others set SKIP_PRECOMPILE_HEADERS.
+function(precompile_headers target)
+  target_precompile_headers(${target} PRIVATE <algorithm> <fmt/format.h> <functional> <map> <memory>
+                            <nlohmann/json.hpp> <optional> <span> <string> <variant> <vector>
+                            ${ARGN})
+endfunction()

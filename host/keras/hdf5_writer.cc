@@ -1,6 +1,7 @@
 #include "host/keras/hdf5_writer.h"
 
 #include <fmt/format.h>
+#define H5_USE_110_API  // those of Debian 12, of any later version
 #include <hdf5.h>
 
 #include <algorithm>

@@ -8,8 +8,8 @@
 
 // The flags for these headers alone: whatever else is inline here may end up in any test.
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target( \
-    "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma"))), apply_to = function)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma"))), apply_to = function)
 #else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512vl,avx512dq,avx512bw,avx2,fma")
