@@ -17,7 +17,8 @@ class BenchTest(runs.RunTest):
         self.assertGreater(self.result("cluster", *small)["images_per_second"], 0)
         self.assertGreater(self.result("peak", "--devices", 1)["gflops"], 0)
         for transport in ("tcp", "shared-memory"):
-            found = self.result("average", "--transport", transport, "--megabytes", 1, "--rounds", 3)
+            found = self.result("average", "--transport", transport, "--megabytes", 1,
+                                "--rounds", 3)
             self.assertGreater(found["seconds"], 0)
 
     def test_unknown_names_are_refused(self):
