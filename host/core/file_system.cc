@@ -4,6 +4,8 @@
 
 #include <filesystem>
 
+#include "host/core/planted.h"
+
 namespace lockstep {
 namespace {
 
@@ -34,6 +36,7 @@ Status AppendFile::append(std::string_view bytes) {
 
 Status AppendFile::sync() {
   if (failed_) return *failed_;
+  if (planted(Bug::fsync_retried) && do_sync().ok()) return {};
   return keep_failure(do_sync());
 }
 
@@ -47,6 +50,7 @@ Status NewFile::commit(const std::string& name) {
   LOCKSTEP_RETURN_IF_ERROR(file_->sync());
   LOCKSTEP_RETURN_IF_ERROR(files_->rename(path_, join(folder_, name)));
   file_ = nullptr;
+  if (planted(Bug::rename_unsynced)) return {};
   return files_->sync_folder(folder_);
 }
 

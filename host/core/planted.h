@@ -36,8 +36,13 @@ enum class Bug {
   decided_before_kept,   // the best state may be left behind before it is durable
   rate_too_early,        // a decided learning rate holds for what is left of the epoch
   rate_not_given,        // who is given a state does not learn the rate that holds there
+  // Of the disk: no simulated cluster knows them, the tests of checkpoint/ do.
+  rename_unsynced,    // a file has its name before its folder is durable
+  torn_record_taken,  // a record whose checksum is wrong counts
+  fsync_retried,      // what a failed fsync lost is taken for durable
   count
 };
+inline constexpr Bug kFirstDiskBug = Bug::rename_unsynced;
 
 inline constexpr std::array<std::string_view, static_cast<size_t>(Bug::count)> kBugNames = {
     "none",
@@ -64,6 +69,9 @@ inline constexpr std::array<std::string_view, static_cast<size_t>(Bug::count)> k
     "decided_before_kept",
     "rate_too_early",
     "rate_not_given",
+    "rename_unsynced",
+    "torn_record_taken",
+    "fsync_retried",
 };
 
 #ifdef LOCKSTEP_PLANTED_BUGS

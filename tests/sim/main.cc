@@ -267,7 +267,8 @@ int run_planted_table(Options options) {
   options.quiet = true;
   int survived = 0;
   std::printf("%-26s %10s  %s\n", "bug", "seed", "noticed by");
-  for (size_t i = 1; i < kBugNames.size(); ++i) {
+  constexpr auto kEnd = static_cast<size_t>(kFirstDiskBug);
+  for (size_t i = 1; i < kEnd; ++i) {
     options.planted = kBugNames[i];
     if (!choose_bug(options.planted)) return 2;
     const Tally tally = run_seeds(options, 1);
@@ -281,7 +282,7 @@ int run_planted_table(Options options) {
     }
     std::fflush(stdout);
   }
-  std::printf("%zu planted, %d survived\n", kBugNames.size() - 1, survived);
+  std::printf("%zu planted, %d survived\n", kEnd - 1, survived);
   return survived == 0 ? 0 : 1;
 }
 
