@@ -129,8 +129,7 @@ void NodeMachine::view_adopted() {
     epoch_cut_ = false;
   }
   LOCKSTEP_CHECK(!has_state_ || step_ == self.step);
-  const std::vector<NodeEvent> deferred = std::move(deferred_);
-  deferred_.clear();
+  const std::vector<NodeEvent> deferred = std::exchange(deferred_, {});
   for (const NodeEvent& told : deferred) event(told, durable_ms_);
 }
 

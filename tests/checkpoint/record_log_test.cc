@@ -146,6 +146,18 @@ TEST_F(Log, ATailOfZerosIsCut) {
   EXPECT_EQ(whole.size(), opened->notes.at(0).offset);
 }
 
+// What was torn may hold what looks like a later record: only a whole one tells of damage.
+TEST_F(Log, ATornTailThatLooksLikeARecordIsCut) {
+  const std::string whole = make_three();
+  ASSERT_TRUE(open().append(2, "four").ok());
+  std::string later = files_.contents("log").substr(whole.size());
+  files_.put("log", whole + "torn" + later);
+  EXPECT_THAT(error(), HasSubstr("with the whole record 3 after it"));
+  later.back() ^= 1;
+  files_.put("log", whole + "torn" + later);
+  EXPECT_THAT(records(), ElementsAre(kOne, kTwo, kThree));
+}
+
 // Any damage before the last record is an error, in the last one it looks like a torn append: a
 // prefix of the records, never another one.
 TEST_F(Log, EveryBit) {

@@ -41,6 +41,7 @@ class ReturningCoordinatorTest : public CoordinatorTest {
 TEST_F(ReturningCoordinatorTest, MembersComeBackAndGoOn) {
   begin(recovered_, true, 2);
   EXPECT_EQ(coordinator_->phase(), Phase::changing);
+  EXPECT_EQ(coordinator_->steps_done(), 2);
   EXPECT_TRUE(*coordinator_->renew(kFirst, now_));
   ASSERT_TRUE(attach(kFirst, standing(3)).ok());
   EXPECT_FALSE(*coordinator_->renew(kFirst, now_));

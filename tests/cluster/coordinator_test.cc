@@ -126,6 +126,18 @@ TEST_F(CoordinatorTest, WhoLeavesBeforeTheJobBeginsDoesNotCount) {
   EXPECT_EQ(coordinator_->view().members.size(), 2u);
 }
 
+// The last for whom the first view waits.
+TEST_F(CoordinatorTest, WhoLeavesInsteadOfHoldingIsNotWaitedFor) {
+  facts_.start_nodes = 2;
+  begin();
+  for (int i = 0; i < 3; ++i) enter();
+  held(kFirst, {});
+  held(kThird, {});
+  EXPECT_THAT(taken<ViewMade>(), IsEmpty());
+  ASSERT_TRUE(coordinator_->ask_to_leave(kSecond, &actions_).ok());
+  EXPECT_THAT(receivers<ViewEvent>(), ElementsAre(kFirst, kThird));
+}
+
 TEST_F(CoordinatorTest, NodesThatComeWhenAllOthersHaveGoneMustComputeTheSame) {
   train(1);
   die(kFirst);
@@ -139,7 +151,8 @@ TEST_F(CoordinatorTest, JoiningTwiceIsJoiningOnce) {
   begin();
   const SessionId session = enter();
   EXPECT_TRUE(join(request(session)).ok());
-  EXPECT_EQ(taken<NodeJoined>().size(), 1u);
+  ASSERT_EQ(taken<NodeJoined>().size(), 1u);
+  EXPECT_EQ(taken<NodeJoined>()[0].member.step, -1);  // it holds no state
 }
 
 TEST_F(CoordinatorTest, ADeathMakesTheOthersHoldAndThenAView) {

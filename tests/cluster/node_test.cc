@@ -36,6 +36,8 @@ View restored_to(const StateRef& state, View view) {
 
 class NodeMachineTest : public testing::Test {
  protected:
+  explicit NodeMachineTest(CheckpointRule rule = {.every_ms = 500, .every_steps = 3})
+      : node_(1, 10, rule) {}
   template <class T>
   bool next_is() const {
     return std::holds_alternative<T>(node_.next(now_));
@@ -73,7 +75,7 @@ class NodeMachineTest : public testing::Test {
   }
 
   int64_t now_ = 1000;
-  NodeMachine node_{1, 10, {.every_ms = 500, .every_steps = 3}};
+  NodeMachine node_;
 };
 
 TEST_F(NodeMachineTest, ComputesAwaitsAndAppliesStepAfterStep) {
@@ -378,6 +380,18 @@ TEST_F(NodeMachineTest, WithoutACoordinatorItTrainsUntilACheckpointIsDueBySteps)
   EXPECT_TRUE(next_is<AwaitEvent>());
   node_.coordinator_away(false);
   EXPECT_EQ(next<ComputeStep>().step, 5);
+}
+
+class NodeWithACheckpointEachStep : public NodeMachineTest {
+ protected:
+  NodeWithACheckpointEachStep() : NodeMachineTest({.every_ms = 0, .every_steps = 1}) {}
+};
+
+TEST_F(NodeWithACheckpointEachStep, TrainsOneStepWithoutACoordinator) {
+  start(view_of_two(1, 0));
+  node_.coordinator_away(true);
+  train_to(1);
+  EXPECT_TRUE(next_is<AwaitEvent>());
 }
 
 TEST_F(NodeMachineTest, WithoutACoordinatorItTrainsUntilACheckpointIsDueByTime) {

@@ -22,6 +22,15 @@ TEST(SliceLayout, CutsEverySizeWithoutGaps) {
   }
 }
 
+TEST(SliceLayout, HasEightSlicesWhereTheyAreOfAGoodSize) {
+  EXPECT_EQ(SliceLayout(8 * 16 * 1000).count(), 8);
+  EXPECT_EQ(SliceLayout(8 * 16 * 1000 + 1).count(), 8);
+  EXPECT_EQ(SliceLayout(8 * 16 * 1000 + 1).size(0), 16'016);  // a whole number of cache lines
+  EXPECT_EQ(SliceLayout(4096).count(), 1);
+  EXPECT_EQ(SliceLayout(4097).count(), 2);
+  EXPECT_EQ(SliceLayout(8 * 65536 + 1).count(), 9);
+}
+
 TEST(SliceOwners, AreTheWorkingMembersInTurn) {
   const auto owners = assign_slice_owners(7, {{0, 4}, {4, 8}, {8, 8}});
   std::map<int, int> owned;

@@ -16,7 +16,7 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MNIST = ROOT.parent / "shared" / "data" / "mnist"
 LOCKSTEP = None
-TIMEOUT_S = 120
+TIMEOUT_S = 120  # where a test says nothing else; long runs raise it
 
 
 def environment(extra=None):
@@ -24,10 +24,10 @@ def environment(extra=None):
     return {**clean, **(extra or {})}
 
 
-def run(*arguments, env=None, cwd=None, timeout=TIMEOUT_S, program=None):
+def run(*arguments, env=None, cwd=None, timeout=None, program=None):
     """The completed process; output as text."""
     return subprocess.run([program or LOCKSTEP, *map(str, arguments)], capture_output=True,
-                          text=True, timeout=timeout, env=environment(env), cwd=cwd)
+                          text=True, timeout=timeout or TIMEOUT_S, env=environment(env), cwd=cwd)
 
 
 def start(*arguments, env=None):
@@ -36,14 +36,14 @@ def start(*arguments, env=None):
                             stderr=subprocess.PIPE, text=True, env=environment(env))
 
 
-def finish(process, timeout=TIMEOUT_S):
+def finish(process, timeout=None):
     """(exit code, standard output, standard error)."""
     try:
-        out, err = process.communicate(timeout=timeout)
+        out, err = process.communicate(timeout=timeout or TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         out, err = process.communicate()
-        raise AssertionError(f"still running after {timeout} s:\n{out}\n{err}") from None
+        raise AssertionError(f"still running:\n{out}\n{err}") from None
     return process.returncode, out, err
 
 
