@@ -15,19 +15,22 @@ NODES = 2
 CHOICES = {"channels_last": [False, True], "pinned": [False, True]}
 
 
-def lockstep_step(binary, batch_size, steps):
+def lockstep_step(binary, numerics, batch_size, steps):
     result = common.run_lockstep(
         binary, "cluster", "--batch-size", batch_size, "--nodes", NODES, "--devices", 1,
-        "--steps", steps)
+        "--steps", steps, *numerics)
     return result["seconds_per_step"]
 
 
-def compare(binary, peers, batch_size, quick):
+def compare(options, peers, batch_size):
+    quick = options.quick
+    numerics = ["--numerics", options.numerics] if options.numerics else []
     steps = (1280 if quick else 6400) // batch_size
     for name, peer in peers.items():
         common.note(f"batch {batch_size}: probing {name}")
         peer.configure(batch_size, CHOICES, max(10, steps // 4), 2 if quick else 3)
-    contenders = {"lockstep": partial(lockstep_step, binary, batch_size, steps)}
+    contenders = {
+        "lockstep": partial(lockstep_step, options.lockstep, numerics, batch_size, steps)}
     contenders |= {name: partial(peer.measure, steps) for name, peer in peers.items()}
     common.note(f"batch {batch_size}: measuring")
     report(peers, batch_size, common.alternate(contenders, 3 if quick else 9))
@@ -44,7 +47,9 @@ def report(peers, batch_size, results):
 
 
 def main():
-    options = common.parser(__doc__.splitlines()[0]).parse_args()
+    parser = common.parser(__doc__.splitlines()[0])
+    parser.add_argument("--numerics", help="numerics, if not the default ones")
+    options = parser.parse_args()
     common.warn_if_busy()
     with (common.PeerGroup("ddp.py", NODES) as eager,
           common.PeerGroup("ddp.py", NODES) as compiled):
@@ -53,7 +58,7 @@ def main():
             "DDP compiled": common.PyTorch(compiled, {"compiled": True}),
         }
         for batch_size in BATCH_SIZES:
-            compare(options.lockstep, peers, batch_size, options.quick)
+            compare(options, peers, batch_size)
 
 
 if __name__ == "__main__":
