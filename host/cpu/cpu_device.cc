@@ -134,6 +134,7 @@ class CpuDevice : public Device {
                 DigestLanes* lanes) override {
     for (int64_t begin = 0; begin < count; begin += kDigestBlock) {
       DigestArgs args{.weights = weights + begin,
+                      .slot_count = slots.size(),
                       .count = std::min(kDigestBlock, count - begin),
                       .lanes = lanes[begin / kDigestBlock].values};
       LOCKSTEP_CHECK(slots.size() <= std::size(args.slots));
@@ -153,7 +154,10 @@ class CpuDevice : public Device {
     const ExpressionMemory memory(gradient, state.weights, std::span(state.slots, slots));
     formula_->evaluate(memory.inputs(), update.used_scalars(), memory.results(), state.count);
     if (state.lanes == nullptr) return;
-    DigestArgs args{.weights = state.weights, .count = state.count, .lanes = state.lanes};
+    DigestArgs args{.weights = state.weights,
+                    .slot_count = slots,
+                    .count = state.count,
+                    .lanes = state.lanes};
     std::copy_n(state.slots, slots, args.slots);
     kernels_.digest(args);
   }

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "host/device/expression.h"
+#include "host/device/state_digest.h"
 
 namespace lockstep::cpu {
 
@@ -224,7 +225,7 @@ struct CrossEntropyArgs {
 // A piece of the state. `lanes`: of its digest (host/device/state_digest.h), or none.
 struct StateArgs {
   float* weights = nullptr;
-  float* slots[3] = {};
+  float* slots[kMaxSlots] = {};
   int64_t count = 0;
   uint32_t* lanes = nullptr;
 };
@@ -244,7 +245,8 @@ struct SgdArgs {
 
 struct DigestArgs {
   const float* weights = nullptr;
-  const float* slots[3] = {};  // those that there are come first
+  const float* slots[kMaxSlots] = {};
+  size_t slot_count = 0;
   int64_t count = 0;
   uint32_t* lanes = nullptr;
 };

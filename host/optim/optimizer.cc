@@ -135,12 +135,7 @@ Result<Optimizer> Optimizer::create(const Json& config) {
   optimizer.config_["name"] = name;
   optimizer.config_["learning_rate"] = optimizer.learning_rate_.config();
   optimizer.add_common_slots();
-  if (optimizer.slots_.size() > kMaxSlots) {
-    return usage_error(
-        fmt::format("{}: with use_ema and gradient_accumulation_steps it keeps {} vectors beside "
-                    "the weights, at most {} are possible: leave one out",
-                    what, optimizer.slots_.size(), kMaxSlots));
-  }
+  LOCKSTEP_CHECK(optimizer.slots_.size() <= kMaxSlots);
   optimizer.make_expressions();
   return optimizer;
 }

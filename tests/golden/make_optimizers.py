@@ -123,6 +123,16 @@ def optimizer_cases_of_two():
     }
 
 
+def cases_that_keep_five():
+    o = optimizers
+    return {
+        "adam_keeps_five": o.Adam(0.1, beta_2=0.5, amsgrad=True, use_ema=True, ema_momentum=0.8,
+                                  ema_overwrite_frequency=3, gradient_accumulation_steps=2),
+        "rmsprop_keeps_five": o.RMSprop(0.05, rho=0.8, momentum=0.7, centered=True, use_ema=True,
+                                        ema_momentum=0.9, gradient_accumulation_steps=2),
+    }
+
+
 def excluding(optimizer):
     optimizer.exclude_from_weight_decay(var_names=EXCLUDED)
     return optimizer
@@ -178,6 +188,7 @@ def golden_file():
         "optimizers": {
             **{name: train(each, {"w": SIZE}) for name, each in optimizer_cases().items()},
             **{name: train(each, PARTS) for name, each in optimizer_cases_of_two().items()},
+            **{name: train(each, {"w": SIZE}) for name, each in cases_that_keep_five().items()},
         },
     }
 

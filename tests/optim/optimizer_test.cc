@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+
+#include "host/optim/optimizer_table.h"
 
 namespace lockstep {
 namespace {
@@ -112,6 +115,23 @@ TEST(Optimizer, clips_all_parameters_by_one_norm_or_each_by_its_own) {
   for (const double bad : {std::nan(""), HUGE_VAL}) {
     EXPECT_TRUE(std::isnan(each.gradient_scales(std::vector{bad})[0]));
   }
+}
+
+// Devices and kernels have room for kMaxSlots vectors.
+TEST(Optimizer, keeps_no_more_vectors_than_devices_take) {
+  size_t most = 0;
+  for (const OptimizerRow& row : optimizer_table()) {
+    Json config = {
+        {"name", lower_case(row.keras_class)}, {"use_ema", true}, {"gradient_accumulation_steps", 2}};
+    for (const Hyperparameter& key : row.keys) {
+      if (key.kind == HyperparameterKind::boolean) config[key.name] = true;
+      if (key.name == "momentum") config[key.name] = 0.5;
+    }
+    const size_t slots = Optimizer::create(config).value().slots().size();
+    EXPECT_LE(slots, kMaxSlots) << row.keras_class;
+    most = std::max(most, slots);
+  }
+  EXPECT_EQ(most, kMaxSlots);
 }
 
 // You, Gitman, Ginsburg 2017, algorithm 1, in double.

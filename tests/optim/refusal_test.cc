@@ -51,9 +51,6 @@ TEST(OptimizerRefusals, what_does_not_go_together_is_named) {
   EXPECT_EQ(error_of(R"({"name": "adam", "gradient_accumulation_steps": 1})"),
             "optimizer 'adam': gradient_accumulation_steps must be a whole number of at least 2, "
             "or null, not 1");
-  EXPECT_EQ(error_of(R"({"name": "adam", "use_ema": true, "gradient_accumulation_steps": 2})"),
-            "optimizer 'adam': with use_ema and gradient_accumulation_steps it keeps 4 vectors "
-            "beside the weights, at most 3 are possible: leave one out");
   EXPECT_EQ(error_of(R"({"name": "adamw", "exclude_from_weight_decay": "bias"})"),
             "optimizer 'adamw': exclude_from_weight_decay must be a list of names, not \"bias\"");
 }
