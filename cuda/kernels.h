@@ -39,6 +39,10 @@ Status launch_sum(std::span<const SumTerm> terms, int64_t count, float* out, cud
 Status launch_update(const UpdateDesc& desc, const float* gradient, float* weights,
                      std::span<float* const> slots, int64_t count, cudaStream_t stream);
 
+// sums[block * stride] = the sum of the squares of a block of x: host/device/flat_sums.h.
+Status launch_squares(const float* x, int64_t count, int64_t stride, double* sums,
+                      cudaStream_t stream);
+
 // The lanes of every block of the state (host/device/state_digest.h): `lanes` gets
 // ceil(count / kDigestBlock) * 16 words.
 Status launch_digest(const float* weights, std::span<const float* const> slots, int64_t count,

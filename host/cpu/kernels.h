@@ -465,6 +465,8 @@ struct KernelTable {
   void (*adam)(const AdamArgs& args);
   void (*sgd)(const SgdArgs& args);
   void (*digest)(const DigestArgs& args);
+  // The sum of the squares of at most kSquaresBlock elements.
+  double (*squares)(const float* x, int64_t count);
   void (*exp)(const float* x, float* out, int64_t count);
   void (*log)(const float* x, float* out, int64_t count);
   // Runs independent FMAs; returns the floating-point operations done.

@@ -109,6 +109,16 @@ class Device {
   virtual void add(const float* a, const float* b, float* out, int64_t count) = 0;
   // The sum of the terms, `count` elements each, in the device's memory.
   virtual Status sum(std::span<const SumTerm> terms, int64_t count, float* out) = 0;
+  // outputs[k][i] = output k of the expression at operands[...][i], for i < count: flat memory of
+  // the device; an output may be an operand. The same expression is the same object time after
+  // time.
+  virtual Status evaluate(const ExpressionUpdate& expression,
+                          std::span<const float* const> operands, std::span<float* const> outputs,
+                          int64_t count) = 0;
+  // sums[block * outputs + k] = the sum of the squares of output k over a block of the elements, as
+  // host/device/flat_sums.h says. All memory is the device's.
+  virtual Status squares(const ExpressionUpdate& expression, std::span<const float* const> operands,
+                         int64_t count, double* sums) = 0;
   // One optimizer step over `count` parameters. `slots[k]` is the k-th state vector. `lanes`, where
   // not nullptr, gets those of the new state, for each block of kDigestBlock parameters.
   virtual Status update(const UpdateDesc& desc, const float* gradient, float* weights,

@@ -16,6 +16,7 @@
 
 namespace lockstep {
 
+struct FormulaTerms;
 struct OptimizerRow;
 
 // A state vector of the size of the parameters.
@@ -38,14 +39,6 @@ struct StepTerms {
   bool decays = true;                   // the parameter's weights decay, if any do
   double gradient_scale = 1;            // from clipping by norm
   double trust = 1;                     // of this parameter
-};
-
-// The memory of one parameter, or of a part of it.
-struct ParameterMemory {
-  const float* gradient = nullptr;
-  const float* weights = nullptr;
-  std::array<const float*, kMaxSlots> slots = {};
-  ParameterMemory from(int64_t element) const;
 };
 
 class Optimizer {
@@ -71,17 +64,19 @@ class Optimizer {
   // none.
   int average_slot() const { return average_slot_; }
 
-  // The norms of step t, in this order: sums of squares over each parameter's gradient, and the
-  // scale of each from all sums; then the sums of the row's own rule over each parameter, and its
-  // trust. Sums are double, in the order of the elements: a parameter's are added block by block.
+  // The norms that step t needs, of whole parameters. First, where it clips by them, of the outputs
+  // of gradient_norm_at; gradient_scales makes each parameter's scale of all sums of squares. Then,
+  // where it has a trust, of the two outputs of trust_norms_at, of which trust_of makes it.
+  // Operands as in an ExpressionUpdate.
   bool reads_norms() const { return clips_by_norm() || has_trust_; }
   bool clips_by_norm() const { return clip_norm_ > 0; }
   bool has_trust() const { return has_trust_; }
-  double gradient_squares(int64_t t, const ParameterMemory& memory, int64_t count) const;
+  // Whether step t only adds to the accumulator: then it needs none of all this.
+  bool holds(int64_t t) const { return accumulated_ > 1 && t % accumulated_ != 0; }
+  ExpressionUpdate gradient_norm_at(int64_t t) const;
   std::vector<double> gradient_scales(std::span<const double> squares) const;
-  std::array<double, 2> trust_squares(int64_t t, const StepTerms& terms,
-                                      const ParameterMemory& memory, int64_t count) const;
-  double trust_of(const std::array<double, 2>& squares) const;
+  ExpressionUpdate trust_norms_at(int64_t t, const StepTerms& terms) const;
+  double trust_of(std::span<const double> squares) const;
 
  private:
   // Steps that differ in their expressions.
@@ -89,12 +84,18 @@ class Optimizer {
 
   void add_common_slots();
   void make_expressions();
+  // The row's terms of a step: the gradient as it comes out of accumulation and clipping, the
+  // weight after its decay. Scalars: the rate, the row's, then those of scalars_at().
+  FormulaTerms terms_of(ExpressionBuilder& builder, bool decays) const;
+  Term accumulated_gradient(ExpressionBuilder& builder) const;
   Expression expression_of(size_t variant) const;
-  bool holds(int64_t t) const { return accumulated_ > 1 && t % accumulated_ != 0; }
   int64_t iterations_before(int64_t t) const { return (t - 1) / accumulated_; }
+  int row_scalar_count() const;  // with the rate
   std::vector<double> row_scalars(int64_t t, double learning_rate) const;
   double learning_rate_at(int64_t t, const StepTerms& terms) const;
-  float gradient_of(const ParameterMemory& memory, int64_t i) const;
+  // An expression with the scalars of a step.
+  ExpressionUpdate at(int64_t t, const StepTerms& terms,
+                      std::shared_ptr<const Expression> expression) const;
 
   const OptimizerRow* row_ = nullptr;
   nlohmann::json config_;
@@ -110,6 +111,8 @@ class Optimizer {
   std::vector<std::string> undecayed_;  // parts of names
   // By variant; none: a kernel of the devices' own, or never needed.
   std::array<std::shared_ptr<const Expression>, kVariants> expressions_;
+  std::shared_ptr<const Expression> gradient_norm_;
+  std::array<std::shared_ptr<const Expression>, 2> trust_norms_;  // [kDecays]
 };
 
 }  // namespace lockstep

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -29,17 +28,10 @@ struct FormulaTerms {
   Term scalar(int k) const { return e.scalar(1 + k); }
 };
 
-// An element of a parameter before a step: what a row's `squares` sees.
-struct ElementBefore {
-  double gradient = 0, weight = 0;
-  std::array<double, kMaxSlots> slots = {};
-};
-
 // For rows whose step depends on norms of the whole parameter.
 struct TrustRule {
-  // What is summed over the elements, from the row's scalars: squares of two quantities.
-  std::array<double, 2> (*squares)(const nlohmann::json& config, std::span<const double> scalars,
-                                   const ElementBefore& element);
+  // Two quantities whose norms are taken.
+  std::array<Term, 2> (*measured)(const FormulaTerms& terms);
   // From both norms: FormulaTerms::trust.
   double (*trust)(const nlohmann::json& config, double first, double second);
 };

@@ -41,6 +41,7 @@ Replica::Replica(const Job& job, Graph training, Graph evaluation, Optimizer opt
       penalties_(training_, shares_memory() ? kPenaltyBlock : training_.parameter_count),
       constraints_(training_) {
   make_segments();
+  make_math();
   for (int index = 0; index < team_->size(); ++index) {
     training_programs_.push_back(std::make_unique<ProgramSet>(team_->device(index), training_));
     evaluation_programs_.push_back(std::make_unique<ProgramSet>(team_->device(index), evaluation_));

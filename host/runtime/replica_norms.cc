@@ -1,83 +1,78 @@
-// Norms of whole parameters, for optimizers whose step depends on them. Each node takes them all:
-// of fixed blocks, which are added in their order.
-#include <algorithm>
-
+// Norms of whole parameters, for optimizers whose step depends on them. Each node takes them all.
 #include "host/runtime/replica.h"
 
 namespace lockstep {
-namespace {
 
-constexpr int64_t kBlock = 8192;  // elements
-
-struct Block {
-  size_t segment = 0;
-  int64_t begin = 0, count = 0;
-};
-
-}  // namespace
-
-ParameterMemory Replica::memory_of(const Segment& segment, const float* gradient) const {
-  ParameterMemory memory{
-      gradient + segment.gradient_offset, state_.weights.data() + segment.offset, {}};
-  for (size_t i = 0; i < state_.slots.size(); ++i) {
-    memory.slots[i] = state_.slots[i].data() + segment.offset;
+void Replica::make_math() {
+  std::vector<Device*> devices;
+  for (int index = 0; index < team_->size(); ++index) devices.push_back(&team_->device(index));
+  if (shares_memory()) {
+    math_.emplace_back(devices, [this](const FlatMath::Task& task) { team_->run(task); });
+  } else {
+    for (Device* device : devices) math_.emplace_back(device);
   }
+}
+
+FlatMath& Replica::math_of(int device) {
+  return math_[device_states_.empty() ? 0 : static_cast<size_t>(device)];
+}
+
+Replica::StateMemory Replica::memory_of(int device, float* gradient) {
+  StateMemory memory{gradient, state_.weights.data(), {}};
+  for (const std::span<float> slot : state_.slots) memory.slots.push_back(slot.data());
+  if (device_states_.empty()) return memory;
+  const auto& vectors = device_states_[static_cast<size_t>(device)];
+  memory.weights = vectors[0]->data();
+  for (size_t i = 1; i < vectors.size(); ++i) memory.slots[i - 1] = vectors[i]->data();
   return memory;
 }
 
-std::vector<Replica::Sums> Replica::sum_over_segments(
-    const std::function<Sums(size_t segment, int64_t begin, int64_t count)>& task) {
-  std::vector<Block> blocks;
-  for (size_t i = 0; i < segments_.size(); ++i) {
-    if (segments_[i].role != ParameterRole::trained) continue;
-    for (int64_t begin = 0; begin < segments_[i].count; begin += kBlock) {
-      blocks.push_back({i, begin, std::min(kBlock, segments_[i].count - begin)});
-    }
-  }
-  std::vector<Sums> parts(blocks.size());
-  team_->run([&](int index) {
-    const size_t first = blocks.size() * static_cast<size_t>(index) / team_->size();
-    const size_t end = blocks.size() * static_cast<size_t>(index + 1) / team_->size();
-    for (size_t i = first; i < end; ++i) {
-      parts[i] = task(blocks[i].segment, blocks[i].begin, blocks[i].count);
-    }
-  });
-  std::vector<Sums> sums(segments_.size());
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    for (size_t k = 0; k < 2; ++k) sums[blocks[i].segment][k] += parts[i][k];
-  }
-  return sums;
+Replica::StateMemory Replica::StateMemory::of(const Segment& segment, int64_t first) const {
+  StateMemory part{gradient + segment.gradient_offset + first, weights + segment.offset + first,
+                   slots};
+  for (float*& slot : part.slots) slot += segment.offset + first;
+  return part;
 }
 
-void Replica::measure_norms(const float* gradient, std::optional<double> learning_rate) {
-  if (!optimizer_.reads_norms()) return;
-  const int64_t t = job_.optimizer_iterations + state_.step + 1;
-  std::vector<StepTerms> terms(segments_.size());
+std::vector<const float*> Replica::StateMemory::operands() const {
+  std::vector<const float*> all = {gradient, weights};
+  all.insert(all.end(), slots.begin(), slots.end());
+  return all;
+}
+
+Status Replica::measure_norms(int device, const StateMemory& memory,
+                              std::vector<StepTerms>* terms) {
+  const int64_t t = optimizer_step();
+  if (!optimizer_.reads_norms() || optimizer_.holds(t)) return {};
+  std::vector<size_t> trained;
   for (size_t i = 0; i < segments_.size(); ++i) {
-    terms[i].learning_rate = learning_rate;
-    terms[i].decays = segments_[i].decays;
+    if (segments_[i].role == ParameterRole::trained) trained.push_back(i);
   }
+  const auto squares_of = [&](const auto& expression_of) {
+    std::vector<SquaresTask> tasks;
+    for (const size_t i : trained) {
+      const std::vector<const float*> operands = memory.of(segments_[i]).operands();
+      tasks.push_back({expression_of((*terms)[i]), operands, segments_[i].count});
+    }
+    return math_of(device).squares(tasks);
+  };
   if (optimizer_.clips_by_norm()) {
-    const auto sums = sum_over_segments([&](size_t i, int64_t begin, int64_t count) -> Sums {
-      const ParameterMemory memory = memory_of(segments_[i], gradient).from(begin);
-      return {optimizer_.gradient_squares(t, memory, count), 0};
-    });
+    LOCKSTEP_ASSIGN(const auto sums,
+                    squares_of([&](const StepTerms&) { return optimizer_.gradient_norm_at(t); }));
     std::vector<double> squares;
-    for (const Sums& sum : sums) squares.push_back(sum[0]);
-    const auto scales = optimizer_.gradient_scales(squares);
-    for (size_t i = 0; i < segments_.size(); ++i) terms[i].gradient_scale = scales[i];
+    for (const auto& sum : sums) squares.push_back(sum[0]);
+    const std::vector<double> scales = optimizer_.gradient_scales(squares);
+    for (size_t i = 0; i < trained.size(); ++i) (*terms)[trained[i]].gradient_scale = scales[i];
   }
   if (optimizer_.has_trust()) {
-    const auto sums = sum_over_segments([&](size_t i, int64_t begin, int64_t count) {
-      const ParameterMemory memory = memory_of(segments_[i], gradient).from(begin);
-      return optimizer_.trust_squares(t, terms[i], memory, count);
-    });
-    for (size_t i = 0; i < segments_.size(); ++i) terms[i].trust = optimizer_.trust_of(sums[i]);
+    LOCKSTEP_ASSIGN(const auto sums, squares_of([&](const StepTerms& of_segment) {
+                      return optimizer_.trust_norms_at(t, of_segment);
+                    }));
+    for (size_t i = 0; i < trained.size(); ++i) {
+      (*terms)[trained[i]].trust = optimizer_.trust_of(sums[i]);
+    }
   }
-  for (size_t i = 0; i < segments_.size(); ++i) {
-    if (segments_[i].role != ParameterRole::trained) continue;
-    updates_[i] = optimizer_.update_at(t, terms[i]);
-  }
+  return {};
 }
 
 }  // namespace lockstep

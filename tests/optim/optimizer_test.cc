@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "host/device/flat_math.h"
 #include "host/optim/optimizer_table.h"
+#include "tests/nn/naive_device.h"
 
 namespace lockstep {
 namespace {
@@ -121,8 +123,9 @@ TEST(Optimizer, clips_all_parameters_by_one_norm_or_each_by_its_own) {
 TEST(Optimizer, keeps_no_more_vectors_than_devices_take) {
   size_t most = 0;
   for (const OptimizerRow& row : optimizer_table()) {
-    Json config = {
-        {"name", lower_case(row.keras_class)}, {"use_ema", true}, {"gradient_accumulation_steps", 2}};
+    Json config = {{"name", lower_case(row.keras_class)},
+                   {"use_ema", true},
+                   {"gradient_accumulation_steps", 2}};
     for (const Hyperparameter& key : row.keys) {
       if (key.kind == HyperparameterKind::boolean) config[key.name] = true;
       if (key.name == "momentum") config[key.name] = 0.5;
@@ -142,14 +145,16 @@ TEST(Optimizer, lars_follows_its_paper) {
                                             {"weight_decay", 0.01},
                                             {"trust_coefficient", 0.02}})
                              .value();
-  const std::vector<float> weights = {3, -4};
   const std::vector<float> gradient = {0.6f, 0.8f};
-  const std::vector<float> momentum = {0, 0};
-  const ParameterMemory memory{gradient.data(), weights.data(), {momentum.data()}};
-  const double trust = lars.trust_of(lars.trust_squares(1, {}, memory, 2));
-  EXPECT_NEAR(trust, 0.02 * 5 / (1 + 0.01 * 5), 1e-8);
-  const float zero[] = {0, 0};
-  EXPECT_EQ(lars.trust_of(lars.trust_squares(1, {}, {gradient.data(), zero, {zero}}, 2)), 1);
+  const std::vector<float> zeros = {0, 0};
+  naive::NaiveDevice device;
+  const auto trust_of = [&](const std::vector<float>& weights) {
+    const SquaresTask task{
+        lars.trust_norms_at(1, {}), {gradient.data(), weights.data(), zeros.data()}, 2};
+    return lars.trust_of(FlatMath(&device).squares({task}).value()[0]);
+  };
+  EXPECT_NEAR(trust_of({3, -4}), 0.02 * 5 / (1 + 0.01 * 5), 1e-8);
+  EXPECT_EQ(trust_of(zeros), 1);
 }
 
 TEST(Optimizer, refuses_values_out_of_range) {
