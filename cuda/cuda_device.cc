@@ -127,6 +127,17 @@ class CudaDevice : public Device {
                   std::span<float* const> outputs, int64_t count) override;
   Status squares(const ExpressionUpdate& expression, std::span<const float* const> operands,
                  int64_t count, double* sums) override;
+  Status sum_axis(const float* x, const AxisSum& sum, int64_t first, int64_t count,
+                  float* out) override {
+    LOCKSTEP_CHECK(first == 0 && count == sum.outputs());  // nobody shares a GPU's work
+    LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
+    return launch_sum_axis(x, sum, out, gpu_->stream());
+  }
+  Status multiply(const MatmulOp& op, const float* x, const float* z, float* out) override {
+    LOCKSTEP_CHECK(op.out.column == 1);
+    LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
+    return launch_matmul(op, x, z, nullptr, 1, out, gpu_->stream());
+  }
   Status update(const UpdateDesc& desc, const float* gradient, float* weights,
                 std::span<float* const> slots, int64_t count, DigestLanes* lanes) override;
   Status digest(const float* weights, std::span<const float* const> slots, int64_t count,

@@ -140,6 +140,30 @@ class CpuDevice : public Device {
     return {};
   }
 
+  Status sum_axis(const float* x, const AxisSum& sum, int64_t first, int64_t count,
+                  float* out) override {
+    kernels_.sum_axis(x, sum, first, count, out);
+    return {};
+  }
+
+  Status multiply(const MatmulOp& op, const float* x, const float* z, float* out) override {
+    LOCKSTEP_CHECK(op.out.column == 1);
+    for (int64_t batch = 0; batch < op.batches; ++batch) {
+      kernels_.product({.x = x + batch * op.x.batch,
+                        .z = z + batch * op.z.batch,
+                        .out = out + batch * op.out.batch,
+                        .rows = op.rows,
+                        .inner = op.inner,
+                        .columns = op.columns,
+                        .x_row = op.x.row,
+                        .x_column = op.x.column,
+                        .z_row = op.z.row,
+                        .z_column = op.z.column,
+                        .out_row = op.out.row});
+    }
+    return {};
+  }
+
   Status update(const UpdateDesc& desc, const float* gradient, float* weights,
                 std::span<float* const> slots, int64_t count, DigestLanes* lanes) override {
     for (int64_t begin = 0; begin < count; begin += kDigestBlock) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "host/device/expression.h"
+#include "host/device/flat_sums.h"
 #include "host/device/state_digest.h"
 
 namespace lockstep::cpu {
@@ -410,6 +411,15 @@ struct MatmulArgs {
   int64_t x_features = 0, z_features = 0, features = 0, row_blocks = 0;
 };
 
+// Over flat memory. Strides in floats.
+struct ProductArgs {
+  const float* x = nullptr;
+  const float* z = nullptr;
+  float* out = nullptr;
+  int64_t rows = 0, inner = 0, columns = 0;
+  int64_t x_row = 0, x_column = 0, z_row = 0, z_column = 0, out_row = 0;
+};
+
 struct EmbeddingArgs {
   const float* x = nullptr;
   const float* table = nullptr;    // [vocabulary][units]
@@ -467,6 +477,10 @@ struct KernelTable {
   void (*digest)(const DigestArgs& args);
   // The sum of the squares of at most kSquaresBlock elements.
   double (*squares)(const float* x, int64_t count);
+  // As Device::sum_axis.
+  void (*sum_axis)(const float* x, const AxisSum& sum, int64_t first, int64_t count, float* out);
+  // As Device::multiply, of one product.
+  void (*product)(const ProductArgs& args);
   void (*exp)(const float* x, float* out, int64_t count);
   void (*log)(const float* x, float* out, int64_t count);
   // Runs independent FMAs; returns the floating-point operations done.

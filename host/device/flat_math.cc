@@ -33,12 +33,52 @@ SharedExpression add_expression() {
 
 FlatMath::FlatMath(Device* device) : FlatMath({device}, [](const Task& task) { task(0); }) {}
 
-Result<float*> FlatMath::scratch(int64_t floats) {
-  if (scratch_ == nullptr || scratch_->bytes() < floats * 4) {
-    scratch_ = nullptr;
-    LOCKSTEP_ASSIGN(scratch_, devices_[0]->allocate(floats * 4));
+Result<float*> FlatMath::room(std::unique_ptr<Buffer>* buffer, int64_t floats) {
+  if (*buffer == nullptr || (*buffer)->bytes() < floats * 4) {
+    buffer->reset();
+    LOCKSTEP_ASSIGN(*buffer, devices_[0]->allocate(floats * 4));
   }
-  return scratch_->data();
+  return (*buffer)->data();
+}
+
+Status FlatMath::share(int64_t count, int64_t unit,
+                       const std::function<Status(Device&, int64_t begin, int64_t end)>& task) {
+  const int64_t units = (count + unit - 1) / unit;
+  std::vector<Status> statuses(devices_.size());
+  run_([&](int index) {
+    const int64_t begin = units * index / std::ssize(devices_) * unit;
+    const int64_t end = std::min(units * (index + 1) / std::ssize(devices_) * unit, count);
+    if (begin < end) statuses[index] = task(*devices_[index], begin, end);
+  });
+  return first_error(statuses);
+}
+
+Status FlatMath::evaluate(const ExpressionUpdate& expression,
+                          std::span<const float* const> operands, std::span<float* const> outputs,
+                          int64_t count) {
+  constexpr int64_t kUnit = 4096;  // keeps vectors aligned
+  return share(count, kUnit, [&](Device& device, int64_t begin, int64_t end) {
+    std::vector<const float*> from(operands.begin(), operands.end());
+    std::vector<float*> to(outputs.begin(), outputs.end());
+    for (const float*& operand : from) operand += begin;
+    for (float*& output : to) output += begin;
+    return device.evaluate(expression, from, to, end - begin);
+  });
+}
+
+Status FlatMath::sum_axis(const float* x, const AxisSum& sum, float* out) {
+  return share(sum.outputs(), 1, [&](Device& device, int64_t begin, int64_t end) {
+    return device.sum_axis(x, sum, begin, end - begin, out);
+  });
+}
+
+Status FlatMath::multiply(const MatmulOp& op, const float* x, const float* z, float* out) {
+  constexpr int64_t kUnit = 4;  // rows that a kernel takes together
+  return share(op.rows, kUnit, [&](Device& device, int64_t begin, int64_t end) {
+    MatmulOp part = op;
+    part.rows = end - begin;
+    return device.multiply(part, x + begin * op.x.row, z, out + begin * op.out.row);
+  });
 }
 
 Result<std::vector<std::vector<double>>> FlatMath::squares(const std::vector<SquaresTask>& tasks) {
@@ -50,7 +90,8 @@ Result<std::vector<std::vector<double>>> FlatMath::squares(const std::vector<Squ
     blocks += squares_blocks(task.count);
     sums += squares_blocks(task.count) * outputs_of(task);
   }
-  LOCKSTEP_ASSIGN(float* const memory, scratch(2 * sums));
+  if (sums == 0) return std::vector<std::vector<double>>(tasks.size());
+  LOCKSTEP_ASSIGN(float* const memory, room(&sums_, 2 * sums));
   std::vector<Status> statuses(devices_.size());
   run_([&](int index) {
     const int64_t begin = blocks * index / std::ssize(devices_);

@@ -40,15 +40,25 @@ class FlatMath {
   // Of this device alone, by its own thread.
   explicit FlatMath(Device* device);
 
+  // As those of Device, each device a share.
+  Status evaluate(const ExpressionUpdate& expression, std::span<const float* const> operands,
+                  std::span<float* const> outputs, int64_t count);
+  Status sum_axis(const float* x, const AxisSum& sum, float* out);
+  Status multiply(const MatmulOp& op, const float* x, const float* z, float* out);
   // For each task and output of its expression the sum over all elements: host/device/flat_sums.h.
   Result<std::vector<std::vector<double>>> squares(const std::vector<SquaresTask>& tasks);
+  // Memory of the devices that stays valid until the next call.
+  Result<float*> scratch(int64_t floats) { return room(&scratch_, floats); }
 
  private:
-  Result<float*> scratch(int64_t floats);
+  Result<float*> room(std::unique_ptr<Buffer>* buffer, int64_t floats);
+  // task(device, begin, end) for each device's share of [0, count), cut at multiples of `unit`.
+  Status share(int64_t count, int64_t unit,
+               const std::function<Status(Device&, int64_t begin, int64_t end)>& task);
 
   std::vector<Device*> devices_;
   std::function<void(const Task&)> run_;
-  std::unique_ptr<Buffer> scratch_;
+  std::unique_ptr<Buffer> scratch_, sums_;
 };
 
 }  // namespace lockstep

@@ -11,6 +11,7 @@
 #include "host/core/suggest.h"
 #include "host/optim/hyperparameters.h"
 #include "host/optim/optimizer_table.h"
+#include "host/optim/whole_rule.h"
 
 namespace lockstep {
 namespace {
@@ -18,7 +19,7 @@ namespace {
 using Json = nlohmann::json;
 
 // Keras' optimizers, and an option of all of them, that come later.
-const char* const kLaterNames[] = {"adafactor", "muon", "lossscaleoptimizer"};
+const char* const kLaterNames[] = {"muon", "lossscaleoptimizer"};
 const char* const kLaterKeys[] = {"loss_scale_factor"};
 // What Keras 2 writes beside, and what changes no number.
 const char* const kOldKeys[] = {"is_legacy_optimizer", "jit_compile"};
@@ -128,6 +129,9 @@ Result<Optimizer> Optimizer::create(const Json& config) {
   optimizer.config_["learning_rate"] = optimizer.learning_rate_.config();
   optimizer.add_common_slots();
   LOCKSTEP_CHECK(optimizer.slots_.size() <= kMaxSlots);
+  if (optimizer.row_->whole != nullptr) {
+    LOCKSTEP_ASSIGN(optimizer.rule_, optimizer.row_->whole(optimizer.config_));
+  }
   optimizer.make_expressions();
   return optimizer;
 }
@@ -148,7 +152,8 @@ void Optimizer::add_common_slots() {
   clip_all_ = number_of(config_, "global_clipnorm") > 0;
   clip_norm_ = number_of(config_, clip_all_ ? "global_clipnorm" : "clipnorm");
   has_trust_ = row_->trust.has_value();
-  const bool decay = number_of(config_, "weight_decay") > 0;
+  const bool decay =
+      number_of(config_, "weight_decay") > 0 || number_of(config_, row_->formula_decay) > 0;
   if (decay) undecayed_ = config_.value("exclude_from_weight_decay", undecayed_);
 }
 
@@ -162,8 +167,13 @@ void Optimizer::make_expressions() {
   }
   for (size_t decays = 0; decays < trust_norms_.size() && has_trust_; ++decays) {
     ExpressionBuilder e;
-    const auto measured = row_->trust->measured(terms_of(e, decays != 0));
+    const auto measured = row_->trust->measured(terms_of(e, decays != 0, "weight_decay"));
     trust_norms_[decays] = shared(e.finish({measured.begin(), measured.end()}));
+  }
+  for (size_t decays = 0; decays < prepared_.size() && rule_ != nullptr; ++decays) {
+    ExpressionBuilder e;
+    const FormulaTerms terms = terms_of(e, decays != 0, "weight_decay");
+    prepared_[decays] = shared(e.finish({terms.gradient, terms.weight}));
   }
   const bool plain = !config_.contains("amsgrad") && !config_.contains("weight_decay") &&
                      !config_.contains("clipvalue") && first_row_slot_ == 0 && !reads_norms();
@@ -172,6 +182,8 @@ void Optimizer::make_expressions() {
   for (size_t variant = 0; variant < kVariants; ++variant) {
     if ((variant & kHolds) != 0 && accumulated_ == 1) continue;
     if ((variant & kOverwrites) != 0 && !overwrites) continue;
+    const bool whole = (variant & kWhole) != 0;
+    if (whole ? rule_ == nullptr : row_->formula == nullptr) continue;
     expressions_[variant] = shared(expression_of(variant));
   }
 }
@@ -181,7 +193,7 @@ Term Optimizer::accumulated_gradient(ExpressionBuilder& e) const {
   return (e.operand(0) + e.operand(2 + accumulator_slot_)) / static_cast<double>(accumulated_);
 }
 
-FormulaTerms Optimizer::terms_of(ExpressionBuilder& e, bool decays) const {
+FormulaTerms Optimizer::terms_of(ExpressionBuilder& e, bool decays, const char* decay_key) const {
   FormulaTerms terms{e, config_, accumulated_gradient(e), e.operand(1), e.scalar(0), {}, {}};
   for (int i = first_row_slot_; i < std::ssize(slots_); ++i) {
     terms.slots.push_back(e.operand(2 + i));
@@ -194,25 +206,28 @@ FormulaTerms Optimizer::terms_of(ExpressionBuilder& e, bool decays) const {
     terms.gradient = e.minimum(e.constant(limit), terms.gradient);
     terms.gradient = e.maximum(e.constant(-limit), terms.gradient);
   }
-  const double decay = number_of(config_, "weight_decay");
+  const double decay = number_of(config_, decay_key);
   if (decay > 0 && decays && !row_->decays_itself) {
     terms.weight = terms.weight - terms.weight * decay * terms.learning_rate;
   }
   return terms;
 }
 
+// The new slots of the row and the new weight. Where the whole rule has taken its step, its slots
+// are there, and what is left is in the gradient's place.
+std::vector<Term> Optimizer::new_row_terms(ExpressionBuilder& e, size_t variant) const {
+  const bool holds_still = (variant & kHolds) != 0, whole = (variant & kWhole) != 0;
+  const FormulaTerms terms = terms_of(e, (variant & kDecays) != 0, row_->formula_decay);
+  if (!holds_still && !whole) return row_->formula(terms);
+  std::vector<Term> outputs = terms.slots;
+  outputs.push_back(holds_still ? e.operand(1) : e.operand(1) - e.operand(0));
+  return outputs;
+}
+
 // The row's formula, as Keras has it, and then the moving average.
 Expression Optimizer::expression_of(size_t variant) const {
   ExpressionBuilder e;
-  const bool holds_still = (variant & kHolds) != 0;
-  const FormulaTerms terms = terms_of(e, (variant & kDecays) != 0);
-  std::vector<Term> row_outputs;
-  if (holds_still) {
-    row_outputs = terms.slots;
-    row_outputs.push_back(e.operand(1));
-  } else {
-    row_outputs = row_->formula(terms);
-  }
+  std::vector<Term> row_outputs = new_row_terms(e, variant);
   LOCKSTEP_CHECK(std::ssize(row_outputs) == std::ssize(slots_) - first_row_slot_ + 1);
   std::vector<Term> outputs;
   if (average_slot_ >= 0) {
@@ -224,7 +239,7 @@ Expression Optimizer::expression_of(size_t variant) const {
   }
   if (accumulator_slot_ >= 0) {
     const Term sum = e.operand(0) + e.operand(2 + accumulator_slot_);
-    outputs.push_back(holds_still ? sum : e.constant(0));
+    outputs.push_back((variant & kHolds) != 0 ? sum : e.constant(0));
   }
   outputs.insert(outputs.end(), row_outputs.begin(), row_outputs.end());
   return e.finish(outputs);
@@ -245,8 +260,8 @@ UpdateDesc Optimizer::update_at(int64_t t, const StepTerms& terms) const {
   LOCKSTEP_CHECK(t >= 1);
   const int64_t frequency = static_cast<int64_t>(number_of(config_, "ema_overwrite_frequency"));
   const bool overwrites = frequency > 0 && (iterations_before(t) + 1) % frequency == 0;
-  const size_t variant =
-      (terms.decays ? kDecays : 0) | (holds(t) ? kHolds : 0) | (overwrites ? kOverwrites : 0);
+  const size_t variant = (terms.decays ? kDecays : 0) | (holds(t) ? kHolds : 0) |
+                         (overwrites ? kOverwrites : 0) | (terms.whole ? kWhole : 0);
   if (expressions_[variant] != nullptr) return at(t, terms, expressions_[variant]);
   return row_->fused(config_, learning_rate_at(t, terms), t);
 }
@@ -263,13 +278,7 @@ ExpressionUpdate Optimizer::at(int64_t t, const StepTerms& terms,
         iterations_before(t) == 0 ? 0 : config_.value("ema_momentum", kAverageMomentum);
     scalars.insert(scalars.end(), {kept, 1 - kept});
   }
-  ExpressionUpdate update;
-  update.expression = std::move(expression);
-  LOCKSTEP_CHECK(scalars.size() <= update.scalars.size());
-  for (const double scalar : scalars) {
-    update.scalars[static_cast<size_t>(update.scalar_count++)] = static_cast<float>(scalar);
-  }
-  return update;
+  return with_scalars(std::move(expression), scalars);
 }
 
 bool Optimizer::decays(const std::string& parameter) const {
@@ -294,6 +303,45 @@ std::vector<double> Optimizer::gradient_scales(std::span<const double> squares) 
 
 ExpressionUpdate Optimizer::trust_norms_at(int64_t t, const StepTerms& terms) const {
   return at(t, terms, trust_norms_[terms.decays ? kDecays : 0]);
+}
+
+bool Optimizer::steps_whole(const std::string& path, const std::vector<int64_t>& shape) const {
+  return rule_ != nullptr && rule_->takes(path, shape);
+}
+
+Status Optimizer::take_whole_step(FlatMath& math, int64_t t, const StepTerms& terms,
+                                  const ParameterMemory& parameter) const {
+  LOCKSTEP_CHECK(terms.whole);
+  if (holds(t)) return {};
+  std::vector<const float*> operands = {parameter.gradient, parameter.weights};
+  operands.insert(operands.end(), parameter.slots.begin(), parameter.slots.end());
+  int64_t count = 1;
+  for (const int64_t axis : parameter.shape) count *= axis;
+  LOCKSTEP_RETURN_IF_ERROR(math.evaluate(at(t, terms, prepared_[terms.decays ? kDecays : 0]),
+                                         operands,
+                                         std::array{parameter.gradient, parameter.weights}, count));
+  return rule_->step(math, {learning_rate_at(t, terms), iterations_before(t) + 1, parameter.shape,
+                            parameter.gradient, parameter.weights,
+                            std::span(parameter.slots).subspan(first_row_slot_)});
+}
+
+int64_t Optimizer::scratch_size(const std::string& path, const std::vector<int64_t>& shape) const {
+  return steps_whole(path, shape) ? rule_->scratch_size(shape) : 0;
+}
+
+std::optional<std::vector<int64_t>> Optimizer::stored_shape(
+    size_t slot, const std::string& path, const std::vector<int64_t>& shape) const {
+  const auto first = static_cast<size_t>(first_row_slot_);
+  if (rule_ == nullptr || slot < first) return shape;
+  return rule_->stored_shape(slot - first, path, shape);
+}
+
+ExpressionUpdate with_scalars(SharedExpression expression, std::span<const double> scalars) {
+  ExpressionUpdate update{std::move(expression), {}, static_cast<int>(scalars.size())};
+  LOCKSTEP_CHECK(scalars.size() <= update.scalars.size());
+  std::transform(scalars.begin(), scalars.end(), update.scalars.begin(),
+                 [](double scalar) { return static_cast<float>(scalar); });
+  return update;
 }
 
 double Optimizer::trust_of(std::span<const double> squares) const {

@@ -37,8 +37,20 @@ struct OptimizerSlot {
 struct StepTerms {
   std::optional<double> learning_rate;  // instead of the config's
   bool decays = true;                   // the parameter's weights decay, if any do
+  bool whole = false;                   // the parameter is the whole rule's
   double gradient_scale = 1;            // from clipping by norm
   double trust = 1;                     // of this parameter
+};
+
+class FlatMath;
+class WholeRule;
+
+// A parameter in the memory of devices.
+struct ParameterMemory {
+  std::vector<int64_t> shape;
+  float* gradient = nullptr;
+  float* weights = nullptr;
+  std::vector<float*> slots;
 };
 
 class Optimizer {
@@ -57,7 +69,7 @@ class Optimizer {
   UpdateDesc update_at(int64_t t, const StepTerms& terms = {}) const;
 
   // Whether a step over a parameter depends on which it is: its name, or its norms.
-  bool is_by_parameter() const { return reads_norms() || !undecayed_.empty(); }
+  bool is_by_parameter() const { return reads_norms() || !undecayed_.empty() || rule_ != nullptr; }
   // Whether the weights of a parameter of this name decay: Keras' exclude_from_weight_decay().
   bool decays(const std::string& parameter) const;
   // The slot that holds the weights' moving average, which a training ends with (use_ema); -1:
@@ -78,15 +90,28 @@ class Optimizer {
   ExpressionUpdate trust_norms_at(int64_t t, const StepTerms& terms) const;
   double trust_of(std::span<const double> squares) const;
 
+  // Some optimizers update some parameters, or all, by a rule that looks at the whole parameter.
+  // Such a one takes its whole step once the norms are there, and then the update of these terms.
+  bool steps_whole(const std::string& path, const std::vector<int64_t>& shape) const;
+  Status take_whole_step(FlatMath& math, int64_t t, const StepTerms& terms,
+                         const ParameterMemory& parameter) const;
+  // Floats that it takes for that, beside the slots.
+  int64_t scratch_size(const std::string& path, const std::vector<int64_t>& shape) const;
+  // The shape in which Keras keeps a slot of a parameter, whose elements are the slot's first ones;
+  // none: it keeps none.
+  std::optional<std::vector<int64_t>> stored_shape(size_t slot, const std::string& path,
+                                                   const std::vector<int64_t>& shape) const;
+
  private:
   // Steps that differ in their expressions.
-  static constexpr size_t kDecays = 1, kHolds = 2, kOverwrites = 4, kVariants = 8;
+  static constexpr size_t kDecays = 1, kHolds = 2, kOverwrites = 4, kWhole = 8, kVariants = 16;
 
   void add_common_slots();
   void make_expressions();
   // The row's terms of a step: the gradient as it comes out of accumulation and clipping, the
   // weight after its decay. Scalars: the rate, the row's, then those of scalars_at().
-  FormulaTerms terms_of(ExpressionBuilder& builder, bool decays) const;
+  FormulaTerms terms_of(ExpressionBuilder& builder, bool decays, const char* decay_key) const;
+  std::vector<Term> new_row_terms(ExpressionBuilder& builder, size_t variant) const;
   Term accumulated_gradient(ExpressionBuilder& builder) const;
   Expression expression_of(size_t variant) const;
   int64_t iterations_before(int64_t t) const { return (t - 1) / accumulated_; }
@@ -113,6 +138,8 @@ class Optimizer {
   std::array<std::shared_ptr<const Expression>, kVariants> expressions_;
   std::shared_ptr<const Expression> gradient_norm_;
   std::array<std::shared_ptr<const Expression>, 2> trust_norms_;  // [kDecays]
+  std::shared_ptr<const WholeRule> rule_;
+  std::array<std::shared_ptr<const Expression>, 2> prepared_;  // for the rule: gradient and weight
 };
 
 }  // namespace lockstep

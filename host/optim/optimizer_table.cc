@@ -266,15 +266,6 @@ std::vector<double> schedule_free_scalars(const Json& config, double learning_ra
           1 / static_cast<double>(t)};
 }
 
-Hyperparameter rate_key(double default_value) {
-  return {"learning_rate", HyperparameterKind::positive, default_value};
-}
-
-// Not in the recipes of before there was weight decay.
-Hyperparameter decay_key() {
-  return {"weight_decay", HyperparameterKind::not_negative_or_none, nullptr, false, true};
-}
-
 std::vector<Hyperparameter> moment_keys(double beta_2) {
   return {rate_key(0.001),
           {"beta_1", HyperparameterKind::below_one, 0.9},
@@ -353,6 +344,7 @@ std::vector<OptimizerRow> make_table() {
       {"Lamb", adam, lamb_slots, lamb_formula, lamb_scalars, nullptr,
        TrustRule{lamb_measured, lamb_trust}},
       schedule_free_row(),
+      adafactor_row(),
       {"LARS",
        {rate_key(0.01),
         {"momentum", up_to_one, 0.9},
@@ -378,6 +370,14 @@ double nadam_product(double beta_1, int64_t t) {
     product *= 1 - 0.5 * power;
   }
   return product;
+}
+
+Hyperparameter rate_key(double default_value) {
+  return {"learning_rate", HyperparameterKind::positive, default_value};
+}
+
+Hyperparameter decay_key() {
+  return {"weight_decay", HyperparameterKind::not_negative_or_none, nullptr, false, true};
 }
 
 bool FormulaTerms::flag(const char* key) const { return config.value(key, false); }

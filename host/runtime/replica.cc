@@ -222,8 +222,7 @@ Result<std::vector<OpDigest>> Replica::canary(const Dataset& dataset, RowRange r
 }
 
 NodeMemory Replica::memory(PartitionRange range, bool alone) const {
-  return planned_memory(job_, training_, team_->device(0), team_->size(), std::ssize(state_.slots),
-                        range, alone);
+  return planned_memory(job_, training_, team_->device(0), team_->size(), optimizer_, range, alone);
 }
 
 void Replica::release_roots(int parity) {

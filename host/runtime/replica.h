@@ -104,6 +104,8 @@ class Replica {
     float momentum = 0;
     int64_t offset = 0, gradient_offset = 0, count = 0;
     bool decays = true;
+    bool whole = false;  // one parameter, by the optimizer's whole rule
+    Shape shape;         // of that
     int64_t end() const { return offset + count; }
   };
   // Memory for one root. Both are the same where the device shares the host's memory.
@@ -158,6 +160,9 @@ class Replica {
   // Of the team where the devices share the host's memory, else of one device.
   FlatMath& math_of(int device);
   void make_math();
+  // Where the optimizer has a rule for whole parameters: its steps.
+  Status take_whole_steps(int device, const StateMemory& memory,
+                          const std::vector<StepTerms>& terms);
   // Of the segments, with the norms that the optimizer reads.
   Result<std::vector<UpdateDesc>> plan_updates(int device, const StateMemory& memory);
   Status measure_norms(int device, const StateMemory& memory, std::vector<StepTerms>* terms);
@@ -189,8 +194,9 @@ class Replica {
   std::vector<std::unique_ptr<Buffer>> scratch_;  // of these, one a device
   std::vector<Segment> segments_;                 // by offset; frozen parameters are in none
   std::vector<StepTerms> terms_;                  // of the segments, in the step under way
-  std::vector<FlatMath> math_;                    // see math_of
-  std::vector<float> whole_gradient_;             // flat, where it is not updated block by block
+  std::optional<FlatMath> team_math_;             // where the devices share the host's memory
+  std::vector<FlatMath> device_math_;
+  std::vector<float> whole_gradient_;  // flat, where it is not updated block by block
   // [device][vector]: weights, then slots; empty where the devices share the host's memory.
   std::vector<std::vector<std::unique_ptr<Buffer>>> device_states_;
   std::vector<std::unique_ptr<Buffer>> device_gradients_;  // flat, one a device

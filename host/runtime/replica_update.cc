@@ -15,9 +15,12 @@ static_assert(kMaxMetricSums <= kTreeSumBlock);
 void Replica::make_segments() {
   for (const Parameter& parameter : training_.parameters) {
     if (parameter.gradient_offset < 0) continue;
-    const Segment next{parameter.role,    parameter.momentum,
-                       parameter.offset,  parameter.gradient_offset,
-                       parameter.count(), optimizer_.decays(parameter.name)};
+    Segment next{parameter.role,    parameter.momentum,
+                 parameter.offset,  parameter.gradient_offset,
+                 parameter.count(), optimizer_.decays(parameter.name)};
+    next.whole = next.role == ParameterRole::trained &&
+                 optimizer_.steps_whole(parameter.path(), parameter.shape);
+    next.shape = parameter.shape;
     if (!segments_.empty() && may_join(segments_.back(), next)) {
       segments_.back().count += next.count;
     } else {
@@ -27,7 +30,8 @@ void Replica::make_segments() {
 }
 
 bool Replica::may_join(const Segment& last, const Segment& next) const {
-  const bool is_apart = optimizer_.reads_norms() && next.role == ParameterRole::trained;
+  const bool is_apart =
+      (optimizer_.reads_norms() && next.role == ParameterRole::trained) || last.whole || next.whole;
   return !is_apart && last.role == next.role && last.momentum == next.momentum &&
          last.decays == next.decays && last.end() == next.offset &&
          last.gradient_offset + last.count == next.gradient_offset;
@@ -36,7 +40,8 @@ bool Replica::may_join(const Segment& last, const Segment& next) const {
 void Replica::plan_step(std::optional<double> learning_rate) {
   terms_.clear();
   for (const Segment& segment : segments_) {
-    terms_.push_back({.learning_rate = learning_rate, .decays = segment.decays});
+    terms_.push_back(
+        {.learning_rate = learning_rate, .decays = segment.decays, .whole = segment.whole});
   }
 }
 
@@ -49,6 +54,7 @@ UpdateDesc Replica::update_of(const Segment& segment, const StepTerms& terms) co
 Result<std::vector<UpdateDesc>> Replica::plan_updates(int device, const StateMemory& memory) {
   std::vector<StepTerms> terms = terms_;
   LOCKSTEP_RETURN_IF_ERROR(measure_norms(device, memory, &terms));
+  LOCKSTEP_RETURN_IF_ERROR(take_whole_steps(device, memory, terms));
   std::vector<UpdateDesc> updates;
   for (size_t i = 0; i < segments_.size(); ++i) {
     updates.push_back(update_of(segments_[i], terms[i]));

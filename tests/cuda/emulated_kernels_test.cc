@@ -9,7 +9,6 @@
 
 #include "cuda/kernels.h"
 #include "host/core/rng.h"
-#include "host/device/flat_sums.h"
 #include "host/reduce/tree_sum.h"
 #include "tests/cpu/cpu_test_support.h"
 #include "tests/emulated_cuda/memory.h"
@@ -152,24 +151,6 @@ TEST_F(EmulatedKernels, UpdateAndDigest) {
         const std::vector<uint32_t> found = gpu_.download(digest, words);
         EXPECT_EQ(std::memcmp(found.data(), lanes.data(), words * 4), 0) << count;
       }
-    }
-  });
-}
-
-TEST_F(EmulatedKernels, Squares) {
-  ExpressionBuilder e;
-  const ExpressionUpdate copy{std::make_shared<const Expression>(e.finish({e.operand(0)})), {}, 0};
-  each([&](size_t offset) {
-    for (const int64_t count : {1, 127, 129, 8191, 8192, 8193, 30001}) {
-      const Floats x = random_floats(1, count);
-      const auto blocks = static_cast<size_t>(squares_blocks(count));
-      std::vector<double> expected(blocks);
-      const float* const operands[] = {x.data()};
-      ASSERT_TRUE(cpu_->squares(copy, operands, count, expected.data()).ok());
-      auto* sums = gpu_.allocate<double>(2 * blocks);
-      ASSERT_TRUE(launch_squares(gpu_.upload(x, offset), count, 2, sums, gpu_.stream()).ok());
-      const std::vector<double> found = gpu_.download(sums, 2 * blocks - 1);
-      for (size_t i = 0; i < blocks; ++i) EXPECT_EQ(found[2 * i], expected[i]) << count;
     }
   });
 }

@@ -189,7 +189,8 @@ class OptimizersTest(runs.RunTest):
                           '{"name": "sgd", "global_clipnorm": 0.5, "use_ema": true}',
                           '{"name": "lamb", "weight_decay": 0.1, '
                           '"exclude_from_weight_decay": ["bias"]}',
-                          '{"name": "lars", "learning_rate": 1.0}'):
+                          '{"name": "lars", "learning_rate": 1.0}',
+                          '{"name": "adafactor", "learning_rate": 0.01}'):
             job = ["--model", "mlp", "--data", "digits:320", "--optimizer", optimizer,
                    "--epochs", "2"]
             expected, output = self.train(*job, "--devices", 1)

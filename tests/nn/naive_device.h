@@ -308,6 +308,31 @@ class NaiveDevice : public Device {
     }
     return {};
   }
+  Status sum_axis(const float* x, const AxisSum& sum, int64_t first, int64_t count,
+                  float* out) override {
+    for (int64_t i = first; i < first + count; ++i) {
+      double total = 0;
+      for (int64_t k = 0; k < sum.size; ++k) {
+        total += x[(i / sum.inner * sum.size + k) * sum.inner + i % sum.inner];
+      }
+      out[i] = static_cast<float>(total);
+    }
+    return {};
+  }
+  Status multiply(const MatmulOp& op, const float* x, const float* z, float* out) override {
+    const auto at = [](const MatrixStrides& strides, int64_t batch, int64_t row, int64_t column) {
+      return batch * strides.batch + row * strides.row + column * strides.column;
+    };
+    for (int64_t i = 0; i < op.batches * op.rows * op.columns; ++i) {
+      const int64_t b = i / op.columns / op.rows, m = i / op.columns % op.rows, n = i % op.columns;
+      double total = 0;
+      for (int64_t k = 0; k < op.inner; ++k) {
+        total += double{x[at(op.x, b, m, k)]} * z[at(op.z, b, k, n)];
+      }
+      out[at(op.out, b, m, n)] = static_cast<float>(total);
+    }
+    return {};
+  }
   Status update(const UpdateDesc& desc, const float* gradient, float* weights,
                 std::span<float* const> slots, int64_t count, DigestLanes* lanes) override {
     update(desc, gradient, weights, slots, count);

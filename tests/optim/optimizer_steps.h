@@ -48,7 +48,7 @@ class State {
       : device_(device),
         math_(&device),
         count_(size),
-        parts_({{"w", 0, size}}),
+        parts_({{"w", 0, size, {size}}}),
         gradient_(allocate_floats(device, size)) {
     add(made_up(0, size));
     for (const OptimizerSlot& slot : optimizer.slots()) add(slot.initial(made_up(0, size)));
@@ -60,7 +60,10 @@ class State {
     parts_.clear();
     for (const auto& part : golden.at("parts")) {
       const int64_t begin = parts_.empty() ? 0 : parts_.back().begin + parts_.back().count;
-      parts_.push_back({part[0], begin, part[1]});
+      parts_.push_back({part[0], begin, part[1], {part[1]}});
+    }
+    for (size_t i = 0; golden.contains("shapes") && i < parts_.size(); ++i) {
+      parts_[i].shape = golden.at("shapes")[i].get<std::vector<int64_t>>();
     }
   }
 
@@ -73,9 +76,14 @@ class State {
     upload(device_, made_up(static_cast<uint64_t>(t), count_), gradient_->data());
     const std::vector<StepTerms> terms = terms_of(optimizer, t);
     for (size_t i = 0; i < parts_.size(); ++i) {
-      const Status updated = device_.update(
-          optimizer.update_at(t, terms[i]), gradient_->data() + parts_[i].begin,
-          vectors_[0]->data() + parts_[i].begin, slots_of(parts_[i]), parts_[i].count, lanes);
+      const ParameterMemory part{parts_[i].shape, gradient_->data() + parts_[i].begin,
+                                 vectors_[0]->data() + parts_[i].begin, slots_of(parts_[i])};
+      if (terms[i].whole) {
+        const Status stepped = optimizer.take_whole_step(math_, t, terms[i], part);
+        ASSERT_TRUE(stepped.ok()) << stepped.error().message;
+      }
+      const Status updated = device_.update(optimizer.update_at(t, terms[i]), part.gradient,
+                                            part.weights, part.slots, parts_[i].count, lanes);
       ASSERT_TRUE(updated.ok()) << updated.error().message;
     }
   }
@@ -84,6 +92,7 @@ class State {
   struct Part {  // a parameter
     std::string name;
     int64_t begin = 0, count = 0;
+    std::vector<int64_t> shape;
   };
 
   void add(const std::vector<float>& values) {
@@ -98,7 +107,10 @@ class State {
   // With the norms of each part.
   std::vector<StepTerms> terms_of(const Optimizer& optimizer, int64_t t) {
     std::vector<StepTerms> terms(parts_.size());
-    for (size_t i = 0; i < parts_.size(); ++i) terms[i].decays = optimizer.decays(parts_[i].name);
+    for (size_t i = 0; i < parts_.size(); ++i) {
+      terms[i].decays = optimizer.decays(parts_[i].name);
+      terms[i].whole = optimizer.steps_whole(parts_[i].name, parts_[i].shape);
+    }
     if (optimizer.holds(t)) return terms;
     const auto squares_of = [&](const auto& expression_of) {
       std::vector<SquaresTask> tasks;

@@ -90,7 +90,7 @@ TEST(Optimizer, refuses_what_it_does_not_know_by_name) {
   EXPECT_EQ(
       error_of({{"name", "adm"}}),
       "unknown optimizer 'adm'; did you mean 'adam'? Known: adam, sgd, adamw, rmsprop, adadelta, "
-      "adagrad, adamax, nadam, ftrl, lion, lamb, schedulefreeadamw, lars");
+      "adagrad, adamax, nadam, ftrl, lion, lamb, schedulefreeadamw, adafactor, lars");
   EXPECT_EQ(error_of({{"name", "sgd"}, {"learning_rat", 0.1}}),
             "optimizer 'sgd': unknown key 'learning_rat'; did you mean 'learning_rate'? Known: "
             "clipnorm, clipvalue, ema_momentum, ema_overwrite_frequency, "
@@ -155,6 +155,27 @@ TEST(Optimizer, lars_follows_its_paper) {
   };
   EXPECT_NEAR(trust_of({3, -4}), 0.02 * 5 / (1 + 0.01 * 5), 1e-8);
   EXPECT_EQ(trust_of(zeros), 1);
+}
+
+// A unit and an input that were never active: in floats Keras divides 0 by 0 there.
+TEST(Optimizer, adafactor_leaves_alone_what_was_never_active) {
+  const Optimizer adafactor = Optimizer::create({{"name", "adafactor"}}).value();
+  naive::NaiveDevice device;
+  FlatMath math(&device);
+  std::vector<float> gradient = {0.5f, 0, 0.3f, 0, 0, 0}, weights(6, 1);
+  std::vector<std::vector<float>> slots(3, std::vector<float>(6));
+  StepTerms terms;
+  terms.whole = adafactor.steps_whole("dense/kernel", {3, 2});
+  ASSERT_TRUE(adafactor
+                  .take_whole_step(math, 1, terms,
+                                   {{3, 2},
+                                    gradient.data(),
+                                    weights.data(),
+                                    {slots[0].data(), slots[1].data(), slots[2].data()}})
+                  .ok());
+  EXPECT_GT(gradient[0], 0);
+  EXPECT_GT(gradient[2], 0);
+  for (const size_t i : {1, 3, 4, 5}) EXPECT_EQ(gradient[i], 0) << i;
 }
 
 TEST(Optimizer, refuses_values_out_of_range) {

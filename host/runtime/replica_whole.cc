@@ -1,20 +1,24 @@
-// Norms of whole parameters, for optimizers whose step depends on them. Each node takes them all.
+// Optimizers that look at whole parameters: their norms, and the steps of those that have a rule.
+// Each node does all of it.
 #include "host/runtime/replica.h"
 
 namespace lockstep {
+namespace {
+
+constexpr int64_t kShared = 1 << 16;  // elements that are worth all devices
+
+}  // namespace
 
 void Replica::make_math() {
   std::vector<Device*> devices;
   for (int index = 0; index < team_->size(); ++index) devices.push_back(&team_->device(index));
-  if (shares_memory()) {
-    math_.emplace_back(devices, [this](const FlatMath::Task& task) { team_->run(task); });
-  } else {
-    for (Device* device : devices) math_.emplace_back(device);
-  }
+  for (Device* device : devices) device_math_.emplace_back(device);
+  if (!shares_memory()) return;
+  team_math_.emplace(devices, [this](const FlatMath::Task& task) { team_->run(task); });
 }
 
 FlatMath& Replica::math_of(int device) {
-  return math_[device_states_.empty() ? 0 : static_cast<size_t>(device)];
+  return team_math_ ? *team_math_ : device_math_[static_cast<size_t>(device)];
 }
 
 Replica::StateMemory Replica::memory_of(int device, float* gradient) {
@@ -73,6 +77,31 @@ Status Replica::measure_norms(int device, const StateMemory& memory,
     }
   }
   return {};
+}
+
+// A large parameter is all devices' work; of the small ones, where memory is shared, each device
+// takes some.
+Status Replica::take_whole_steps(int device, const StateMemory& memory,
+                                 const std::vector<StepTerms>& terms) {
+  const auto step = [&](FlatMath& math, size_t i) {
+    const StateMemory part = memory.of(segments_[i]);
+    return optimizer_.take_whole_step(
+        math, optimizer_step(), terms[i],
+        {segments_[i].shape, part.gradient, part.weights, part.slots});
+  };
+  std::vector<size_t> small;
+  for (size_t i = 0; i < segments_.size(); ++i) {
+    if (!segments_[i].whole) continue;
+    if (team_math_ && segments_[i].count < kShared) {
+      small.push_back(i);
+    } else {
+      LOCKSTEP_RETURN_IF_ERROR(step(math_of(device), i));
+    }
+  }
+  if (small.empty()) return {};
+  return share(std::ssize(small), [&](int index, int64_t i) {
+    return step(device_math_[static_cast<size_t>(index)], small[static_cast<size_t>(i)]);
+  });
 }
 
 }  // namespace lockstep
