@@ -19,7 +19,7 @@ namespace {
 using Json = nlohmann::json;
 
 // Keras' optimizers, and an option of all of them, that come later.
-const char* const kLaterNames[] = {"muon", "lossscaleoptimizer"};
+const char* const kLaterNames[] = {"lossscaleoptimizer"};
 const char* const kLaterKeys[] = {"loss_scale_factor"};
 // What Keras 2 writes beside, and what changes no number.
 const char* const kOldKeys[] = {"is_legacy_optimizer", "jit_compile"};

@@ -345,6 +345,7 @@ std::vector<OptimizerRow> make_table() {
        TrustRule{lamb_measured, lamb_trust}},
       schedule_free_row(),
       adafactor_row(),
+      muon_row(),
       {"LARS",
        {rate_key(0.01),
         {"momentum", up_to_one, 0.9},

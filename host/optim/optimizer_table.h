@@ -59,6 +59,7 @@ struct OptimizerRow {
 
 // Rows with a whole rule: a file each.
 OptimizerRow adafactor_row();
+OptimizerRow muon_row();
 
 // Keys that rows share. The decay is not in the recipes of before there was weight decay.
 Hyperparameter rate_key(double default_value);

@@ -118,8 +118,8 @@ TEST_P(EmulatedReplica, IsTheSameOnAnyNumberOfGpus) {
 // With norms, sums along axes and products of matrices.
 TEST_P(EmulatedReplica, LooksAtWholeParameters) {
   for (const char* optimizer :
-       {R"({"name": "lamb", "global_clipnorm": 0.1})",
-        R"({"name": "adafactor", "clipnorm": 0.1})"}) {
+       {R"({"name": "lamb", "global_clipnorm": 0.1})", R"({"name": "adafactor", "clipnorm": 0.1})",
+        R"({"name": "muon", "ns_steps": 1, "use_ema": true})"}) {
     job_.optimizer = Optimizer::create(nlohmann::json::parse(optimizer)).value().config();
     const Trace one = run_on_gpus(1, true, 1);
     ASSERT_FALSE(HasFatalFailure());

@@ -30,9 +30,11 @@ DIGITS = 9
 PARTS = {"w": 20, "b": SIZE - 20}
 EXCLUDED = ["b"]
 SHAPES = {"w": (4, 5), "k": (2, 2, 3), "b": (5,)}
+MATRICES = {"tall": (5, 3), "wide": (3, 4), "b": (4,), "embedding": (3, 2)}
 # Slots that Keras doesn't name alone, as an optimizer's attributes.
 OWN_SLOTS = {
     optimizers.Adafactor: {"r": "_r", "c": "_c", "velocity": "_v"},
+    optimizers.Muon: {"momentum": "momentums", "velocity": "adam_velocities"},
 }
 
 
@@ -154,6 +156,22 @@ def adafactor_cases():
     }
 
 
+def muon_cases():
+    o = optimizers
+    return {
+        "muon": o.Muon(0.1),
+        "muon_options": o.Muon(0.2, adam_beta_1=0.7, adam_beta_2=0.8, adam_weight_decay=0.2,
+                               epsilon=1e-2, weight_decay=0.3, exclude_layers=["^tal+"],
+                               exclude_embeddings=False, muon_a=3.0, muon_b=-4.0, muon_c=1.5,
+                               adam_lr_ratio=0.5, momentum=0.8, ns_steps=3, nesterov=False,
+                               rms_rate=None, clipvalue=0.6),
+        "muon_accumulates": o.Muon(schedules.ExponentialDecay(0.3, 3, 0.5), global_clipnorm=1.5,
+                                   use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=3,
+                                   gradient_accumulation_steps=2),
+        "muon_excludes": excluding(o.Muon(0.1, weight_decay=0.5, adam_weight_decay=0.4)),
+    }
+
+
 def excluding(optimizer):
     optimizer.exclude_from_weight_decay(var_names=EXCLUDED)
     return optimizer
@@ -230,6 +248,7 @@ def golden_file():
             **{name: train(each, PARTS) for name, each in optimizer_cases_of_two().items()},
             **{name: train(each, {"w": SIZE}) for name, each in cases_that_keep_five().items()},
             **{name: train(each, SHAPES) for name, each in adafactor_cases().items()},
+            **{name: train(each, MATRICES) for name, each in muon_cases().items()},
         },
     }
 

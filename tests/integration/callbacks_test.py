@@ -190,7 +190,9 @@ class OptimizersTest(runs.RunTest):
                           '{"name": "lamb", "weight_decay": 0.1, '
                           '"exclude_from_weight_decay": ["bias"]}',
                           '{"name": "lars", "learning_rate": 1.0}',
-                          '{"name": "adafactor", "learning_rate": 0.01}'):
+                          '{"name": "adafactor", "learning_rate": 0.01}',
+                          '{"name": "muon", "global_clipnorm": 0.5, "use_ema": true, '
+                          '"gradient_accumulation_steps": 2}'):
             job = ["--model", "mlp", "--data", "digits:320", "--optimizer", optimizer,
                    "--epochs", "2"]
             expected, output = self.train(*job, "--devices", 1)

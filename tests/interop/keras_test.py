@@ -171,6 +171,7 @@ class KerasTest(runs.RunTest):
             "nadam": lambda: keras.optimizers.Nadam(0.01),
             "schedule_free": lambda: keras.optimizers.ScheduleFreeAdamW(0.01, warmup_steps=8),
             "adafactor": lambda: keras.optimizers.Adafactor(0.05),
+            "muon": lambda: keras.optimizers.Muon(0.02),
             "keeps_all": lambda: keras.optimizers.Adam(0.01, amsgrad=True, use_ema=True,
                                                        gradient_accumulation_steps=2),
             "average": lambda: keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.8,

@@ -57,6 +57,10 @@ std::string shapes_of(const char* config) {
 TEST(OptimizerLayoutTest, SlotsMayBeSmallerOrMissing) {
   EXPECT_EQ(shapes_of(R"({"name": "adafactor"})"),
             "r (3,), c (2,), velocity (3, 2), r (), c (), velocity (2,), ");
+  EXPECT_EQ(shapes_of(R"({"name": "muon", "use_ema": true})"),
+            "average (3, 2), average (2,), momentum (3, 2), momentum (2,), velocity (2,), ");
+  EXPECT_EQ(shapes_of(R"({"name": "muon", "exclude_layers": ["den"]})"),
+            "momentum (3, 2), velocity (3, 2), momentum (2,), velocity (2,), ");
 }
 
 }  // namespace

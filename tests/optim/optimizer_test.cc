@@ -90,7 +90,7 @@ TEST(Optimizer, refuses_what_it_does_not_know_by_name) {
   EXPECT_EQ(
       error_of({{"name", "adm"}}),
       "unknown optimizer 'adm'; did you mean 'adam'? Known: adam, sgd, adamw, rmsprop, adadelta, "
-      "adagrad, adamax, nadam, ftrl, lion, lamb, schedulefreeadamw, adafactor, lars");
+      "adagrad, adamax, nadam, ftrl, lion, lamb, schedulefreeadamw, adafactor, muon, lars");
   EXPECT_EQ(error_of({{"name", "sgd"}, {"learning_rat", 0.1}}),
             "optimizer 'sgd': unknown key 'learning_rat'; did you mean 'learning_rate'? Known: "
             "clipnorm, clipvalue, ema_momentum, ema_overwrite_frequency, "
