@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 
 #include "cuda/gpu.h"
 #include "cuda/kernels_general.h"
 #include "cuda/nccl_link.h"
 #include "cuda/prepared_ops.h"
 #include "host/core/check.h"
+#include "host/device/flat_sums.h"
 
 namespace lockstep {
 namespace {
@@ -22,6 +24,8 @@ namespace cuda {
 namespace {
 
 constexpr int64_t kAllocationUnit = 512;  // bytes: what the allocator rounds up to
+// Elements whose squares are summed at a time: results lie in memory between two kernels.
+constexpr int64_t kSquaresPiece = 128 * kSquaresBlock;
 
 // Of the device's memory, or of the host's.
 template <class OwnedMemory>
@@ -119,6 +123,21 @@ class CudaDevice : public Device {
     LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
     return launch_sum(terms, count, out, gpu_->stream());
   }
+  Status evaluate(const ExpressionUpdate& expression, std::span<const float* const> operands,
+                  std::span<float* const> outputs, int64_t count) override;
+  Status squares(const ExpressionUpdate& expression, std::span<const float* const> operands,
+                 int64_t count, double* sums) override;
+  Status sum_axis(const float* x, const AxisSum& sum, int64_t first, int64_t count,
+                  float* out) override {
+    LOCKSTEP_CHECK(first == 0 && count == sum.outputs());  // nobody shares a GPU's work
+    LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
+    return launch_sum_axis(x, sum, out, gpu_->stream());
+  }
+  Status multiply(const MatmulOp& op, const float* x, const float* z, float* out) override {
+    LOCKSTEP_CHECK(op.out.column == 1);
+    LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
+    return launch_matmul(op, x, z, nullptr, 1, out, gpu_->stream());
+  }
   Status update(const UpdateDesc& desc, const float* gradient, float* weights,
                 std::span<float* const> slots, int64_t count, DigestLanes* lanes) override;
   Status digest(const float* weights, std::span<const float* const> slots, int64_t count,
@@ -129,8 +148,6 @@ class CudaDevice : public Device {
     if (!status.ok()) std::fprintf(stderr, "lockstep: %s\n", status.error().message.c_str());
   }
   Status copy(const float* from, int64_t count, float* to, cudaMemcpyKind kind);
-  Status update_by_expression(const ExpressionUpdate& update, const ExpressionMemory& memory,
-                              int64_t count);
   Status run_parts(int parts, const std::function<void(int)>& run_part);
   Status record(CudaRecording* recording, int parts, const std::function<void(int)>& run_part);
   Error out_of_memory(int64_t bytes, const Error& error) const;
@@ -138,9 +155,9 @@ class CudaDevice : public Device {
   std::unique_ptr<Gpu> gpu_;
   const std::string numerics_;
   std::unique_ptr<Buffer> lanes_;
-  // The optimizer's formula, planned when first seen.
-  std::shared_ptr<const Expression> planned_;
-  ExpressionPlan formula_;
+  std::unique_ptr<Buffer> block_;  // results of an expression
+  // Over flat memory, planned when first seen.
+  std::map<std::shared_ptr<const Expression>, ExpressionPlan> formulas_;
 };
 
 Error CudaDevice::out_of_memory(int64_t bytes, const Error& error) const {
@@ -229,21 +246,48 @@ Status CudaDevice::play(std::unique_ptr<Recording>* recording, const RunContext&
   return LOCKSTEP_CUDA_STATUS(cudaGraphLaunch(played.graph.get(), gpu_->stream()));
 }
 
-Status CudaDevice::update_by_expression(const ExpressionUpdate& update,
-                                        const ExpressionMemory& memory, int64_t count) {
-  if (planned_ != update.expression) {
-    LOCKSTEP_ASSIGN(formula_, plan_expression(*update.expression));
-    planned_ = update.expression;
+Status CudaDevice::evaluate(const ExpressionUpdate& expression,
+                            std::span<const float* const> operands, std::span<float* const> outputs,
+                            int64_t count) {
+  LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
+  auto found = formulas_.find(expression.expression);
+  if (found == formulas_.end()) {
+    LOCKSTEP_ASSIGN(auto plan, plan_expression(*expression.expression));
+    found = formulas_.emplace(expression.expression, std::move(plan)).first;
   }
-  return launch_expression(formula_, memory.inputs(), update.used_scalars(), memory.results(),
-                           count, gpu_->stream());
+  return launch_expression(found->second, operands, expression.used_scalars(), outputs, count,
+                           gpu_->stream());
+}
+
+Status CudaDevice::squares(const ExpressionUpdate& expression,
+                           std::span<const float* const> operands, int64_t count, double* sums) {
+  const auto results = std::ssize(expression.expression->outputs);
+  const int64_t most = std::min(count, kSquaresPiece);
+  if (block_ == nullptr || block_->bytes() < results * most * 4) {
+    LOCKSTEP_ASSIGN(block_, allocate(results * most * 4));
+  }
+  std::vector<float*> outputs;
+  for (int64_t k = 0; k < results; ++k) outputs.push_back(block_->data() + k * most);
+  std::vector<const float*> at(operands.begin(), operands.end());
+  for (int64_t begin = 0; begin < count; begin += kSquaresPiece) {
+    const int64_t size = std::min(kSquaresPiece, count - begin);
+    LOCKSTEP_RETURN_IF_ERROR(evaluate(expression, at, outputs, size));
+    for (int64_t k = 0; k < results; ++k) {
+      LOCKSTEP_RETURN_IF_ERROR(launch_squares(outputs[static_cast<size_t>(k)], size, results,
+                                              sums + begin / kSquaresBlock * results + k,
+                                              gpu_->stream()));
+    }
+    for (const float*& operand : at) operand += kSquaresPiece;
+  }
+  return {};
 }
 
 Status CudaDevice::update(const UpdateDesc& desc, const float* gradient, float* weights,
                           std::span<float* const> slots, int64_t count, DigestLanes* lanes) {
   LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
   if (const auto* formula = std::get_if<ExpressionUpdate>(&desc)) {
-    LOCKSTEP_RETURN_IF_ERROR(update_by_expression(*formula, {gradient, weights, slots}, count));
+    const ExpressionMemory memory(gradient, weights, slots);
+    LOCKSTEP_RETURN_IF_ERROR(evaluate(*formula, memory.inputs(), memory.results(), count));
   } else {
     LOCKSTEP_RETURN_IF_ERROR(launch_update(desc, gradient, weights, slots, count, gpu_->stream()));
   }

@@ -14,6 +14,7 @@
 #include <span>
 
 #include "host/core/result.h"
+#include "host/device/flat_sums.h"
 #include "host/device/ops.h"
 #include "host/device/sum_terms.h"
 
@@ -38,6 +39,13 @@ Status launch_sum(std::span<const SumTerm> terms, int64_t count, float* out, cud
 // momentum is 0.
 Status launch_update(const UpdateDesc& desc, const float* gradient, float* weights,
                      std::span<float* const> slots, int64_t count, cudaStream_t stream);
+
+// sums[block * stride] = the sum of the squares of a block of x: host/device/flat_sums.h.
+Status launch_squares(const float* x, int64_t count, int64_t stride, double* sums,
+                      cudaStream_t stream);
+
+// All outputs of a sum along an axis: host/device/flat_sums.h.
+Status launch_sum_axis(const float* x, const AxisSum& sum, float* out, cudaStream_t stream);
 
 // The lanes of every block of the state (host/device/state_digest.h): `lanes` gets
 // ceil(count / kDigestBlock) * 16 words.

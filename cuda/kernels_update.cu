@@ -2,7 +2,9 @@
 // state. Formulas and roundings: host/cpu/kernels_update.h.
 #include <math.h>
 
+#include <algorithm>
 #include <bit>
+#include <utility>
 
 #include "cuda/grid.h"
 #include "cuda/kernels.h"
@@ -186,8 +188,13 @@ __global__ void digest_kernel(DigestWords<kWords> words, int64_t count, uint32_t
 }
 
 template <int kWords>
-Status launch_digest_words(const DigestWords<kWords>& words, bool aligned, int64_t count,
+Status launch_digest_words(const float* weights, std::span<const float* const> slots, int64_t count,
                            uint32_t* lanes, cudaStream_t stream) {
+  DigestWords<kWords> words;
+  std::copy(slots.rbegin(), slots.rend(), words.memory);
+  words.memory[kWords - 1] = weights;
+  const bool aligned = std::all_of(std::begin(words.memory), std::end(words.memory),
+                                   [](const float* memory) { return vector_aligned({memory}); });
   const int64_t blocks = (count + kDigestBlock - 1) / kDigestBlock;
   return launch("digest_kernel",
                 aligned ? digest_kernel<kWords, kVector> : digest_kernel<kWords, 1>,
@@ -245,20 +252,15 @@ Status launch_digest(const float* weights, std::span<const float* const> slots, 
                      uint32_t* lanes, cudaStream_t stream) {
   LOCKSTEP_CHECK(slots.size() <= kMaxSlots && count >= 0);
   if (count == 0) return {};
-  bool aligned = vector_aligned({weights});
-  for (const float* slot : slots) aligned = aligned && vector_aligned({slot});
-  if (slots.empty()) {
-    return launch_digest_words(DigestWords<1>{{weights}}, aligned, count, lanes, stream);
-  }
-  if (slots.size() == 1) {
-    return launch_digest_words(DigestWords<2>{{slots[0], weights}}, aligned, count, lanes, stream);
-  }
-  if (slots.size() == 2) {
-    return launch_digest_words(DigestWords<3>{{slots[1], slots[0], weights}}, aligned, count, lanes,
-                               stream);
-  }
-  return launch_digest_words(DigestWords<4>{{slots[2], slots[1], slots[0], weights}}, aligned,
-                             count, lanes, stream);
+  const auto launch_of = [&]<size_t... kSlots>(std::index_sequence<kSlots...>) {
+    Status status;
+    ((slots.size() == kSlots
+          ? void(status = launch_digest_words<1 + kSlots>(weights, slots, count, lanes, stream))
+          : void()),
+     ...);
+    return status;
+  };
+  return launch_of(std::make_index_sequence<1 + kMaxSlots>());
 }
 
 }  // namespace lockstep

@@ -104,8 +104,8 @@ Result<NodePlan> plan_busiest(const ResolvedJob& resolved, const Device& device,
   NodePlan busiest;
   for (const Member& member : view.members) {
     NodePlan plan;
-    plan.memory = planned_memory(job, resolved.graph, device, devices,
-                                 std::ssize(optimizer.slots()), member.partitions, nodes == 1);
+    plan.memory = planned_memory(job, resolved.graph, device, devices, optimizer, member.partitions,
+                                 nodes == 1);
     if (nodes > 1) {
       plan.memory.exchange = Exchange::planned_bytes(exchange, view, member.session, device);
     }

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <iterator>
+#include <map>
 #include <utility>
+#include <vector>
 
 #include "host/core/check.h"
 #include "host/cpu/expression_plan.h"
@@ -12,6 +14,7 @@
 #include "host/cpu/memory.h"
 #include "host/cpu/pins.h"
 #include "host/cpu/prepared_ops.h"
+#include "host/device/flat_sums.h"
 
 namespace lockstep {
 namespace cpu {
@@ -114,6 +117,53 @@ class CpuDevice : public Device {
     return copy_to_host(terms[0].values, count, out);
   }
 
+  Status evaluate(const ExpressionUpdate& expression, std::span<const float* const> operands,
+                  std::span<float* const> outputs, int64_t count) override {
+    formula_of(expression).evaluate(operands, expression.used_scalars(), outputs, count);
+    return {};
+  }
+
+  Status squares(const ExpressionUpdate& expression, std::span<const float* const> operands,
+                 int64_t count, double* sums) override {
+    FlatExpression& formula = formula_of(expression);
+    const size_t results = expression.expression->outputs.size();
+    if (block_.size() < results * kSquaresBlock) block_.resize(results * kSquaresBlock);
+    std::vector<float*> outputs;
+    for (size_t k = 0; k < results; ++k) outputs.push_back(block_.data() + k * kSquaresBlock);
+    std::vector<const float*> at(operands.begin(), operands.end());
+    for (int64_t begin = 0; begin < count; begin += kSquaresBlock) {
+      const int64_t size = std::min(kSquaresBlock, count - begin);
+      formula.evaluate(at, expression.used_scalars(), outputs, size);
+      for (const float* output : outputs) *sums++ = kernels_.squares(output, size);
+      for (const float*& operand : at) operand += kSquaresBlock;
+    }
+    return {};
+  }
+
+  Status sum_axis(const float* x, const AxisSum& sum, int64_t first, int64_t count,
+                  float* out) override {
+    kernels_.sum_axis(x, sum, first, count, out);
+    return {};
+  }
+
+  Status multiply(const MatmulOp& op, const float* x, const float* z, float* out) override {
+    LOCKSTEP_CHECK(op.out.column == 1);
+    for (int64_t batch = 0; batch < op.batches; ++batch) {
+      kernels_.product({.x = x + batch * op.x.batch,
+                        .z = z + batch * op.z.batch,
+                        .out = out + batch * op.out.batch,
+                        .rows = op.rows,
+                        .inner = op.inner,
+                        .columns = op.columns,
+                        .x_row = op.x.row,
+                        .x_column = op.x.column,
+                        .z_row = op.z.row,
+                        .z_column = op.z.column,
+                        .out_row = op.out.row});
+    }
+    return {};
+  }
+
   Status update(const UpdateDesc& desc, const float* gradient, float* weights,
                 std::span<float* const> slots, int64_t count, DigestLanes* lanes) override {
     for (int64_t begin = 0; begin < count; begin += kDigestBlock) {
@@ -134,6 +184,7 @@ class CpuDevice : public Device {
                 DigestLanes* lanes) override {
     for (int64_t begin = 0; begin < count; begin += kDigestBlock) {
       DigestArgs args{.weights = weights + begin,
+                      .slot_count = slots.size(),
                       .count = std::min(kDigestBlock, count - begin),
                       .lanes = lanes[begin / kDigestBlock].values};
       LOCKSTEP_CHECK(slots.size() <= std::size(args.slots));
@@ -144,16 +195,22 @@ class CpuDevice : public Device {
   }
 
  private:
+  FlatExpression& formula_of(const ExpressionUpdate& update) {
+    std::unique_ptr<FlatExpression>& formula = formulas_[update.expression];
+    if (formula == nullptr) {
+      formula = std::make_unique<FlatExpression>(kernels_, *update.expression);
+    }
+    return *formula;
+  }
+
   void update_by_expression(const ExpressionUpdate& update, const float* gradient,
                             const StateArgs& state, size_t slots) {
-    if (planned_ != update.expression) {
-      formula_ = std::make_unique<FlatExpression>(kernels_, *update.expression);
-      planned_ = update.expression;
-    }
     const ExpressionMemory memory(gradient, state.weights, std::span(state.slots, slots));
-    formula_->evaluate(memory.inputs(), update.used_scalars(), memory.results(), state.count);
+    formula_of(update).evaluate(memory.inputs(), update.used_scalars(), memory.results(),
+                                state.count);
     if (state.lanes == nullptr) return;
-    DigestArgs args{.weights = state.weights, .count = state.count, .lanes = state.lanes};
+    DigestArgs args{
+        .weights = state.weights, .slot_count = slots, .count = state.count, .lanes = state.lanes};
     std::copy_n(state.slots, slots, args.slots);
     kernels_.digest(args);
   }
@@ -181,9 +238,9 @@ class CpuDevice : public Device {
 
   std::string numerics_;
   const KernelTable& kernels_;
-  // The optimizer's formula, planned when first seen.
-  std::shared_ptr<const Expression> planned_;
-  std::unique_ptr<FlatExpression> formula_;
+  // Over flat memory, planned when first seen.
+  std::map<std::shared_ptr<const Expression>, std::unique_ptr<FlatExpression>> formulas_;
+  std::vector<float> block_;  // results of one
 };
 
 }  // namespace

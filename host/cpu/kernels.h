@@ -8,6 +8,8 @@
 #include <cstdint>
 
 #include "host/device/expression.h"
+#include "host/device/flat_sums.h"
+#include "host/device/state_digest.h"
 
 namespace lockstep::cpu {
 
@@ -224,7 +226,7 @@ struct CrossEntropyArgs {
 // A piece of the state. `lanes`: of its digest (host/device/state_digest.h), or none.
 struct StateArgs {
   float* weights = nullptr;
-  float* slots[3] = {};
+  float* slots[kMaxSlots] = {};
   int64_t count = 0;
   uint32_t* lanes = nullptr;
 };
@@ -244,7 +246,8 @@ struct SgdArgs {
 
 struct DigestArgs {
   const float* weights = nullptr;
-  const float* slots[3] = {};  // those that there are come first
+  const float* slots[kMaxSlots] = {};
+  size_t slot_count = 0;
   int64_t count = 0;
   uint32_t* lanes = nullptr;
 };
@@ -408,6 +411,15 @@ struct MatmulArgs {
   int64_t x_features = 0, z_features = 0, features = 0, row_blocks = 0;
 };
 
+// Over flat memory. Strides in floats.
+struct ProductArgs {
+  const float* x = nullptr;
+  const float* z = nullptr;
+  float* out = nullptr;
+  int64_t rows = 0, inner = 0, columns = 0;
+  int64_t x_row = 0, x_column = 0, z_row = 0, z_column = 0, out_row = 0;
+};
+
 struct EmbeddingArgs {
   const float* x = nullptr;
   const float* table = nullptr;    // [vocabulary][units]
@@ -463,6 +475,12 @@ struct KernelTable {
   void (*adam)(const AdamArgs& args);
   void (*sgd)(const SgdArgs& args);
   void (*digest)(const DigestArgs& args);
+  // The sum of the squares of at most kSquaresBlock elements.
+  double (*squares)(const float* x, int64_t count);
+  // As Device::sum_axis.
+  void (*sum_axis)(const float* x, const AxisSum& sum, int64_t first, int64_t count, float* out);
+  // As Device::multiply, of one product.
+  void (*product)(const ProductArgs& args);
   void (*exp)(const float* x, float* out, int64_t count);
   void (*log)(const float* x, float* out, int64_t count);
   // Runs independent FMAs; returns the floating-point operations done.

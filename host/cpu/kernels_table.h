@@ -7,6 +7,7 @@
 #include "host/cpu/kernels_dense.h"
 #include "host/cpu/kernels_dense_gradient.h"
 #include "host/cpu/kernels_elementwise.h"
+#include "host/cpu/kernels_flat.h"
 #include "host/cpu/kernels_gather.h"
 #include "host/cpu/kernels_layout.h"
 #include "host/cpu/kernels_map.h"
@@ -56,6 +57,9 @@ inline constexpr KernelTable kKernels = {
     .adam = adam,
     .sgd = sgd,
     .digest = digest,
+    .squares = squares,
+    .sum_axis = sum_axis,
+    .product = product,
     .exp = exp_flat,
     .log = log_flat,
     .fma_loop = fma_loop,

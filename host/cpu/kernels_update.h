@@ -2,6 +2,8 @@
 // instruction set's kernels. Formulas: host/device/ops.h; their roundings: host/cpu/pins.h.
 #pragma once
 
+#include <utility>
+
 #include "host/cpu/kernels.h"
 #include "host/cpu/kernels_elementwise.h"
 #include "host/device/state_digest.h"
@@ -39,7 +41,7 @@ LOCKSTEP_SIMD IVec digest_mix(IVec a, uint32_t factor) {
 template <int kWords>
 LOCKSTEP_SIMD IVec digest_step(IVec lanes, const Vec* words) {
   IVec x = bits(words[kWords - 1]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int k = kWords - 2; k >= 0; --k) {
     x = add_int(digest_mix(x, kDigestWordFactor), bits(words[k]));
   }
@@ -132,7 +134,8 @@ inline void sgd(const SgdArgs& args) {
 
 template <int kWords>
 inline void digest_state(const DigestArgs& args) {
-  const float* const memory[] = {args.weights, args.slots[0], args.slots[1], args.slots[2]};
+  const float* memory[kWords] = {args.weights};
+  for (int k = 1; k < kWords; ++k) memory[k] = args.slots[k - 1];
   IVec lanes[kDigestVectors];
   for (IVec& vector : lanes) vector = set_int(0);
   Vec words[kWords];
@@ -140,6 +143,7 @@ inline void digest_state(const DigestArgs& args) {
   for (; i + kDigestVectors * kLanes <= args.count; i += kDigestVectors * kLanes) {
 #pragma GCC unroll 2
     for (int j = 0; j < kDigestVectors; ++j) {
+#pragma GCC unroll 8
       for (int k = 0; k < kWords; ++k) words[k] = load(memory[k] + i + j * kLanes);
       lanes[j] = digest_step<kWords>(lanes[j], words);
     }
@@ -155,11 +159,14 @@ inline void digest_state(const DigestArgs& args) {
   for (int j = 0; j < kDigestVectors; ++j) store_int(args.lanes + j * kLanes, lanes[j]);
 }
 
+template <int... kSlots>
+inline void digest_of_slots(const DigestArgs& args, std::integer_sequence<int, kSlots...>) {
+  const auto slots = static_cast<int>(args.slot_count);
+  ((slots == kSlots ? digest_state<1 + kSlots>(args) : void()), ...);
+}
+
 inline void digest(const DigestArgs& args) {
-  if (args.slots[0] == nullptr) return digest_state<1>(args);
-  if (args.slots[1] == nullptr) return digest_state<2>(args);
-  if (args.slots[2] == nullptr) return digest_state<3>(args);
-  digest_state<4>(args);
+  digest_of_slots(args, std::make_integer_sequence<int, 1 + kMaxSlots>());
 }
 
 inline void exp_flat(const float* x, float* out, int64_t count) {

@@ -11,6 +11,7 @@
 #include "host/core/result.h"
 #include "host/device/batch.h"
 #include "host/device/device_link.h"
+#include "host/device/flat_sums.h"
 #include "host/device/ops.h"
 #include "host/device/state_digest.h"
 #include "host/device/sum_terms.h"
@@ -109,6 +110,23 @@ class Device {
   virtual void add(const float* a, const float* b, float* out, int64_t count) = 0;
   // The sum of the terms, `count` elements each, in the device's memory.
   virtual Status sum(std::span<const SumTerm> terms, int64_t count, float* out) = 0;
+  // outputs[k][i] = output k of the expression at operands[...][i], for i < count: flat memory of
+  // the device; an output may be an operand. The same expression is the same object time after
+  // time.
+  virtual Status evaluate(const ExpressionUpdate& expression,
+                          std::span<const float* const> operands, std::span<float* const> outputs,
+                          int64_t count) = 0;
+  // sums[block * outputs + k] = the sum of the squares of output k over a block of the elements, as
+  // host/device/flat_sums.h says. All memory is the device's.
+  virtual Status squares(const ExpressionUpdate& expression, std::span<const float* const> operands,
+                         int64_t count, double* sums) = 0;
+  // out[i] = output i of a sum along an axis of x, for i in [first, first + count): see
+  // host/device/flat_sums.h. `out` has room for all outputs.
+  virtual Status sum_axis(const float* x, const AxisSum& sum, int64_t first, int64_t count,
+                          float* out) = 0;
+  // A matrix product over flat memory; one chain of fma for each element, by rising k, from +0.
+  // The columns of `out` lie side by side.
+  virtual Status multiply(const MatmulOp& op, const float* x, const float* z, float* out) = 0;
   // One optimizer step over `count` parameters. `slots[k]` is the k-th state vector. `lanes`, where
   // not nullptr, gets those of the new state, for each block of kDigestBlock parameters.
   virtual Status update(const UpdateDesc& desc, const float* gradient, float* weights,

@@ -15,6 +15,7 @@
 
 #include "host/core/partitions.h"
 #include "host/device/expression.h"
+#include "host/device/state_digest.h"
 
 namespace lockstep {
 
@@ -277,7 +278,6 @@ struct MovingAverageUpdate {
 };
 // Any other formula. Operands: 0 the gradient, 1 the weight, 2… the slots; outputs: the new slots
 // in order, then the new weight.
-inline constexpr size_t kMaxSlots = 3;
 struct ExpressionUpdate {
   std::shared_ptr<const Expression> expression;  // the same object step after step
   std::array<float, 8> scalars = {};

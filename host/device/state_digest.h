@@ -22,6 +22,9 @@
 
 namespace lockstep {
 
+// State vectors beside the weights: two that any optimizer can keep, and at most three of its own.
+inline constexpr size_t kMaxSlots = 5;
+
 inline constexpr int64_t kDigestBlock = 4096;
 inline constexpr uint32_t kDigestWordFactor = 0x85ebca77u;  // primes of xxHash
 inline constexpr uint32_t kDigestLaneFactor = 0x9e3779b1u;

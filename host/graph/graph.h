@@ -39,6 +39,7 @@ struct Parameter {
   nlohmann::json constraint;
   int64_t fan_in = 0, fan_out = 0;  // for the initializer; 0: as the shape says
   int64_t count() const { return element_count(shape); }
+  std::string path() const { return layer + "/" + name; }
 };
 
 // root[to + i] += root[from + i] once the tree has been summed: a parameter that several ops use

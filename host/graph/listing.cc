@@ -62,7 +62,7 @@ std::string parameter_at(const Graph& graph, int64_t place) {
   for (const Parameter& parameter : graph.parameters) {
     const int64_t begin = parameter.gradient_offset;
     if (begin < 0 || place < begin || place >= begin + parameter.count()) continue;
-    return parameter.layer + "/" + parameter.name;
+    return parameter.path();
   }
   return place >= graph.metrics_offset() ? "metrics" : "a further gradient";
 }

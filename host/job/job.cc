@@ -54,13 +54,6 @@ Result<nlohmann::json> resolve_optimizer(const nlohmann::json& options) {
   }
   auto optimizer = Optimizer::create(config);
   if (!optimizer.ok()) return usage_error(optimizer.error().message);
-  const std::string numerics = options.at("numerics");
-  if (optimizer->reads_norms() && numerics.starts_with("cuda")) {
-    return usage_error(
-        fmt::format("optimizer '{}': what takes the norm of whole parameters (clipnorm, "
-                    "global_clipnorm, lamb, lars) runs on CPUs only for now: --numerics cpu-avx2",
-                    config.value("name", config.value("class_name", ""))));
-  }
   return optimizer->config();
 }
 

@@ -15,7 +15,7 @@
 namespace lockstep {
 
 // Raised whenever the bits of any numerics change.
-inline constexpr int kNumericsVersion = 2;
+inline constexpr int kNumericsVersion = 3;
 
 struct Job {
   // As asked for, defaults filled in.

@@ -31,7 +31,10 @@ OptimizerLayout::OptimizerLayout(const Optimizer& optimizer,
   if (rate.is_number()) learning_rate_ = rate.get<float>();
   for (const auto& group : groups_of(optimizer)) {
     for (const Parameter* parameter : trained) {
-      for (const size_t slot : group) slots_.emplace_back(slot, parameter);
+      for (const size_t slot : group) {
+        const auto shape = optimizer.stored_shape(slot, parameter->path(), parameter->shape);
+        if (shape) slots_.push_back({slot, parameter, *shape});
+      }
     }
   }
 }

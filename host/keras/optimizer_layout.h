@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include "host/graph/graph.h"
@@ -17,7 +16,11 @@ namespace lockstep {
 // Nadam's product stands behind the slots, or before them, as Keras up to 3.9 had it.
 class OptimizerLayout {
  public:
-  using SlotOf = std::pair<size_t, const Parameter*>;
+  struct SlotOf {
+    size_t slot = 0;
+    const Parameter* parameter = nullptr;
+    Shape shape;  // of the variable: the slot's first elements
+  };
 
   OptimizerLayout(const Optimizer& optimizer, const std::vector<const Parameter*>& trained,
                   bool product_first);

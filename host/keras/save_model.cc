@@ -49,7 +49,7 @@ void add_layer_weights(const TrainedModel& trained, const std::string& layer,
                        const std::vector<const Parameter*>& parameters, Hdf5Writer* file) {
   std::vector<std::string> names;
   for (const Parameter* parameter : parameters) {
-    names.push_back(parameter->layer + "/" + parameter->name);
+    names.push_back(parameter->path());
     file->add_floats("model_weights/" + layer + "/" + names.back(), parameter->shape,
                      trained.weights.data() + parameter->offset);
   }

@@ -191,15 +191,14 @@ Result<std::optional<OptimizerState>> read_optimizer_state(const ModelFile& file
     state.slots.emplace_back(static_cast<size_t>(count), slot.initial_value);
   }
   for (size_t i = 0; i < layout.slots().size(); ++i) {
-    const auto& [slot, parameter] = layout.slots()[i];
+    const auto& [slot, parameter, shape] = layout.slots()[i];
     LOCKSTEP_ASSIGN(const Field array, file.weights->array(arrays[layout.first_slot() + i]));
-    if (array.row_shape != parameter->shape) {
-      return misfit(
-          file, parameter->layer,
-          fmt::format("needs an optimizer's slot of shape {}, and '{}' has {}",
-                      to_string(parameter->shape), array.name, to_string(array.row_shape)));
+    if (array.row_shape != shape) {
+      return misfit(file, parameter->layer,
+                    fmt::format("needs an optimizer's slot of shape {}, and '{}' has {}",
+                                to_string(shape), array.name, to_string(array.row_shape)));
     }
-    array.copy_floats(0, parameter->count(), state.slots[slot].data() + parameter->offset);
+    array.copy_floats(0, element_count(shape), state.slots[slot].data() + parameter->offset);
   }
   return State(std::move(state));
 }
@@ -246,8 +245,8 @@ Result<std::string> make_weights_h5(const Model& model, const std::vector<Parame
     file.add_floats(name(*place), {}, &product);
   }
   for (size_t i = 0; i < layout.slots().size(); ++i) {
-    const auto& [slot, parameter] = layout.slots()[i];
-    file.add_floats(name(layout.first_slot() + i), parameter->shape,
+    const auto& [slot, parameter, shape] = layout.slots()[i];
+    file.add_floats(name(layout.first_slot() + i), shape,
                     optimizer->slots[slot].data() + parameter->offset);
   }
   return file.finish();

@@ -19,6 +19,8 @@ struct NumberRule {
 
 NumberRule rule_of(HyperparameterKind kind) {
   switch (kind) {
+    case HyperparameterKind::number:
+      return {"a number", [](double) { return true; }};
     case HyperparameterKind::not_negative:
       return {"at least 0", [](double value) { return value >= 0; }};
     case HyperparameterKind::not_positive:

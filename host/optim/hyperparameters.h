@@ -10,6 +10,7 @@
 namespace lockstep {
 
 enum class HyperparameterKind {
+  number,
   positive,
   not_negative,
   not_positive,

@@ -11,6 +11,7 @@
 #include "host/core/suggest.h"
 #include "host/optim/hyperparameters.h"
 #include "host/optim/optimizer_table.h"
+#include "host/optim/whole_rule.h"
 
 namespace lockstep {
 namespace {
@@ -18,7 +19,7 @@ namespace {
 using Json = nlohmann::json;
 
 // Keras' optimizers, and an option of all of them, that come later.
-const char* const kLaterNames[] = {"adafactor", "muon", "lossscaleoptimizer"};
+const char* const kLaterNames[] = {"lossscaleoptimizer"};
 const char* const kLaterKeys[] = {"loss_scale_factor"};
 // What Keras 2 writes beside, and what changes no number.
 const char* const kOldKeys[] = {"is_legacy_optimizer", "jit_compile"};
@@ -108,14 +109,6 @@ Status check_clipping(const std::string& what, const Json& config) {
 
 }  // namespace
 
-ParameterMemory ParameterMemory::from(int64_t element) const {
-  ParameterMemory part{gradient + element, weights + element, {}};
-  for (size_t i = 0; i < slots.size(); ++i) {
-    if (slots[i] != nullptr) part.slots[i] = slots[i] + element;
-  }
-  return part;
-}
-
 Result<Optimizer> Optimizer::create(const Json& config) {
   LOCKSTEP_ASSIGN(Json flat, flattened(config));
   const std::string name = flat["name"];
@@ -135,11 +128,9 @@ Result<Optimizer> Optimizer::create(const Json& config) {
   optimizer.config_["name"] = name;
   optimizer.config_["learning_rate"] = optimizer.learning_rate_.config();
   optimizer.add_common_slots();
-  if (optimizer.slots_.size() > kMaxSlots) {
-    return usage_error(
-        fmt::format("{}: with use_ema and gradient_accumulation_steps it keeps {} vectors beside "
-                    "the weights, at most {} are possible: leave one out",
-                    what, optimizer.slots_.size(), kMaxSlots));
+  LOCKSTEP_CHECK(optimizer.slots_.size() <= kMaxSlots);
+  if (optimizer.row_->whole != nullptr) {
+    LOCKSTEP_ASSIGN(optimizer.rule_, optimizer.row_->whole(optimizer.config_));
   }
   optimizer.make_expressions();
   return optimizer;
@@ -161,11 +152,29 @@ void Optimizer::add_common_slots() {
   clip_all_ = number_of(config_, "global_clipnorm") > 0;
   clip_norm_ = number_of(config_, clip_all_ ? "global_clipnorm" : "clipnorm");
   has_trust_ = row_->trust.has_value();
-  const bool decay = number_of(config_, "weight_decay") > 0;
+  const bool decay =
+      number_of(config_, "weight_decay") > 0 || number_of(config_, row_->formula_decay) > 0;
   if (decay) undecayed_ = config_.value("exclude_from_weight_decay", undecayed_);
 }
 
 void Optimizer::make_expressions() {
+  const auto shared = [](Expression expression) {
+    return std::make_shared<const Expression>(std::move(expression));
+  };
+  if (clips_by_norm()) {
+    ExpressionBuilder e;
+    gradient_norm_ = shared(e.finish({accumulated_gradient(e)}));
+  }
+  for (size_t decays = 0; decays < trust_norms_.size() && has_trust_; ++decays) {
+    ExpressionBuilder e;
+    const auto measured = row_->trust->measured(terms_of(e, decays != 0, "weight_decay"));
+    trust_norms_[decays] = shared(e.finish({measured.begin(), measured.end()}));
+  }
+  for (size_t decays = 0; decays < prepared_.size() && rule_ != nullptr; ++decays) {
+    ExpressionBuilder e;
+    const FormulaTerms terms = terms_of(e, decays != 0, "weight_decay");
+    prepared_[decays] = shared(e.finish({terms.gradient, terms.weight}));
+  }
   const bool plain = !config_.contains("amsgrad") && !config_.contains("weight_decay") &&
                      !config_.contains("clipvalue") && first_row_slot_ == 0 && !reads_norms();
   if (row_->fused != nullptr && plain) return;
@@ -173,50 +182,65 @@ void Optimizer::make_expressions() {
   for (size_t variant = 0; variant < kVariants; ++variant) {
     if ((variant & kHolds) != 0 && accumulated_ == 1) continue;
     if ((variant & kOverwrites) != 0 && !overwrites) continue;
-    expressions_[variant] = std::make_shared<const Expression>(expression_of(variant));
+    const bool whole = (variant & kWhole) != 0;
+    if (whole ? rule_ == nullptr : row_->formula == nullptr) continue;
+    expressions_[variant] = shared(expression_of(variant));
   }
 }
 
-// The row's formula between the clipping of the gradient and the decay of the weight, as in Keras,
-// and then the moving average. Scalars: the rate, the row's, then those of append_scalars().
-Expression Optimizer::expression_of(size_t variant) const {
-  ExpressionBuilder e;
-  const auto slot = [&](int i) { return e.operand(2 + i); };
-  int next_scalar = 1 + static_cast<int>(row_scalars(1, 1).size());
-  FormulaTerms terms{e, config_, e.operand(0), e.operand(1), e.scalar(0), {}, {}};
-  for (int i = first_row_slot_; i < std::ssize(slots_); ++i) terms.slots.push_back(slot(i));
-  const bool holds_still = (variant & kHolds) != 0;
-  Term accumulated;
-  if (accumulator_slot_ >= 0) {
-    const Term sum = terms.gradient + slot(accumulator_slot_);
-    accumulated = holds_still ? sum : e.constant(0);
-    terms.gradient = sum / static_cast<double>(accumulated_);
+Term Optimizer::accumulated_gradient(ExpressionBuilder& e) const {
+  if (accumulator_slot_ < 0) return e.operand(0);
+  return (e.operand(0) + e.operand(2 + accumulator_slot_)) / static_cast<double>(accumulated_);
+}
+
+FormulaTerms Optimizer::terms_of(ExpressionBuilder& e, bool decays, const char* decay_key) const {
+  FormulaTerms terms{e, config_, accumulated_gradient(e), e.operand(1), e.scalar(0), {}, {}};
+  for (int i = first_row_slot_; i < std::ssize(slots_); ++i) {
+    terms.slots.push_back(e.operand(2 + i));
   }
+  int next_scalar = row_scalar_count();
   if (clips_by_norm()) terms.gradient = terms.gradient * e.scalar(next_scalar++);
-  if (has_trust_) terms.trust = e.scalar(next_scalar++);
+  if (has_trust_) terms.trust = e.scalar(next_scalar);
   if (const double limit = number_of(config_, "clipvalue"); limit > 0) {
     // In this order NaN stays NaN.
     terms.gradient = e.minimum(e.constant(limit), terms.gradient);
     terms.gradient = e.maximum(e.constant(-limit), terms.gradient);
   }
-  std::vector<Term> row_outputs = terms.slots;
-  row_outputs.push_back(terms.weight);
-  if (!holds_still) {
-    const double decay = number_of(config_, "weight_decay");
-    if (decay > 0 && (variant & kDecays) != 0 && !row_->decays_itself) {
-      terms.weight = terms.weight - terms.weight * decay * terms.learning_rate;
-    }
-    row_outputs = row_->formula(terms);
+  const double decay = number_of(config_, decay_key);
+  if (decay > 0 && decays && !row_->decays_itself) {
+    terms.weight = terms.weight - terms.weight * decay * terms.learning_rate;
   }
+  return terms;
+}
+
+// The new slots of the row and the new weight. Where the whole rule has taken its step, its slots
+// are there, and what is left is in the gradient's place.
+std::vector<Term> Optimizer::new_row_terms(ExpressionBuilder& e, size_t variant) const {
+  const bool holds_still = (variant & kHolds) != 0, whole = (variant & kWhole) != 0;
+  const FormulaTerms terms = terms_of(e, (variant & kDecays) != 0, row_->formula_decay);
+  if (!holds_still && !whole) return row_->formula(terms);
+  std::vector<Term> outputs = terms.slots;
+  outputs.push_back(holds_still ? e.operand(1) : e.operand(1) - e.operand(0));
+  return outputs;
+}
+
+// The row's formula, as Keras has it, and then the moving average.
+Expression Optimizer::expression_of(size_t variant) const {
+  ExpressionBuilder e;
+  std::vector<Term> row_outputs = new_row_terms(e, variant);
   LOCKSTEP_CHECK(std::ssize(row_outputs) == std::ssize(slots_) - first_row_slot_ + 1);
   std::vector<Term> outputs;
   if (average_slot_ >= 0) {
-    const Term average = slot(average_slot_) * e.scalar(next_scalar) +
-                         row_outputs.back() * e.scalar(next_scalar + 1);
+    const int kept = row_scalar_count() + (clips_by_norm() ? 1 : 0) + (has_trust_ ? 1 : 0);
+    const Term average =
+        e.operand(2 + average_slot_) * e.scalar(kept) + row_outputs.back() * e.scalar(kept + 1);
     outputs.push_back(average);
     if ((variant & kOverwrites) != 0) row_outputs.back() = average;
   }
-  if (accumulator_slot_ >= 0) outputs.push_back(accumulated);
+  if (accumulator_slot_ >= 0) {
+    const Term sum = e.operand(0) + e.operand(2 + accumulator_slot_);
+    outputs.push_back((variant & kHolds) != 0 ? sum : e.constant(0));
+  }
   outputs.insert(outputs.end(), row_outputs.begin(), row_outputs.end());
   return e.finish(outputs);
 }
@@ -225,6 +249,8 @@ double Optimizer::learning_rate_at(int64_t t, const StepTerms& terms) const {
   return terms.learning_rate ? *terms.learning_rate : learning_rate_.at(t - 1);
 }
 
+int Optimizer::row_scalar_count() const { return 1 + static_cast<int>(row_scalars(1, 1).size()); }
+
 std::vector<double> Optimizer::row_scalars(int64_t t, double learning_rate) const {
   if (row_->scalars == nullptr) return {};
   return row_->scalars(config_, learning_rate, iterations_before(t) + 1);
@@ -232,12 +258,17 @@ std::vector<double> Optimizer::row_scalars(int64_t t, double learning_rate) cons
 
 UpdateDesc Optimizer::update_at(int64_t t, const StepTerms& terms) const {
   LOCKSTEP_CHECK(t >= 1);
-  const double learning_rate = learning_rate_at(t, terms);
   const int64_t frequency = static_cast<int64_t>(number_of(config_, "ema_overwrite_frequency"));
   const bool overwrites = frequency > 0 && (iterations_before(t) + 1) % frequency == 0;
-  const size_t variant =
-      (terms.decays ? kDecays : 0) | (holds(t) ? kHolds : 0) | (overwrites ? kOverwrites : 0);
-  if (expressions_[variant] == nullptr) return row_->fused(config_, learning_rate, t);
+  const size_t variant = (terms.decays ? kDecays : 0) | (holds(t) ? kHolds : 0) |
+                         (overwrites ? kOverwrites : 0) | (terms.whole ? kWhole : 0);
+  if (expressions_[variant] != nullptr) return at(t, terms, expressions_[variant]);
+  return row_->fused(config_, learning_rate_at(t, terms), t);
+}
+
+ExpressionUpdate Optimizer::at(int64_t t, const StepTerms& terms,
+                               std::shared_ptr<const Expression> expression) const {
+  const double learning_rate = learning_rate_at(t, terms);
   std::vector<double> scalars = {learning_rate};
   for (const double scalar : row_scalars(t, learning_rate)) scalars.push_back(scalar);
   if (clips_by_norm()) scalars.push_back(terms.gradient_scale);
@@ -247,13 +278,7 @@ UpdateDesc Optimizer::update_at(int64_t t, const StepTerms& terms) const {
         iterations_before(t) == 0 ? 0 : config_.value("ema_momentum", kAverageMomentum);
     scalars.insert(scalars.end(), {kept, 1 - kept});
   }
-  ExpressionUpdate update;
-  update.expression = expressions_[variant];
-  LOCKSTEP_CHECK(scalars.size() <= update.scalars.size());
-  for (const double scalar : scalars) {
-    update.scalars[static_cast<size_t>(update.scalar_count++)] = static_cast<float>(scalar);
-  }
-  return update;
+  return with_scalars(std::move(expression), scalars);
 }
 
 bool Optimizer::decays(const std::string& parameter) const {
@@ -262,22 +287,7 @@ bool Optimizer::decays(const std::string& parameter) const {
   });
 }
 
-// As the expression has it, before it is clipped.
-float Optimizer::gradient_of(const ParameterMemory& memory, int64_t i) const {
-  if (accumulator_slot_ < 0) return memory.gradient[i];
-  const float sum = memory.gradient[i] + memory.slots[static_cast<size_t>(accumulator_slot_)][i];
-  return sum / static_cast<float>(accumulated_);
-}
-
-double Optimizer::gradient_squares(int64_t t, const ParameterMemory& memory, int64_t count) const {
-  if (holds(t)) return 0;
-  double sum = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const double gradient = gradient_of(memory, i);
-    sum += gradient * gradient;
-  }
-  return sum;
-}
+ExpressionUpdate Optimizer::gradient_norm_at(int64_t t) const { return at(t, {}, gradient_norm_); }
 
 // Keras' clip_by_norm and clip_by_global_norm.
 std::vector<double> Optimizer::gradient_scales(std::span<const double> squares) const {
@@ -291,29 +301,50 @@ std::vector<double> Optimizer::gradient_scales(std::span<const double> squares) 
   return scales;
 }
 
-std::array<double, 2> Optimizer::trust_squares(int64_t t, const StepTerms& terms,
-                                               const ParameterMemory& memory, int64_t count) const {
-  std::array<double, 2> sums = {};
-  if (holds(t)) return sums;
-  const double rate = learning_rate_at(t, terms);
-  const std::vector<double> scalars = row_scalars(t, rate);
-  const bool decays_before = terms.decays && !row_->decays_itself;
-  const double kept = decays_before ? 1 - number_of(config_, "weight_decay") * rate : 1;
-  ElementBefore element;
-  for (int64_t i = 0; i < count; ++i) {
-    element.gradient = gradient_of(memory, i) * terms.gradient_scale;
-    element.weight = memory.weights[i] * kept;
-    for (size_t j = static_cast<size_t>(first_row_slot_); j < slots_.size(); ++j) {
-      element.slots[j - static_cast<size_t>(first_row_slot_)] = memory.slots[j][i];
-    }
-    const auto squares = row_->trust->squares(config_, scalars, element);
-    sums[0] += squares[0];
-    sums[1] += squares[1];
-  }
-  return sums;
+ExpressionUpdate Optimizer::trust_norms_at(int64_t t, const StepTerms& terms) const {
+  return at(t, terms, trust_norms_[terms.decays ? kDecays : 0]);
 }
 
-double Optimizer::trust_of(const std::array<double, 2>& squares) const {
+bool Optimizer::steps_whole(const std::string& path, const std::vector<int64_t>& shape) const {
+  return rule_ != nullptr && rule_->takes(path, shape);
+}
+
+Status Optimizer::take_whole_step(FlatMath& math, int64_t t, const StepTerms& terms,
+                                  const ParameterMemory& parameter) const {
+  LOCKSTEP_CHECK(terms.whole);
+  if (holds(t)) return {};
+  std::vector<const float*> operands = {parameter.gradient, parameter.weights};
+  operands.insert(operands.end(), parameter.slots.begin(), parameter.slots.end());
+  int64_t count = 1;
+  for (const int64_t axis : parameter.shape) count *= axis;
+  LOCKSTEP_RETURN_IF_ERROR(math.evaluate(at(t, terms, prepared_[terms.decays ? kDecays : 0]),
+                                         operands,
+                                         std::array{parameter.gradient, parameter.weights}, count));
+  return rule_->step(math, {learning_rate_at(t, terms), iterations_before(t) + 1, parameter.shape,
+                            parameter.gradient, parameter.weights,
+                            std::span(parameter.slots).subspan(first_row_slot_)});
+}
+
+int64_t Optimizer::scratch_size(const std::string& path, const std::vector<int64_t>& shape) const {
+  return steps_whole(path, shape) ? rule_->scratch_size(shape) : 0;
+}
+
+std::optional<std::vector<int64_t>> Optimizer::stored_shape(
+    size_t slot, const std::string& path, const std::vector<int64_t>& shape) const {
+  const auto first = static_cast<size_t>(first_row_slot_);
+  if (rule_ == nullptr || slot < first) return shape;
+  return rule_->stored_shape(slot - first, path, shape);
+}
+
+ExpressionUpdate with_scalars(SharedExpression expression, std::span<const double> scalars) {
+  ExpressionUpdate update{std::move(expression), {}, static_cast<int>(scalars.size())};
+  LOCKSTEP_CHECK(scalars.size() <= update.scalars.size());
+  std::transform(scalars.begin(), scalars.end(), update.scalars.begin(),
+                 [](double scalar) { return static_cast<float>(scalar); });
+  return update;
+}
+
+double Optimizer::trust_of(std::span<const double> squares) const {
   return row_->trust->trust(config_, std::sqrt(squares[0]), std::sqrt(squares[1]));
 }
 

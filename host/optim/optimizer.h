@@ -16,6 +16,7 @@
 
 namespace lockstep {
 
+struct FormulaTerms;
 struct OptimizerRow;
 
 // A state vector of the size of the parameters.
@@ -36,16 +37,20 @@ struct OptimizerSlot {
 struct StepTerms {
   std::optional<double> learning_rate;  // instead of the config's
   bool decays = true;                   // the parameter's weights decay, if any do
+  bool whole = false;                   // the parameter is the whole rule's
   double gradient_scale = 1;            // from clipping by norm
   double trust = 1;                     // of this parameter
 };
 
-// The memory of one parameter, or of a part of it.
+class FlatMath;
+class WholeRule;
+
+// A parameter in the memory of devices.
 struct ParameterMemory {
-  const float* gradient = nullptr;
-  const float* weights = nullptr;
-  std::array<const float*, kMaxSlots> slots = {};
-  ParameterMemory from(int64_t element) const;
+  std::vector<int64_t> shape;
+  float* gradient = nullptr;
+  float* weights = nullptr;
+  std::vector<float*> slots;
 };
 
 class Optimizer {
@@ -64,37 +69,58 @@ class Optimizer {
   UpdateDesc update_at(int64_t t, const StepTerms& terms = {}) const;
 
   // Whether a step over a parameter depends on which it is: its name, or its norms.
-  bool is_by_parameter() const { return reads_norms() || !undecayed_.empty(); }
+  bool is_by_parameter() const { return reads_norms() || !undecayed_.empty() || rule_ != nullptr; }
   // Whether the weights of a parameter of this name decay: Keras' exclude_from_weight_decay().
   bool decays(const std::string& parameter) const;
   // The slot that holds the weights' moving average, which a training ends with (use_ema); -1:
   // none.
   int average_slot() const { return average_slot_; }
 
-  // The norms of step t, in this order: sums of squares over each parameter's gradient, and the
-  // scale of each from all sums; then the sums of the row's own rule over each parameter, and its
-  // trust. Sums are double, in the order of the elements: a parameter's are added block by block.
+  // The norms that step t needs, of whole parameters. First, where it clips by them, of the outputs
+  // of gradient_norm_at; gradient_scales makes each parameter's scale of all sums of squares. Then,
+  // where it has a trust, of the two outputs of trust_norms_at, of which trust_of makes it.
+  // Operands as in an ExpressionUpdate.
   bool reads_norms() const { return clips_by_norm() || has_trust_; }
   bool clips_by_norm() const { return clip_norm_ > 0; }
   bool has_trust() const { return has_trust_; }
-  double gradient_squares(int64_t t, const ParameterMemory& memory, int64_t count) const;
+  // Whether step t only adds to the accumulator: then it needs none of all this.
+  bool holds(int64_t t) const { return accumulated_ > 1 && t % accumulated_ != 0; }
+  ExpressionUpdate gradient_norm_at(int64_t t) const;
   std::vector<double> gradient_scales(std::span<const double> squares) const;
-  std::array<double, 2> trust_squares(int64_t t, const StepTerms& terms,
-                                      const ParameterMemory& memory, int64_t count) const;
-  double trust_of(const std::array<double, 2>& squares) const;
+  ExpressionUpdate trust_norms_at(int64_t t, const StepTerms& terms) const;
+  double trust_of(std::span<const double> squares) const;
+
+  // Some optimizers update some parameters, or all, by a rule that looks at the whole parameter.
+  // Such a one takes its whole step once the norms are there, and then the update of these terms.
+  bool steps_whole(const std::string& path, const std::vector<int64_t>& shape) const;
+  Status take_whole_step(FlatMath& math, int64_t t, const StepTerms& terms,
+                         const ParameterMemory& parameter) const;
+  // Floats that it takes for that, beside the slots.
+  int64_t scratch_size(const std::string& path, const std::vector<int64_t>& shape) const;
+  // The shape in which Keras keeps a slot of a parameter, whose elements are the slot's first ones;
+  // none: it keeps none.
+  std::optional<std::vector<int64_t>> stored_shape(size_t slot, const std::string& path,
+                                                   const std::vector<int64_t>& shape) const;
 
  private:
   // Steps that differ in their expressions.
-  static constexpr size_t kDecays = 1, kHolds = 2, kOverwrites = 4, kVariants = 8;
+  static constexpr size_t kDecays = 1, kHolds = 2, kOverwrites = 4, kWhole = 8, kVariants = 16;
 
   void add_common_slots();
   void make_expressions();
+  // The row's terms of a step: the gradient as it comes out of accumulation and clipping, the
+  // weight after its decay. Scalars: the rate, the row's, then those of scalars_at().
+  FormulaTerms terms_of(ExpressionBuilder& builder, bool decays, const char* decay_key) const;
+  std::vector<Term> new_row_terms(ExpressionBuilder& builder, size_t variant) const;
+  Term accumulated_gradient(ExpressionBuilder& builder) const;
   Expression expression_of(size_t variant) const;
-  bool holds(int64_t t) const { return accumulated_ > 1 && t % accumulated_ != 0; }
   int64_t iterations_before(int64_t t) const { return (t - 1) / accumulated_; }
+  int row_scalar_count() const;  // with the rate
   std::vector<double> row_scalars(int64_t t, double learning_rate) const;
   double learning_rate_at(int64_t t, const StepTerms& terms) const;
-  float gradient_of(const ParameterMemory& memory, int64_t i) const;
+  // An expression with the scalars of a step.
+  ExpressionUpdate at(int64_t t, const StepTerms& terms,
+                      std::shared_ptr<const Expression> expression) const;
 
   const OptimizerRow* row_ = nullptr;
   nlohmann::json config_;
@@ -110,6 +136,10 @@ class Optimizer {
   std::vector<std::string> undecayed_;  // parts of names
   // By variant; none: a kernel of the devices' own, or never needed.
   std::array<std::shared_ptr<const Expression>, kVariants> expressions_;
+  std::shared_ptr<const Expression> gradient_norm_;
+  std::array<std::shared_ptr<const Expression>, 2> trust_norms_;  // [kDecays]
+  std::shared_ptr<const WholeRule> rule_;
+  std::array<std::shared_ptr<const Expression>, 2> prepared_;  // for the rule: gradient and weight
 };
 
 }  // namespace lockstep

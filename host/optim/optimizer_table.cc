@@ -197,28 +197,28 @@ std::vector<Term> lion_formula(const Terms& t) {
 
 Slots lamb_slots(const Json&) { return {{"momentum"}, {"velocity"}}; }
 
+struct LambStep {
+  Term m, v, direction;
+};
+
 // Scalars: 1 - beta_1^t, 1 - beta_2^t.
-std::vector<Term> lamb_formula(const Terms& t) {
+LambStep lamb_step(const Terms& t) {
   const Term m = moved(t.slots[0], t.gradient, 1 - t.number("beta_1"));
   const Term v = moved(t.slots[1], t.gradient * t.gradient, 1 - t.number("beta_2"));
   const Term denominator = t.e.square_root(v / t.scalar(1)) + t.number("epsilon");
-  const Term step = m / t.scalar(0) / denominator;
-  return {m, v, t.weight - t.trust * t.learning_rate * step};
+  return {m, v, m / t.scalar(0) / denominator};
+}
+
+std::vector<Term> lamb_formula(const Terms& t) {
+  const LambStep step = lamb_step(t);
+  return {step.m, step.v, t.weight - t.trust * t.learning_rate * step.direction};
 }
 
 std::vector<double> lamb_scalars(const Json& config, double, int64_t t) {
   return {1 - integer_power(config["beta_1"], t), 1 - integer_power(config["beta_2"], t)};
 }
 
-// Of the weight and of the step.
-std::array<double, 2> lamb_squares(const Json& config, std::span<const double> scalars,
-                                   const ElementBefore& x) {
-  const double m = x.slots[0] + (x.gradient - x.slots[0]) * (1 - number_of(config, "beta_1"));
-  const double v =
-      x.slots[1] + (x.gradient * x.gradient - x.slots[1]) * (1 - number_of(config, "beta_2"));
-  const double step = m / scalars[0] / (std::sqrt(v / scalars[1]) + number_of(config, "epsilon"));
-  return {x.weight * x.weight, step * step};
-}
+std::array<Term, 2> lamb_measured(const Terms& t) { return {t.weight, lamb_step(t).direction}; }
 
 double lamb_trust(const Json&, double weight_norm, double step_norm) {
   return weight_norm > 0 && step_norm > 0 ? weight_norm / step_norm : 1;
@@ -234,9 +234,7 @@ std::vector<Term> lars_formula(const Terms& t) {
   return {m, t.weight - m};
 }
 
-std::array<double, 2> lars_squares(const Json&, std::span<const double>, const ElementBefore& x) {
-  return {x.weight * x.weight, x.gradient * x.gradient};
-}
+std::array<Term, 2> lars_measured(const Terms& t) { return {t.weight, t.gradient}; }
 
 double lars_trust(const Json& config, double weight_norm, double gradient_norm) {
   if (!(weight_norm > 0 && gradient_norm > 0)) return 1;
@@ -266,15 +264,6 @@ std::vector<double> schedule_free_scalars(const Json& config, double learning_ra
   const double warmed = warmup > 0 ? std::min(static_cast<double>(t) / warmup, 1.0) : 1;
   return {learning_rate * warmed, 1 - integer_power(config["beta_2"], t),
           1 / static_cast<double>(t)};
-}
-
-Hyperparameter rate_key(double default_value) {
-  return {"learning_rate", HyperparameterKind::positive, default_value};
-}
-
-// Not in the recipes of before there was weight decay.
-Hyperparameter decay_key() {
-  return {"weight_decay", HyperparameterKind::not_negative_or_none, nullptr, false, true};
 }
 
 std::vector<Hyperparameter> moment_keys(double beta_2) {
@@ -353,8 +342,10 @@ std::vector<OptimizerRow> make_table() {
        ftrl_scalars},
       {"Lion", with(moment_keys(0.99), {decay_key()}), lion_slots, lion_formula},
       {"Lamb", adam, lamb_slots, lamb_formula, lamb_scalars, nullptr,
-       TrustRule{lamb_squares, lamb_trust}},
+       TrustRule{lamb_measured, lamb_trust}},
       schedule_free_row(),
+      adafactor_row(),
+      muon_row(),
       {"LARS",
        {rate_key(0.01),
         {"momentum", up_to_one, 0.9},
@@ -364,7 +355,7 @@ std::vector<OptimizerRow> make_table() {
        lars_formula,
        nullptr,
        nullptr,
-       TrustRule{lars_squares, lars_trust},
+       TrustRule{lars_measured, lars_trust},
        true},
   };
 }
@@ -380,6 +371,14 @@ double nadam_product(double beta_1, int64_t t) {
     product *= 1 - 0.5 * power;
   }
   return product;
+}
+
+Hyperparameter rate_key(double default_value) {
+  return {"learning_rate", HyperparameterKind::positive, default_value};
+}
+
+Hyperparameter decay_key() {
+  return {"weight_decay", HyperparameterKind::not_negative_or_none, nullptr, false, true};
 }
 
 bool FormulaTerms::flag(const char* key) const { return config.value(key, false); }

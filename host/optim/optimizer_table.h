@@ -3,9 +3,9 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -29,27 +29,22 @@ struct FormulaTerms {
   Term scalar(int k) const { return e.scalar(1 + k); }
 };
 
-// An element of a parameter before a step: what a row's `squares` sees.
-struct ElementBefore {
-  double gradient = 0, weight = 0;
-  std::array<double, kMaxSlots> slots = {};
-};
-
 // For rows whose step depends on norms of the whole parameter.
 struct TrustRule {
-  // What is summed over the elements, from the row's scalars: squares of two quantities.
-  std::array<double, 2> (*squares)(const nlohmann::json& config, std::span<const double> scalars,
-                                   const ElementBefore& element);
+  // Two quantities whose norms are taken.
+  std::array<Term, 2> (*measured)(const FormulaTerms& terms);
   // From both norms: FormulaTerms::trust.
   double (*trust)(const nlohmann::json& config, double first, double second);
 };
 
+class WholeRule;
+
 struct OptimizerRow {
   const char* keras_class;           // its name here is that in lower case
   std::vector<Hyperparameter> keys;  // but those that all have
-  std::vector<OptimizerSlot> (*slots)(const nlohmann::json& config);
-  // The new slots in order, then the new weight.
-  std::vector<Term> (*formula)(const FormulaTerms& terms);
+  std::vector<OptimizerSlot> (*slots)(const nlohmann::json& config) = nullptr;
+  // The new slots in order, then the new weight; or nullptr: the whole rule updates all.
+  std::vector<Term> (*formula)(const FormulaTerms& terms) = nullptr;
   // Of step t = 1, 2, …; or nullptr: none but the learning rate.
   std::vector<double> (*scalars)(const nlohmann::json& config, double learning_rate,
                                  int64_t t) = nullptr;
@@ -57,7 +52,18 @@ struct OptimizerRow {
   UpdateDesc (*fused)(const nlohmann::json& config, double learning_rate, int64_t t) = nullptr;
   std::optional<TrustRule> trust = {};
   bool decays_itself = false;  // the formula has the weights' decay
+  // For rows whose step looks at whole parameters, all or some; the formula is for the others.
+  Result<std::shared_ptr<const WholeRule>> (*whole)(const nlohmann::json& config) = nullptr;
+  const char* formula_decay = "weight_decay";  // the key of what the formula updates
 };
+
+// Rows with a whole rule: a file each.
+OptimizerRow adafactor_row();
+OptimizerRow muon_row();
+
+// Keys that rows share. The decay is not in the recipes of before there was weight decay.
+Hyperparameter rate_key(double default_value);
+Hyperparameter decay_key();
 
 // Nadam's product of beta_1 * (1 - 0.96^i / 2) over the steps i = 1 … t. Keras keeps it as a state.
 double nadam_product(double beta_1, int64_t t);

@@ -1,5 +1,8 @@
 #include "host/runtime/node_memory.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "host/graph/program.h"
 #include "host/reduce/layout.h"
 
@@ -10,12 +13,29 @@ PartitionGroup partition_group(int64_t rows, int partitions, PartitionRange rang
           contributed_subtrees(rows, partitions, range)};
 }
 
+namespace {
+
+int64_t largest_scratch(const Graph& graph, const Optimizer& optimizer) {
+  int64_t largest = 0;
+  for (const Parameter& parameter : graph.parameters) {
+    if (parameter.role != ParameterRole::trained || parameter.gradient_offset < 0) continue;
+    largest = std::max(largest, optimizer.scratch_size(parameter.path(), parameter.shape));
+  }
+  return largest;
+}
+
+}  // namespace
+
 NodeMemory planned_memory(const Job& job, const Graph& graph, const Device& device, int devices,
-                          int64_t slots, PartitionRange range, bool alone) {
+                          const Optimizer& optimizer, PartitionRange range, bool alone) {
   NodeMemory memory;
   const int64_t flat_bytes = device.buffer_bytes(graph.flat_size * 4);
   memory.weights = device.buffer_bytes(graph.parameter_count * 4);
-  memory.slots = memory.weights * slots;
+  memory.slots = memory.weights * std::ssize(optimizer.slots());
+  memory.slots += device.buffer_bytes(4 * largest_scratch(graph, optimizer));
+  // The reduced gradient, where it is not updated block by block.
+  const bool whole = !graph.is_plain() || optimizer.is_by_parameter();
+  if (device.shares_host_memory() && whole) memory.gradients += flat_bytes;
   for (int index = 0; index < devices; ++index) {
     const PartitionRange device_range = range_of_part(range, devices, index);
     const int64_t root_count = std::ssize(maximal_subtrees(device_range));

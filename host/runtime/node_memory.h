@@ -7,23 +7,24 @@
 #include "host/device/device.h"
 #include "host/graph/graph.h"
 #include "host/job/job.h"
+#include "host/optim/optimizer.h"
 
 namespace lockstep {
 
 // In bytes.
 struct NodeMemory {
   int64_t weights = 0;
-  int64_t slots = 0;
+  int64_t slots = 0;      // with what the optimizer needs for a step
   int64_t gradients = 0;  // subtree roots of the local devices
   int64_t exchange = 0;   // reduced gradients and receive space
   int64_t activations = 0;
   int64_t total() const { return weights + slots + gradients + exchange + activations; }
 };
 
-// Of a node that holds the partitions `range` on `devices` devices like this one; `slots` vectors
-// are the optimizer's. Without what it exchanges: Exchange::planned_bytes has that.
+// Of a node that holds the partitions `range` on `devices` devices like this one. Without what it
+// exchanges: Exchange::planned_bytes has that.
 NodeMemory planned_memory(const Job& job, const Graph& graph, const Device& device, int devices,
-                          int64_t slots, PartitionRange range, bool alone);
+                          const Optimizer& optimizer, PartitionRange range, bool alone);
 
 // The rows of a batch that a device holds.
 PartitionGroup partition_group(int64_t rows, int partitions, PartitionRange range);

@@ -4,8 +4,8 @@
 
 #include <vector>
 
+#include "host/device/flat_math.h"
 #include "host/graph/graph.h"
-#include "host/runtime/flat_math.h"
 
 namespace lockstep {
 

@@ -41,6 +41,7 @@ Replica::Replica(const Job& job, Graph training, Graph evaluation, Optimizer opt
       penalties_(training_, shares_memory() ? kPenaltyBlock : training_.parameter_count),
       constraints_(training_) {
   make_segments();
+  make_math();
   for (int index = 0; index < team_->size(); ++index) {
     training_programs_.push_back(std::make_unique<ProgramSet>(team_->device(index), training_));
     evaluation_programs_.push_back(std::make_unique<ProgramSet>(team_->device(index), evaluation_));
@@ -221,8 +222,7 @@ Result<std::vector<OpDigest>> Replica::canary(const Dataset& dataset, RowRange r
 }
 
 NodeMemory Replica::memory(PartitionRange range, bool alone) const {
-  return planned_memory(job_, training_, team_->device(0), team_->size(), std::ssize(state_.slots),
-                        range, alone);
+  return planned_memory(job_, training_, team_->device(0), team_->size(), optimizer_, range, alone);
 }
 
 void Replica::release_roots(int parity) {

@@ -12,6 +12,7 @@
 #include "host/cluster/messages.h"
 #include "host/core/result.h"
 #include "host/data/batch_loader.h"
+#include "host/device/flat_math.h"
 #include "host/graph/program.h"
 #include "host/job/job.h"
 #include "host/job/metric_table.h"
@@ -103,6 +104,8 @@ class Replica {
     float momentum = 0;
     int64_t offset = 0, gradient_offset = 0, count = 0;
     bool decays = true;
+    bool whole = false;  // one parameter, by the optimizer's whole rule
+    Shape shape;         // of that
     int64_t end() const { return offset + count; }
   };
   // Memory for one root. Both are the same where the device shares the host's memory.
@@ -123,15 +126,16 @@ class Replica {
   Status share(int64_t count, const std::function<Status(int index, int64_t i)>& task);
   Result<uint64_t> sum_over_blocks(
       const std::function<Result<uint64_t>(Device&, int64_t block)>& task);
-  Result<uint64_t> update_shared(std::optional<double> learning_rate, const float* reduced,
-                                 const std::vector<TreePiece>& pieces, bool digests);
+  Result<uint64_t> update_shared(const float* reduced, const std::vector<TreePiece>& pieces,
+                                 bool digests);
   // Where not all parameters are updated in one way: by the whole flat gradient.
-  Result<uint64_t> update_segments(const float* gradient, bool digests);
-  Status update_block(Device& device, const float* gradient, int64_t begin, int64_t size);
+  Result<uint64_t> update_segments(float* gradient, bool digests);
   Status update_devices(const float* reduced, const std::vector<TreePiece>& pieces, bool digests,
                         float* metrics);
   Status update_device(int index, const float* reduced, const std::vector<TreePiece>& pieces,
                        std::vector<DigestLanes>* lanes, float* metrics);
+  // The reduced gradient, with what adds to it, in the device's memory.
+  Result<float*> gradient_on(int index, const float* reduced, const std::vector<TreePiece>& pieces);
   // What regularizers add to the loss, by the weights as they are.
   Result<double> penalty();
   Status add_penalty_gradients(float* gradient);  // in the host's memory
@@ -140,15 +144,28 @@ class Replica {
   Result<uint64_t> digest_of_block(Device& device, int64_t block) const;
   void make_segments();
   bool may_join(const Segment& last, const Segment& next) const;
-  // updates_ of a step, but for what comes from norms.
-  void plan_updates(std::optional<double> learning_rate);
-  // The rest, where the optimizer reads norms: by the whole gradient, which is the host's.
-  void measure_norms(const float* gradient, std::optional<double> learning_rate);
-  using Sums = std::array<double, 2>;
-  // Over the trained segments: task(segment, first element, how many) of each block.
-  std::vector<Sums> sum_over_segments(
-      const std::function<Sums(size_t segment, int64_t begin, int64_t count)>& task);
-  ParameterMemory memory_of(const Segment& segment, const float* gradient) const;
+  // Sets terms_, but for what comes from norms.
+  void plan_step(std::optional<double> learning_rate);
+  UpdateDesc update_of(const Segment& segment, const StepTerms& terms) const;
+  int64_t optimizer_step() const { return job_.optimizer_iterations + state_.step + 1; }
+  // The state as a device sees it, and a flat gradient.
+  struct StateMemory {
+    float* gradient = nullptr;
+    float* weights = nullptr;
+    std::vector<float*> slots;
+    StateMemory of(const Segment& segment, int64_t first = 0) const;  // from element `first` on
+    std::vector<const float*> operands() const;                       // of an ExpressionUpdate
+  };
+  StateMemory memory_of(int device, float* gradient);
+  // Of the team where the devices share the host's memory, else of one device.
+  FlatMath& math_of(int device);
+  void make_math();
+  // Where the optimizer has a rule for whole parameters: its steps.
+  Status take_whole_steps(int device, const StateMemory& memory,
+                          const std::vector<StepTerms>& terms);
+  // Of the segments, with the norms that the optimizer reads.
+  Result<std::vector<UpdateDesc>> plan_updates(int device, const StateMemory& memory);
+  Status measure_norms(int device, const StateMemory& memory, std::vector<StepTerms>* terms);
   PartitionGroup group_of(int64_t rows, PartitionRange range) const;
   // Device team_->size() stands for the node: memory of the host alone.
   Result<RootMemory> take_root(int device, bool on_host);
@@ -176,8 +193,10 @@ class Replica {
   const WeightConstraints constraints_;
   std::vector<std::unique_ptr<Buffer>> scratch_;  // of these, one a device
   std::vector<Segment> segments_;                 // by offset; frozen parameters are in none
-  std::vector<UpdateDesc> updates_;               // of the segments, in the step under way
-  std::vector<float> whole_gradient_;             // flat, where it is not updated block by block
+  std::vector<StepTerms> terms_;                  // of the segments, in the step under way
+  std::optional<FlatMath> team_math_;             // where the devices share the host's memory
+  std::vector<FlatMath> device_math_;
+  std::vector<float> whole_gradient_;  // flat, where it is not updated block by block
   // [device][vector]: weights, then slots; empty where the devices share the host's memory.
   std::vector<std::vector<std::unique_ptr<Buffer>>> device_states_;
   std::vector<std::unique_ptr<Buffer>> device_gradients_;  // flat, one a device

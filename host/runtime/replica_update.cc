@@ -15,9 +15,12 @@ static_assert(kMaxMetricSums <= kTreeSumBlock);
 void Replica::make_segments() {
   for (const Parameter& parameter : training_.parameters) {
     if (parameter.gradient_offset < 0) continue;
-    const Segment next{parameter.role,    parameter.momentum,
-                       parameter.offset,  parameter.gradient_offset,
-                       parameter.count(), optimizer_.decays(parameter.name)};
+    Segment next{parameter.role,    parameter.momentum,
+                 parameter.offset,  parameter.gradient_offset,
+                 parameter.count(), optimizer_.decays(parameter.name)};
+    next.whole = next.role == ParameterRole::trained &&
+                 optimizer_.steps_whole(parameter.path(), parameter.shape);
+    next.shape = parameter.shape;
     if (!segments_.empty() && may_join(segments_.back(), next)) {
       segments_.back().count += next.count;
     } else {
@@ -27,26 +30,36 @@ void Replica::make_segments() {
 }
 
 bool Replica::may_join(const Segment& last, const Segment& next) const {
-  const bool is_apart = optimizer_.reads_norms() && next.role == ParameterRole::trained;
+  const bool is_apart =
+      (optimizer_.reads_norms() && next.role == ParameterRole::trained) || last.whole || next.whole;
   return !is_apart && last.role == next.role && last.momentum == next.momentum &&
          last.decays == next.decays && last.end() == next.offset &&
          last.gradient_offset + last.count == next.gradient_offset;
 }
 
-void Replica::plan_updates(std::optional<double> learning_rate) {
-  updates_.clear();
+void Replica::plan_step(std::optional<double> learning_rate) {
+  terms_.clear();
   for (const Segment& segment : segments_) {
-    if (segment.role == ParameterRole::trained) {
-      StepTerms terms;
-      terms.learning_rate = learning_rate;
-      terms.decays = segment.decays;
-      updates_.push_back(optimizer_.update_at(job_.optimizer_iterations + state_.step + 1, terms));
-    } else {
-      updates_.push_back(
-          MovingAverageUpdate{segment.momentum, 1.0f - segment.momentum,
-                              1.0f / static_cast<float>(job_.rows_of_step(state_.step))});
-    }
+    terms_.push_back(
+        {.learning_rate = learning_rate, .decays = segment.decays, .whole = segment.whole});
   }
+}
+
+UpdateDesc Replica::update_of(const Segment& segment, const StepTerms& terms) const {
+  if (segment.role == ParameterRole::trained) return optimizer_.update_at(optimizer_step(), terms);
+  return MovingAverageUpdate{segment.momentum, 1.0f - segment.momentum,
+                             1.0f / static_cast<float>(job_.rows_of_step(state_.step))};
+}
+
+Result<std::vector<UpdateDesc>> Replica::plan_updates(int device, const StateMemory& memory) {
+  std::vector<StepTerms> terms = terms_;
+  LOCKSTEP_RETURN_IF_ERROR(measure_norms(device, memory, &terms));
+  LOCKSTEP_RETURN_IF_ERROR(take_whole_steps(device, memory, terms));
+  std::vector<UpdateDesc> updates;
+  for (size_t i = 0; i < segments_.size(); ++i) {
+    updates.push_back(update_of(segments_[i], terms[i]));
+  }
+  return updates;
 }
 
 // Runs task(index of a device, i) for i in [0, count), each device a share of them.
@@ -104,14 +117,14 @@ Result<MetricSums> Replica::update(const float* reduced, const std::vector<Local
                                    bool digests, std::optional<double> learning_rate) {
   std::vector<TreePiece> pieces;
   for (const LocalRoot& root : local) pieces.push_back({root.subtree, root.values});
-  plan_updates(learning_rate);
+  plan_step(learning_rate);
   const int64_t metric_count = training_.metric_count;
   std::array<float, kTreeSumBlock> metrics;
   LOCKSTEP_ASSIGN(const double penalty, this->penalty());
   if (!device_states_.empty()) {
     LOCKSTEP_RETURN_IF_ERROR(update_devices(reduced, pieces, digests, metrics.data()));
   } else {
-    LOCKSTEP_ASSIGN(state_.digest, update_shared(learning_rate, reduced, pieces, digests));
+    LOCKSTEP_ASSIGN(state_.digest, update_shared(reduced, pieces, digests));
     const int64_t begin = training_.metrics_offset();
     const float* sums =
         reduced != nullptr ? reduced + begin
@@ -127,8 +140,8 @@ Result<MetricSums> Replica::update(const float* reduced, const std::vector<Local
 }
 
 // In the host's memory: each device a share of the blocks. The new state's digest.
-Result<uint64_t> Replica::update_shared(std::optional<double> learning_rate, const float* reduced,
-                                        const std::vector<TreePiece>& pieces, bool digests) {
+Result<uint64_t> Replica::update_shared(const float* reduced, const std::vector<TreePiece>& pieces,
+                                        bool digests) {
   const Subtree root = root_subtree(job_.partitions);
   if (!training_.is_plain() || optimizer_.is_by_parameter()) {
     whole_gradient_.resize(static_cast<size_t>(training_.flat_size));
@@ -142,13 +155,12 @@ Result<uint64_t> Replica::update_shared(std::optional<double> learning_rate, con
       team_->device(0).add(to, whole_gradient_.data() + sum.from, to, sum.count);
     }
     LOCKSTEP_RETURN_IF_ERROR(add_penalty_gradients(whole_gradient_.data()));
-    measure_norms(whole_gradient_.data(), learning_rate);
     if (constraints_.count() == 0) return update_segments(whole_gradient_.data(), digests);
     LOCKSTEP_RETURN_IF_ERROR(update_segments(whole_gradient_.data(), false));
     LOCKSTEP_RETURN_IF_ERROR(constrain_weights());
     return digests ? state_digest() : uint64_t{0};
   }
-  const UpdateDesc& desc = updates_.at(0);  // of all
+  const UpdateDesc desc = update_of(segments_.at(0), terms_.at(0));  // of all
   return sum_over_blocks([&](Device& device, int64_t block) -> Result<uint64_t> {
     std::array<float, kTreeSumBlock> scratch;
     const int64_t begin = block * kTreeSumBlock;
@@ -192,30 +204,23 @@ Status Replica::constrain_weights() {
   });
 }
 
-Result<uint64_t> Replica::update_segments(const float* gradient, bool digests) {
+Result<uint64_t> Replica::update_segments(float* gradient, bool digests) {
+  const StateMemory memory = memory_of(0, gradient);
+  LOCKSTEP_ASSIGN(const auto updates, plan_updates(0, memory));
   return sum_over_blocks([&](Device& device, int64_t block) -> Result<uint64_t> {
     const int64_t begin = block * kDigestBlock;
-    const int64_t size = std::min(kDigestBlock, training_.parameter_count - begin);
-    LOCKSTEP_RETURN_IF_ERROR(update_block(device, gradient, begin, size));
+    const int64_t end = std::min(begin + kDigestBlock, training_.parameter_count);
+    for (size_t i = 0; i < segments_.size(); ++i) {
+      const int64_t from = std::max(begin, segments_[i].offset);
+      const int64_t count = std::min(end, segments_[i].end()) - from;
+      if (count <= 0) continue;
+      const StateMemory part = memory.of(segments_[i], from - segments_[i].offset);
+      LOCKSTEP_RETURN_IF_ERROR(
+          device.update(updates[i], part.gradient, part.weights, part.slots, count, nullptr));
+    }
     if (!digests) return uint64_t{0};
     return digest_of_block(device, block);
   });
-}
-
-Status Replica::update_block(Device& device, const float* gradient, int64_t begin, int64_t size) {
-  for (size_t index = 0; index < segments_.size(); ++index) {
-    const Segment& segment = segments_[index];
-    const int64_t from = std::max(begin, segment.offset);
-    const int64_t to = std::min(begin + size, segment.end());
-    if (from >= to) continue;
-    std::array<float*, kMaxSlots> slots{};
-    for (size_t i = 0; i < state_.slots.size(); ++i) slots[i] = state_.slots[i].data() + from;
-    LOCKSTEP_RETURN_IF_ERROR(
-        device.update(updates_[index], gradient + segment.gradient_offset + (from - segment.offset),
-                      state_.weights.data() + from, std::span(slots.data(), state_.slots.size()),
-                      to - from, nullptr));
-  }
-  return {};
 }
 
 // In each device's memory, the whole state on each.
@@ -241,10 +246,9 @@ Status Replica::update_devices(const float* reduced, const std::vector<TreePiece
   return {};
 }
 
-Status Replica::update_device(int index, const float* reduced, const std::vector<TreePiece>& pieces,
-                              std::vector<DigestLanes>* lanes, float* metrics) {
+Result<float*> Replica::gradient_on(int index, const float* reduced,
+                                    const std::vector<TreePiece>& pieces) {
   Device& device = team_->device(index);
-  const auto& vectors = device_states_[static_cast<size_t>(index)];
   float* gradient = device_gradients_[static_cast<size_t>(index)]->data();
   const Subtree root = root_subtree(job_.partitions);
   if (linked()) {
@@ -258,30 +262,33 @@ Status Replica::update_device(int index, const float* reduced, const std::vector
     const SumTerm terms[] = {{gradient + sum.to, 0}, {gradient + sum.from, 1}};
     LOCKSTEP_RETURN_IF_ERROR(device.sum(terms, sum.count, gradient + sum.to));
   }
-  float* weights = vectors[0]->data();
   for (int64_t block = 0; block < penalties_.blocks(); ++block) {
-    LOCKSTEP_RETURN_IF_ERROR(penalties_.add_gradient(device, block, weights, gradient));
+    LOCKSTEP_RETURN_IF_ERROR(penalties_.add_gradient(device, block, weights_of(index), gradient));
   }
+  return gradient;
+}
+
+Status Replica::update_device(int index, const float* reduced, const std::vector<TreePiece>& pieces,
+                              std::vector<DigestLanes>* lanes, float* metrics) {
+  Device& device = team_->device(index);
+  LOCKSTEP_ASSIGN(float* const gradient, gradient_on(index, reduced, pieces));
+  const StateMemory memory = memory_of(index, gradient);
+  LOCKSTEP_ASSIGN(const auto updates, plan_updates(index, memory));
   const bool is_plain = training_.is_plain() && segments_.size() == 1;
   for (size_t i_segment = 0; i_segment < segments_.size(); ++i_segment) {
-    const Segment& segment = segments_[i_segment];
-    std::vector<float*> slots;
-    for (size_t i = 1; i < vectors.size(); ++i) {
-      slots.push_back(vectors[i]->data() + segment.offset);
-    }
-    LOCKSTEP_RETURN_IF_ERROR(device.update(updates_[i_segment], gradient + segment.gradient_offset,
-                                           weights + segment.offset, slots, segment.count,
+    const StateMemory part = memory.of(segments_[i_segment]);
+    LOCKSTEP_RETURN_IF_ERROR(device.update(updates[i_segment], part.gradient, part.weights,
+                                           part.slots, segments_[i_segment].count,
                                            is_plain && lanes != nullptr ? lanes->data() : nullptr));
   }
   for (int number = 0; number < constraints_.count(); ++number) {
-    LOCKSTEP_RETURN_IF_ERROR(constraints_.apply_to(device, number, weights,
+    LOCKSTEP_RETURN_IF_ERROR(constraints_.apply_to(device, number, memory.weights,
                                                    scratch_[static_cast<size_t>(index)]->data()));
   }
   if (!is_plain && lanes != nullptr) {
-    std::vector<const float*> slots;
-    for (size_t i = 1; i < vectors.size(); ++i) slots.push_back(vectors[i]->data());
+    const std::vector<const float*> slots(memory.slots.begin(), memory.slots.end());
     LOCKSTEP_RETURN_IF_ERROR(
-        device.digest(weights, slots, training_.parameter_count, lanes->data()));
+        device.digest(memory.weights, slots, training_.parameter_count, lanes->data()));
   }
   if (metrics == nullptr) return {};
   return device.copy_to_host(gradient + training_.metrics_offset(), training_.metric_count,

@@ -3,9 +3,9 @@
 
 #include <vector>
 
+#include "host/device/flat_math.h"
 #include "host/graph/graph.h"
 #include "host/nn/constraints.h"
-#include "host/runtime/flat_math.h"
 
 namespace lockstep {
 

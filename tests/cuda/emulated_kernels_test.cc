@@ -155,6 +155,31 @@ TEST_F(EmulatedKernels, UpdateAndDigest) {
   });
 }
 
+// Of as many vectors as an optimizer may keep.
+TEST_F(EmulatedKernels, DigestOfAllSlots) {
+  each([&](size_t offset) {
+    for (size_t slots = 0; slots <= kMaxSlots; ++slots) {
+      const size_t count = 2 * kDigestBlock - 5;
+      std::vector<Floats> state;
+      std::vector<const float*> on_cpu, on_gpu;
+      for (size_t i = 0; i <= slots; ++i) state.push_back(random_floats(i, count));
+      for (const Floats& vector : state) {
+        on_cpu.push_back(vector.data());
+        on_gpu.push_back(gpu_.upload(vector, offset));
+      }
+      std::vector<DigestLanes> lanes(digest_blocks(count));
+      ASSERT_TRUE(cpu_->digest(on_cpu[0], std::span(on_cpu).subspan(1), count, lanes.data()).ok());
+      const size_t words = lanes.size() * DigestLanes::kCount;
+      auto* digest = gpu_.allocate<uint32_t>(words);
+      ASSERT_TRUE(
+          launch_digest(on_gpu[0], std::span(on_gpu).subspan(1), count, digest, gpu_.stream())
+              .ok());
+      const std::vector<uint32_t> found = gpu_.download(digest, words);
+      EXPECT_EQ(std::memcmp(found.data(), lanes.data(), words * 4), 0) << slots << " slots";
+    }
+  });
+}
+
 TEST_F(EmulatedKernels, BiasAndActivation) {
   each([&](size_t offset) {
     for (const int64_t channels : {1, 3, 4, 8, 13, 130}) {

@@ -115,6 +115,22 @@ TEST_P(EmulatedReplica, IsTheSameOnAnyNumberOfGpus) {
   EXPECT_TRUE(run_on_gpus(2, true, 3, false) == one) << "through the host";
 }
 
+// With norms, sums along axes and products of matrices.
+TEST_P(EmulatedReplica, LooksAtWholeParameters) {
+  for (const char* optimizer :
+       {R"({"name": "lamb", "global_clipnorm": 0.1})", R"({"name": "adafactor", "clipnorm": 0.1})",
+        R"({"name": "muon", "ns_steps": 1, "use_ema": true})"}) {
+    job_.optimizer = Optimizer::create(nlohmann::json::parse(optimizer)).value().config();
+    const Trace one = run_on_gpus(1, true, 1);
+    ASSERT_FALSE(HasFatalFailure());
+    EXPECT_NE(one.digests[0], one.digests[1]);
+    EXPECT_TRUE(run_on_gpus(2, false, 2) == one) << optimizer;
+    const auto on_cpu = [](int) { return make_cpu_device("cpu-avx2"); };
+    const Trace cpu = run(1, true, on_cpu);
+    EXPECT_TRUE(run(3, true, on_cpu) == cpu) << optimizer;
+  }
+}
+
 TEST_P(EmulatedReplica, LosesWhatTheCpuLoses) {
   const Trace gpu = run_on_gpus(2, true, 1);
   const Trace cpu = run(1, true, [](int) { return make_cpu_device("cpu-avx2"); });

@@ -16,7 +16,10 @@ TEST(OptimizerFormulas, fit_the_gpus_interpreter) {
   const auto file = nlohmann::json::parse(stream);
   int formulas = 0;
   for (const auto& [name, golden] : file.at("optimizers").items()) {
-    const UpdateDesc update = Optimizer::create(golden.at("config")).value().update_at(12);
+    const Optimizer optimizer = Optimizer::create(golden.at("config")).value();
+    StepTerms terms;
+    terms.whole = optimizer.steps_whole("layer/w", {20});
+    const UpdateDesc update = optimizer.update_at(12, terms);
     const auto* formula = std::get_if<ExpressionUpdate>(&update);
     if (formula == nullptr) continue;  // plain Adam and SGD have kernels of their own
     ++formulas;

@@ -6,7 +6,8 @@
 Needs the packages of tests/golden/requirements.txt; `./dev golden` makes an environment for it.
 Optimizers: ten steps in float64 over a small vector, weights and gradients by the formula of
 make_golden.py (tensors 0 and 1 + step), in [-1, 1); the weights and slots after the last step.
-Where norms or names count the vector is cut into two variables, w and b.
+Where norms or names count the vector is cut into two variables, w and b, where shapes do into some
+of several ranks; a slot that is smaller than its variable has zeros behind it.
 Schedules: the rate of every 7th of 200 steps.
 """
 
@@ -28,6 +29,13 @@ SCHEDULE_STEPS = range(0, 200, 7)
 DIGITS = 9
 PARTS = {"w": 20, "b": SIZE - 20}
 EXCLUDED = ["b"]
+SHAPES = {"w": (4, 5), "k": (2, 2, 3), "b": (5,)}
+MATRICES = {"tall": (5, 3), "wide": (3, 4), "b": (4,), "embedding": (3, 2)}
+# Slots that Keras doesn't name alone, as an optimizer's attributes.
+OWN_SLOTS = {
+    optimizers.Adafactor: {"r": "_r", "c": "_c", "velocity": "_v"},
+    optimizers.Muon: {"momentum": "momentums", "velocity": "adam_velocities"},
+}
 
 
 def schedule_cases():
@@ -123,6 +131,47 @@ def optimizer_cases_of_two():
     }
 
 
+def cases_that_keep_five():
+    o = optimizers
+    return {
+        "adam_keeps_five": o.Adam(0.1, beta_2=0.5, amsgrad=True, use_ema=True, ema_momentum=0.8,
+                                  ema_overwrite_frequency=3, gradient_accumulation_steps=2),
+        "rmsprop_keeps_five": o.RMSprop(0.05, rho=0.8, momentum=0.7, centered=True, use_ema=True,
+                                        ema_momentum=0.9, gradient_accumulation_steps=2),
+    }
+
+
+def adafactor_cases():
+    o = optimizers
+    return {
+        "adafactor": o.Adafactor(0.5),
+        "adafactor_options": o.Adafactor(0.2, beta_2_decay=-0.5, epsilon_1=1e-2, epsilon_2=0.7,
+                                         clip_threshold=0.5, weight_decay=0.3, clipvalue=0.6),
+        "adafactor_schedule": o.Adafactor(schedules.ExponentialDecay(0.9, 3, 0.5),
+                                          relative_step=False, clipnorm=0.4),
+        "adafactor_keeps_five": o.Adafactor(0.3, weight_decay=0.2, global_clipnorm=1.5,
+                                            use_ema=True, ema_momentum=0.8,
+                                            ema_overwrite_frequency=3,
+                                            gradient_accumulation_steps=2),
+    }
+
+
+def muon_cases():
+    o = optimizers
+    return {
+        "muon": o.Muon(0.1),
+        "muon_options": o.Muon(0.2, adam_beta_1=0.7, adam_beta_2=0.8, adam_weight_decay=0.2,
+                               epsilon=1e-2, weight_decay=0.3, exclude_layers=["^tal+"],
+                               exclude_embeddings=False, muon_a=3.0, muon_b=-4.0, muon_c=1.5,
+                               adam_lr_ratio=0.5, momentum=0.8, ns_steps=3, nesterov=False,
+                               rms_rate=None, clipvalue=0.6),
+        "muon_accumulates": o.Muon(schedules.ExponentialDecay(0.3, 3, 0.5), global_clipnorm=1.5,
+                                   use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=3,
+                                   gradient_accumulation_steps=2),
+        "muon_excludes": excluding(o.Muon(0.1, weight_decay=0.5, adam_weight_decay=0.4)),
+    }
+
+
 def excluding(optimizer):
     optimizer.exclude_from_weight_decay(var_names=EXCLUDED)
     return optimizer
@@ -136,28 +185,47 @@ def rounded(values):
     return [float(f"{value:.{DIGITS}g}") for value in np.asarray(values, dtype=np.float64)]
 
 
+def padded(slot, weight):
+    values = np.zeros(0) if slot is None or slot.shape == () else np.asarray(slot).ravel()
+    return np.pad(values, (0, np.asarray(weight).size - values.size))
+
+
+def slots_of(optimizer, weights):
+    own = {name: getattr(optimizer, attribute)
+           for name, attribute in OWN_SLOTS.get(type(optimizer), {}).items()}
+    of_row = {id(slot) for slots in own.values() for slot in slots}
+    slots = {}
+    for variable in optimizer.variables:
+        if variable.shape != () and id(variable) not in of_row:
+            values = np.asarray(variable).ravel()
+            slots.setdefault(variable.name.split("_", 1)[1], []).append(values)
+    for name, variables in own.items():
+        slots[name] = [padded(*pair) for pair in zip(variables, weights)]
+    return [[name, rounded(np.concatenate(parts))] for name, parts in slots.items()]
+
+
 def train(optimizer, parts):
-    ends = list(np.cumsum(list(parts.values())))
-    cut = lambda values: np.split(values, ends[:-1])
+    sizes = [int(np.prod(shape)) for shape in parts.values()]
+    cut = lambda values: [part.reshape(shape) for part, shape in
+                          zip(np.split(values, np.cumsum(sizes)[:-1]), parts.values())]
     weights = [keras.Variable(part, dtype="float64", name=name)
                for name, part in zip(parts, cut(made_up(0)))]
     optimizer.build(weights)
     for step in range(STEPS):
         optimizer.apply(cut(made_up(1 + step)), weights)
-    slots = {}
-    for variable in optimizer.variables:
-        if variable.shape != ():
-            slots.setdefault(variable.name.split("_", 1)[1], []).append(np.asarray(variable))
     config = optimizers.serialize(optimizer)
     if getattr(optimizer, "_exclude_from_weight_decay_pattern", None):
         config["config"]["exclude_from_weight_decay"] = EXCLUDED  # which Keras keeps to itself
     made = {
         "config": config,
-        "weights": rounded(np.concatenate([np.asarray(weight) for weight in weights])),
-        "slots": [[name, rounded(np.concatenate(parts))] for name, parts in slots.items()],
+        "weights": rounded(np.concatenate([np.asarray(weight).ravel() for weight in weights])),
+        "slots": slots_of(optimizer, weights),
     }
-    return made if len(parts) == 1 else {"parts": [[name, size] for name, size in parts.items()],
-                                         **made}
+    if len(parts) == 1:
+        return made
+    if any(isinstance(shape, tuple) for shape in parts.values()):
+        made = {"shapes": list(parts.values()), **made}
+    return {"parts": [list(pair) for pair in zip(parts, sizes)], **made}
 
 
 def sampled(schedule):
@@ -178,6 +246,9 @@ def golden_file():
         "optimizers": {
             **{name: train(each, {"w": SIZE}) for name, each in optimizer_cases().items()},
             **{name: train(each, PARTS) for name, each in optimizer_cases_of_two().items()},
+            **{name: train(each, {"w": SIZE}) for name, each in cases_that_keep_five().items()},
+            **{name: train(each, SHAPES) for name, each in adafactor_cases().items()},
+            **{name: train(each, MATRICES) for name, each in muon_cases().items()},
         },
     }
 

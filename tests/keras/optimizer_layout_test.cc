@@ -14,7 +14,7 @@ std::string order_of(const char* config) {
   const auto optimizer = Optimizer::create(nlohmann::json::parse(config)).value();
   const OptimizerLayout layout(optimizer, {parameters.data(), &parameters[1]}, false);
   std::string order;
-  for (const auto& [slot, parameter] : layout.slots()) {
+  for (const auto& [slot, parameter, shape] : layout.slots()) {
     order += optimizer.slots()[slot].name + " " + parameter->name + ", ";
   }
   return order;
@@ -38,6 +38,29 @@ TEST(OptimizerLayoutTest, WhatAllOptimizersKeepComesBefore) {
                          "gradient_accumulation_steps": 2})"),
             "average a, average b, gradient_accumulator a, gradient_accumulator b, "
             "momentum a, momentum b, ");
+}
+
+// "r (3,), …": of a kernel (3, 2) and a bias (2,).
+std::string shapes_of(const char* config) {
+  std::vector<Parameter> parameters(2);
+  parameters[0] = {.layer = "dense", .name = "kernel", .shape = {3, 2}};
+  parameters[1] = {.layer = "dense", .name = "bias", .shape = {2}};
+  const auto optimizer = Optimizer::create(nlohmann::json::parse(config)).value();
+  const OptimizerLayout layout(optimizer, {parameters.data(), &parameters[1]}, false);
+  std::string shapes;
+  for (const auto& [slot, parameter, shape] : layout.slots()) {
+    shapes += optimizer.slots()[slot].name + " " + to_string(shape) + ", ";
+  }
+  return shapes;
+}
+
+TEST(OptimizerLayoutTest, SlotsMayBeSmallerOrMissing) {
+  EXPECT_EQ(shapes_of(R"({"name": "adafactor"})"),
+            "r (3,), c (2,), velocity (3, 2), r (), c (), velocity (2,), ");
+  EXPECT_EQ(shapes_of(R"({"name": "muon", "use_ema": true})"),
+            "average (3, 2), average (2,), momentum (3, 2), momentum (2,), velocity (2,), ");
+  EXPECT_EQ(shapes_of(R"({"name": "muon", "exclude_layers": ["den"]})"),
+            "momentum (3, 2), velocity (3, 2), momentum (2,), velocity (2,), ");
 }
 
 }  // namespace

@@ -19,6 +19,7 @@
 #include "host/core/check.h"
 #include "host/core/rng.h"
 #include "host/device/device.h"
+#include "host/device/flat_sums.h"
 #include "tests/nn/naive_general_ops.h"
 
 namespace lockstep::naive {
@@ -287,6 +288,51 @@ class NaiveDevice : public Device {
     std::copy(stack[0].begin(), stack[0].end(), out);
     return {};
   }
+  Status evaluate(const ExpressionUpdate& expression, std::span<const float* const> operands,
+                  std::span<float* const> outputs, int64_t count) override {
+    for (int64_t i = 0; i < count; ++i) {
+      const Doubles results = results_of(expression, operands, i);
+      for (size_t k = 0; k < outputs.size(); ++k) outputs[k][i] = static_cast<float>(results[k]);
+    }
+    return {};
+  }
+  Status squares(const ExpressionUpdate& expression, std::span<const float* const> operands,
+                 int64_t count, double* sums) override {
+    const size_t outputs = expression.expression->outputs.size();
+    std::fill_n(sums, squares_blocks(count) * static_cast<int64_t>(outputs), 0.0);
+    for (int64_t i = 0; i < count; ++i) {
+      const Doubles results = results_of(expression, operands, i);
+      for (size_t k = 0; k < outputs; ++k) {
+        sums[static_cast<size_t>(i / kSquaresBlock) * outputs + k] += results[k] * results[k];
+      }
+    }
+    return {};
+  }
+  Status sum_axis(const float* x, const AxisSum& sum, int64_t first, int64_t count,
+                  float* out) override {
+    for (int64_t i = first; i < first + count; ++i) {
+      double total = 0;
+      for (int64_t k = 0; k < sum.size; ++k) {
+        total += x[(i / sum.inner * sum.size + k) * sum.inner + i % sum.inner];
+      }
+      out[i] = static_cast<float>(total);
+    }
+    return {};
+  }
+  Status multiply(const MatmulOp& op, const float* x, const float* z, float* out) override {
+    const auto at = [](const MatrixStrides& strides, int64_t batch, int64_t row, int64_t column) {
+      return batch * strides.batch + row * strides.row + column * strides.column;
+    };
+    for (int64_t i = 0; i < op.batches * op.rows * op.columns; ++i) {
+      const int64_t b = i / op.columns / op.rows, m = i / op.columns % op.rows, n = i % op.columns;
+      double total = 0;
+      for (int64_t k = 0; k < op.inner; ++k) {
+        total += double{x[at(op.x, b, m, k)]} * z[at(op.z, b, k, n)];
+      }
+      out[at(op.out, b, m, n)] = static_cast<float>(total);
+    }
+    return {};
+  }
   Status update(const UpdateDesc& desc, const float* gradient, float* weights,
                 std::span<float* const> slots, int64_t count, DigestLanes* lanes) override {
     update(desc, gradient, weights, slots, count);
@@ -312,6 +358,11 @@ class NaiveDevice : public Device {
   static uint32_t mix(uint32_t a, uint32_t factor) { return std::rotl(a, 16) * factor; }
   void update(const UpdateDesc& desc, const float* gradient, float* weights,
               std::span<float* const> slots, int64_t count) {
+    if (const auto* formula = std::get_if<ExpressionUpdate>(&desc)) {
+      const ExpressionMemory memory(gradient, weights, slots);
+      LOCKSTEP_CHECK(evaluate(*formula, memory.inputs(), memory.results(), count).ok());
+      return;
+    }
     for (int64_t i = 0; i < count; ++i) {
       if (const auto* adam = std::get_if<AdamUpdate>(&desc)) {
         float& m = slots[0][i];
@@ -326,10 +377,6 @@ class NaiveDevice : public Device {
                      gradient[i] * average->scale * average->one_minus_momentum;
         continue;
       }
-      if (const auto* formula = std::get_if<ExpressionUpdate>(&desc)) {
-        update_by_expression(*formula, i, gradient, weights, slots);
-        continue;
-      }
       const SgdUpdate& sgd = std::get<SgdUpdate>(desc);
       const float step = -sgd.learning_rate * gradient[i];
       if (slots.empty()) {
@@ -341,17 +388,15 @@ class NaiveDevice : public Device {
     }
   }
 
-  static void update_by_expression(const ExpressionUpdate& update, int64_t i, const float* gradient,
-                                   float* weights, std::span<float* const> slots) {
-    Doubles operands = {gradient[i], weights[i]};
-    for (const float* slot : slots) operands.push_back(slot[i]);
-    const Doubles results = evaluate(*update.expression, operands, update.used_scalars(),
-                                     [](int) -> std::array<uint32_t, 4> {
-                                       LOCKSTEP_CHECK(false);
-                                       return {};
-                                     });
-    for (size_t k = 0; k < slots.size(); ++k) slots[k][i] = static_cast<float>(results[k]);
-    weights[i] = static_cast<float>(results[slots.size()]);
+  static Doubles results_of(const ExpressionUpdate& update, std::span<const float* const> operands,
+                            int64_t i) {
+    Doubles at;
+    for (const float* operand : operands) at.push_back(operand[i]);
+    return naive::evaluate(*update.expression, at, update.used_scalars(),
+                           [](int) -> std::array<uint32_t, 4> {
+                             LOCKSTEP_CHECK(false);
+                             return {};
+                           });
   }
 
   const bool separates_;

@@ -2,7 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+
+#include "host/device/flat_math.h"
+#include "host/optim/optimizer_table.h"
+#include "tests/nn/naive_device.h"
 
 namespace lockstep {
 namespace {
@@ -85,7 +90,7 @@ TEST(Optimizer, refuses_what_it_does_not_know_by_name) {
   EXPECT_EQ(
       error_of({{"name", "adm"}}),
       "unknown optimizer 'adm'; did you mean 'adam'? Known: adam, sgd, adamw, rmsprop, adadelta, "
-      "adagrad, adamax, nadam, ftrl, lion, lamb, schedulefreeadamw, lars");
+      "adagrad, adamax, nadam, ftrl, lion, lamb, schedulefreeadamw, adafactor, muon, lars");
   EXPECT_EQ(error_of({{"name", "sgd"}, {"learning_rat", 0.1}}),
             "optimizer 'sgd': unknown key 'learning_rat'; did you mean 'learning_rate'? Known: "
             "clipnorm, clipvalue, ema_momentum, ema_overwrite_frequency, "
@@ -114,6 +119,24 @@ TEST(Optimizer, clips_all_parameters_by_one_norm_or_each_by_its_own) {
   }
 }
 
+// Devices and kernels have room for kMaxSlots vectors.
+TEST(Optimizer, keeps_no_more_vectors_than_devices_take) {
+  size_t most = 0;
+  for (const OptimizerRow& row : optimizer_table()) {
+    Json config = {{"name", lower_case(row.keras_class)},
+                   {"use_ema", true},
+                   {"gradient_accumulation_steps", 2}};
+    for (const Hyperparameter& key : row.keys) {
+      if (key.kind == HyperparameterKind::boolean) config[key.name] = true;
+      if (key.name == "momentum") config[key.name] = 0.5;
+    }
+    const size_t slots = Optimizer::create(config).value().slots().size();
+    EXPECT_LE(slots, kMaxSlots) << row.keras_class;
+    most = std::max(most, slots);
+  }
+  EXPECT_EQ(most, kMaxSlots);
+}
+
 // You, Gitman, Ginsburg 2017, algorithm 1, in double.
 TEST(Optimizer, lars_follows_its_paper) {
   const Optimizer lars = Optimizer::create({{"name", "lars"},
@@ -122,14 +145,37 @@ TEST(Optimizer, lars_follows_its_paper) {
                                             {"weight_decay", 0.01},
                                             {"trust_coefficient", 0.02}})
                              .value();
-  const std::vector<float> weights = {3, -4};
   const std::vector<float> gradient = {0.6f, 0.8f};
-  const std::vector<float> momentum = {0, 0};
-  const ParameterMemory memory{gradient.data(), weights.data(), {momentum.data()}};
-  const double trust = lars.trust_of(lars.trust_squares(1, {}, memory, 2));
-  EXPECT_NEAR(trust, 0.02 * 5 / (1 + 0.01 * 5), 1e-8);
-  const float zero[] = {0, 0};
-  EXPECT_EQ(lars.trust_of(lars.trust_squares(1, {}, {gradient.data(), zero, {zero}}, 2)), 1);
+  const std::vector<float> zeros = {0, 0};
+  naive::NaiveDevice device;
+  const auto trust_of = [&](const std::vector<float>& weights) {
+    const SquaresTask task{
+        lars.trust_norms_at(1, {}), {gradient.data(), weights.data(), zeros.data()}, 2};
+    return lars.trust_of(FlatMath(&device).squares({task}).value()[0]);
+  };
+  EXPECT_NEAR(trust_of({3, -4}), 0.02 * 5 / (1 + 0.01 * 5), 1e-8);
+  EXPECT_EQ(trust_of(zeros), 1);
+}
+
+// A unit and an input that were never active: in floats Keras divides 0 by 0 there.
+TEST(Optimizer, adafactor_leaves_alone_what_was_never_active) {
+  const Optimizer adafactor = Optimizer::create({{"name", "adafactor"}}).value();
+  naive::NaiveDevice device;
+  FlatMath math(&device);
+  std::vector<float> gradient = {0.5f, 0, 0.3f, 0, 0, 0}, weights(6, 1);
+  std::vector<std::vector<float>> slots(3, std::vector<float>(6));
+  StepTerms terms;
+  terms.whole = adafactor.steps_whole("dense/kernel", {3, 2});
+  ASSERT_TRUE(adafactor
+                  .take_whole_step(math, 1, terms,
+                                   {{3, 2},
+                                    gradient.data(),
+                                    weights.data(),
+                                    {slots[0].data(), slots[1].data(), slots[2].data()}})
+                  .ok());
+  EXPECT_GT(gradient[0], 0);
+  EXPECT_GT(gradient[2], 0);
+  for (const size_t i : {1, 3, 4, 5}) EXPECT_EQ(gradient[i], 0) << i;
 }
 
 TEST(Optimizer, refuses_values_out_of_range) {
