@@ -50,10 +50,9 @@ Result<SymbolicTensor> binary_accuracy(LayerContext& layer, const SymbolicTensor
                                        const SymbolicTensor& y_pred) {
   LOCKSTEP_ASSIGN(const LossInputs in, loss_inputs("'binary_accuracy'", false, y_true, y_pred));
   const double threshold = number_or(layer, "threshold", kThreshold);
-  return mean_of_row(
-      layer, map_two(layer, "matches", in.y_true, in.y_pred, [&](Builder& e, Term t, Term p) {
-        return e.equal(t, e.greater(p, e.constant(threshold)));
-      }));
+  return map_two(layer, "matches", in.y_true, in.y_pred, [&](Builder& e, Term t, Term p) {
+    return e.equal(t, e.greater(p, e.constant(threshold)));
+  });
 }
 
 // The number of the first largest value at each position, {n, 1}.
@@ -75,15 +74,14 @@ Result<SymbolicTensor> sparse_categorical_accuracy(LayerContext& layer,
                                                    const SymbolicTensor& y_pred) {
   LOCKSTEP_ASSIGN(const LossInputs in,
                   loss_inputs("'sparse_categorical_accuracy'", true, y_true, y_pred));
-  return mean_of_row(layer, equal(layer, in.y_true, first_largest(layer, in.y_pred)));
+  return equal(layer, in.y_true, first_largest(layer, in.y_pred));
 }
 
 Result<SymbolicTensor> categorical_accuracy(LayerContext& layer, const SymbolicTensor& y_true,
                                             const SymbolicTensor& y_pred) {
   LOCKSTEP_ASSIGN(const LossInputs in,
                   loss_inputs("'categorical_accuracy'", false, y_true, y_pred));
-  return mean_of_row(
-      layer, equal(layer, first_largest(layer, in.y_true), first_largest(layer, in.y_pred)));
+  return equal(layer, first_largest(layer, in.y_true), first_largest(layer, in.y_pred));
 }
 
 // As Keras chooses by the shapes of target and output.
@@ -119,14 +117,14 @@ Result<SymbolicTensor> sparse_top_k(LayerContext& layer, const SymbolicTensor& y
                                     const SymbolicTensor& y_pred) {
   LOCKSTEP_ASSIGN(const LossInputs in,
                   loss_inputs("'sparse_top_k_categorical_accuracy'", true, y_true, y_pred));
-  return mean_of_row(layer, in_top(layer, in.y_true, in.y_pred));
+  return in_top(layer, in.y_true, in.y_pred);
 }
 
 Result<SymbolicTensor> top_k(LayerContext& layer, const SymbolicTensor& y_true,
                              const SymbolicTensor& y_pred) {
   LOCKSTEP_ASSIGN(const LossInputs in,
                   loss_inputs("'top_k_categorical_accuracy'", false, y_true, y_pred));
-  return mean_of_row(layer, in_top(layer, first_largest(layer, in.y_true), in.y_pred));
+  return in_top(layer, first_largest(layer, in.y_true), in.y_pred);
 }
 
 SymbolicTensor count_of_row(LayerContext& layer, const SymbolicTensor& x) {
@@ -169,71 +167,62 @@ Result<SymbolicTensor> recall(LayerContext& layer, const SymbolicTensor& y_true,
 Result<SymbolicTensor> cosine_similarity(LayerContext& layer, const SymbolicTensor& y_true,
                                          const SymbolicTensor& y_pred) {
   LOCKSTEP_ASSIGN(const SymbolicTensor loss,
-                  find_loss_type("cosine_similarity")->of_row(layer, y_true, y_pred));
+                  find_loss_type("cosine_similarity")->of_positions(layer, y_true, y_pred));
   Builder e;
   return map_positions(layer, "similarity", e.finish({-e.operand(0)}), {loss});
 }
 
 Result<SymbolicTensor> mean_squared_error(LayerContext& layer, const SymbolicTensor& y_true,
                                           const SymbolicTensor& y_pred) {
-  return find_loss_type("mean_squared_error")->of_row(layer, y_true, y_pred);
+  LOCKSTEP_ASSIGN(const SymbolicTensor squares,
+                  find_loss_type("mean_squared_error")->of_positions(layer, y_true, y_pred));
+  return mean_of_row(layer, squares);
+}
+
+using Measure = Result<SymbolicTensor> (*)(LayerContext& layer, const SymbolicTensor& y_true,
+                                           const SymbolicTensor& y_pred);
+
+// Keras' MeanMetricWrapper around a function.
+MetricType mean_of(std::vector<std::string> names, const char* class_name,
+                   std::vector<ConfigKey> keys, Measure measure) {
+  return {std::move(names), class_name, std::move(keys), true, 1, true, measure, mean_value};
 }
 
 std::vector<MetricType> metric_types() {
   const ConfigKey k{"k", KeyKind::integer, 5};
   const ConfigKey axis{"axis", KeyKind::integer, -1};
+  const ConfigKey threshold{"threshold", KeyKind::number, kThreshold};
   const std::vector<ConfigKey> counts = {{"thresholds", KeyKind::any, nullptr},
                                          {"top_k", KeyKind::any, nullptr},
                                          {"class_id", KeyKind::any, nullptr}};
   std::vector<MetricType> types = {
-      {{"accuracy", "acc"}, "", {}, true, 1, accuracy, mean_value},
-      {{"binary_accuracy"},
-       "BinaryAccuracy",
-       {{"threshold", KeyKind::number, kThreshold}},
-       true,
-       1,
-       binary_accuracy,
-       mean_value},
-      {{"categorical_accuracy"},
-       "CategoricalAccuracy",
-       {},
-       true,
-       1,
-       categorical_accuracy,
-       mean_value},
-      {{"sparse_categorical_accuracy"},
-       "SparseCategoricalAccuracy",
-       {},
-       true,
-       1,
-       sparse_categorical_accuracy,
-       mean_value},
-      {{"top_k_categorical_accuracy"}, "TopKCategoricalAccuracy", {k}, true, 1, top_k, mean_value},
-      {{"sparse_top_k_categorical_accuracy"},
-       "SparseTopKCategoricalAccuracy",
-       {k},
-       true,
-       1,
-       sparse_top_k,
-       mean_value},
-      {{"precision"}, "Precision", counts, true, 2, precision, share_value},
-      {{"recall"}, "Recall", counts, true, 2, recall, share_value},
+      mean_of({"accuracy", "acc"}, "", {}, accuracy),
+      mean_of({"binary_accuracy"}, "BinaryAccuracy", {threshold}, binary_accuracy),
+      mean_of({"categorical_accuracy"}, "CategoricalAccuracy", {}, categorical_accuracy),
+      mean_of({"sparse_categorical_accuracy"}, "SparseCategoricalAccuracy", {},
+              sparse_categorical_accuracy),
+      mean_of({"top_k_categorical_accuracy"}, "TopKCategoricalAccuracy", {k}, top_k),
+      mean_of({"sparse_top_k_categorical_accuracy"}, "SparseTopKCategoricalAccuracy", {k},
+              sparse_top_k),
+      {{"precision"}, "Precision", counts, true, 2, false, precision, share_value},
+      {{"recall"}, "Recall", counts, true, 2, false, recall, share_value},
       {{"root_mean_squared_error"},
        "RootMeanSquaredError",
        {},
        false,
        1,
+       false,
        mean_squared_error,
        root_value},
-      {{"cosine_similarity"}, "CosineSimilarity", {axis}, true, 1, cosine_similarity, mean_value},
+      mean_of({"cosine_similarity"}, "CosineSimilarity", {axis}, cosine_similarity),
   };
   for (const LossType& loss : loss_types()) {
     if (loss.name() == "cosine_similarity") continue;
     const bool log_cosh = loss.class_name == "LogCosh";  // whose metric has another name
     types.push_back(
-        {loss.names, log_cosh ? "LogCoshError" : loss.class_name, loss.keys, false, 1,
+        {loss.names, log_cosh ? "LogCoshError" : loss.class_name, loss.keys, false, 1, true,
          [&loss](LayerContext& layer, const SymbolicTensor& y_true, const SymbolicTensor& y_pred) {
-           return loss.of_row(layer, y_true, y_pred);
+           return loss.of_positions(layer, y_true, y_pred);
          },
          mean_value});
   }

@@ -18,12 +18,14 @@ struct MetricType {
   std::vector<ConfigKey> keys;     // beside name and dtype
   bool rises = false;              // the more the better
   int64_t accumulators = 1;
+  // It is the mean of what `measure` gives for each position of a row; masks count in it.
+  bool is_mean = false;
   // Appends what a row adds to the accumulators, of so many features.
   std::function<Result<SymbolicTensor>(LayerContext& layer, const SymbolicTensor& y_true,
                                        const SymbolicTensor& y_pred)>
       measure;
-  // From the sums of its accumulators over so many rows.
-  double (*value)(std::span<const double> sums, double rows) = nullptr;
+  // From the sums of its accumulators over so many rows, or so much weight.
+  double (*value)(std::span<const double> sums, double total) = nullptr;
 };
 
 // A metric as a recipe holds it: Keras' name ("accuracy", or a loss's), or {"class_name", "config"}

@@ -367,6 +367,20 @@ Result<Graph> Model::evaluate_graph(const Objective& objective) const {
   return graph;
 }
 
+Result<Graph> Model::mask_graph(const Objective& objective) const {
+  GraphBuilder builder(GraphMode::training);
+  LOCKSTEP_ASSIGN(const Tensors outputs, build_forward(builder));
+  return count_masks(objective, builder, outputs);
+}
+
+Result<std::vector<bool>> Model::masked_outputs() const {
+  GraphBuilder builder(GraphMode::inference);
+  LOCKSTEP_ASSIGN(const Tensors outputs, build_forward(builder));
+  std::vector<bool> masked;
+  for (const SymbolicTensor& output : outputs) masked.push_back(output.mask >= 0);
+  return masked;
+}
+
 Result<Graph> Model::training_graph(const Objective& objective) const {
   GraphBuilder builder(GraphMode::training);
   LOCKSTEP_ASSIGN(const Tensors outputs, build_forward(builder));

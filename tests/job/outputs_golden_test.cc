@@ -66,9 +66,11 @@ class OutputsGolden : public testing::TestWithParam<std::tuple<std::string, std:
     batch.rows = rows_;
     batch.inputs = side_by_side("y_pred", "shape", 4000, false, &batch.features);
     batch.targets = side_by_side("y_true", "target_shape", 3000, true, &batch.target_features);
+    batch.weight_columns =
+        std::max<int64_t>(1, std::ssize(place_weights(objective_of(job_)).columns));
     for (int row = 0; row < rows_; ++row) {
-      batch.weights.push_back(
-          static_cast<float>(made_up_uniform(5000, static_cast<uint64_t>(row))));
+      batch.weights.insert(batch.weights.end(), static_cast<size_t>(batch.weight_columns),
+                           static_cast<float>(made_up_uniform(5000, static_cast<uint64_t>(row))));
       batch.labels.push_back(0);
       batch.positions.push_back(static_cast<uint32_t>(row));
       batch.samples.push_back(row);
