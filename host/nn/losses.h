@@ -67,6 +67,7 @@ struct PlacedMetric {
   MetricType type;
   nlohmann::json config;
   int64_t offset = 0;    // of its first accumulator
+  int64_t count = 1;     // of accumulators
   bool by_loss = false;  // measured by the loss op
   bool weighted = false;
   bool masked = false;        // only entries that count do

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "host/core/metric_sums.h"
 #include "host/nn/loss_functions.h"
 #include "host/nn/losses.h"
 
@@ -320,12 +321,28 @@ Status place_output_metrics(const Objective& objective, size_t i, bool weighted,
       name = fmt::format("{}_{}", first, again);
     }
     const std::string& kind = metric.type.names[0];
-    const bool by_loss = fused && (kind == "accuracy" || kind == "sparse_categorical_accuracy");
-    const int64_t offset = by_loss ? 1 : places->count;
-    if (!by_loss) places->count += metric.type.accumulators;
-    const bool masked = output.masked && metric.type.is_mean;
-    places->metrics.push_back({name, i, std::move(metric.type), std::move(metric.config), offset,
-                               by_loss, weighted && objective.weighted, masked});
+    const bool of_classes = kind == "accuracy" || kind == "sparse_categorical_accuracy";
+    PlacedMetric placed;
+    placed.by_loss = fused && of_classes && metric.type.class_name != "Accuracy";
+    placed.weighted = weighted && objective.weighted;
+    if (placed.weighted && metric.type.whole_weights) {
+      return usage_error(
+          fmt::format("metric '{}': Keras cuts its weights to whole numbers; name it among the "
+                      "metrics that are "
+                      "not weighted",
+                      metric.name));
+    }
+    placed.name = name;
+    placed.output = i;
+    placed.masked = output.masked && metric.type.is_mean;
+    placed.offset = placed.by_loss ? 1 : places->count;
+    if (metric.type.count != nullptr) {
+      placed.count = metric.type.count(metric.config, output.target_shape);
+    }
+    if (!placed.by_loss) places->count += placed.count;
+    placed.type = std::move(metric.type);
+    placed.config = std::move(metric.config);
+    places->metrics.push_back(std::move(placed));
   }
   return {};
 }
@@ -343,6 +360,11 @@ Result<MetricPlaces> place_metrics(const Objective& objective) {
     }
   }
   for (PlacedMetric& metric : places.metrics) metric.total_offset = place_total(metric, &places);
+  if (places.count >= kMaxMetricSums) {
+    return usage_error(fmt::format(
+        "the metrics need {} sums, of at most {}: leave some out, or give AUC fewer num_thresholds",
+        places.count, kMaxMetricSums - 1));
+  }
   if (objective.outputs.size() > 1) {
     std::sort(places.metrics.begin(), places.metrics.end(),
               [](const PlacedMetric& a, const PlacedMetric& b) { return a.name < b.name; });
