@@ -7,6 +7,7 @@
 #include "host/core/check.h"
 #include "host/graph/passes.h"
 #include "host/nn/constraints.h"
+#include "host/nn/regularizers.h"
 
 namespace lockstep {
 namespace {
@@ -46,6 +47,9 @@ Status check_weight_rules(const Graph& graph) {
   for (const Parameter& parameter : graph.parameters) {
     if (!parameter.constraint.is_null()) {
       LOCKSTEP_RETURN_IF_ERROR(weight_constraint(parameter));
+    }
+    if (is_orthogonal(parameter.regularizer)) {
+      LOCKSTEP_RETURN_IF_ERROR(orthogonal_penalty(parameter));
     }
     if (parameter.regularizer.is_null() || parameter.role != ParameterRole::trained ||
         parameter.gradient_offset >= 0) {
