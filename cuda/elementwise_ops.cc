@@ -15,7 +15,7 @@ Status run_input(const OpSetting& s, const InputOp& op, const RunContext& contex
     columns = batch.target_features;
   } else if (op.part == BatchPart::weights) {
     from = batch.weights;
-    columns = 1;
+    columns = batch.weight_columns;
   }
   from += context.first_row * columns;
   const cudaStream_t stream = s.gpu->branch().stream;

@@ -42,7 +42,8 @@ StagedBatch parts_of(std::byte* base, const HostBatch& sizes, int64_t* bytes) {
   batch.positions = reinterpret_cast<const uint32_t*>(take(rows * int64_t{sizeof(uint32_t)}));
   batch.inputs = take_floats(rows * batch.features);
   batch.targets = take_floats(rows * batch.target_features);
-  batch.weights = take_floats(rows);
+  batch.weight_columns = sizes.weight_columns;
+  batch.weights = take_floats(rows * batch.weight_columns);
   *bytes = offset;
   return batch;
 }
@@ -150,7 +151,9 @@ Status Staging::stage(const RunContext& context, cudaStream_t stream) {
   };
   LOCKSTEP_CHECK(batch.inputs.size() == static_cast<size_t>(rows_ * batch.features));
   LOCKSTEP_CHECK(batch.targets.size() == static_cast<size_t>(rows_ * batch.target_features));
-  LOCKSTEP_CHECK(batch.weights.empty() || batch.weights.size() == static_cast<size_t>(rows_));
+  const auto weights = static_cast<size_t>(rows_ * batch.weight_columns);
+  LOCKSTEP_CHECK(batch.weight_columns == on_host_.weight_columns);
+  LOCKSTEP_CHECK(batch.weights.empty() || batch.weights.size() == weights);
   LOCKSTEP_CHECK(batch.labels.size() <= static_cast<size_t>(rows_));
   LOCKSTEP_CHECK(batch.positions.size() <= static_cast<size_t>(rows_));
   const RunParameters parameters{context.seed, context.epoch, context.loss_scale};
@@ -160,7 +163,7 @@ Status Staging::stage(const RunContext& context, cudaStream_t stream) {
   copy(on_host_.inputs, batch.inputs);
   copy(on_host_.targets, batch.targets);
   if (batch.weights.empty()) {
-    std::fill_n(const_cast<float*>(on_host_.weights), rows_, 1.0f);
+    std::fill_n(const_cast<float*>(on_host_.weights), weights, 1.0f);
   } else {
     copy(on_host_.weights, batch.weights);
   }

@@ -80,8 +80,8 @@ struct StagedBatch {
   const uint32_t* positions = nullptr;
   const float* inputs = nullptr;   // rows x features
   const float* targets = nullptr;  // rows x target_features
-  const float* weights = nullptr;  // one a row
-  int64_t features = 0, target_features = 0;
+  const float* weights = nullptr;  // rows x weight_columns
+  int64_t features = 0, target_features = 0, weight_columns = 1;
 };
 
 // One GPU: its streams and handles. Used by one thread.

@@ -57,6 +57,8 @@ Result<Job> job_of_file(const TrainedModelFile& trained, const nlohmann::json& v
 Status complete_job(const Dataset& dataset, const ReadyModel& ready, Job* job) {
   job->input_shape = job->inputs.empty() ? ready.model->inputs()[0].shape : dataset.row_shape;
   LOCKSTEP_RETURN_IF_ERROR(set_target_shapes(dataset, job));
+  job->model_config = ready.model->config();
+  LOCKSTEP_RETURN_IF_ERROR(set_masks(*ready.model, job));
   const Shape& output = ready.graph.output_shapes.at(0);
   job->classes = output.empty() ? 1 : output.back();
   return {};
@@ -92,7 +94,7 @@ Status evaluate_model(const nlohmann::json& values) {
   const std::string data = values.at("data").get<std::string>();
   LOCKSTEP_ASSIGN(const Dataset dataset,
                   load_dataset(data.empty() ? job.data : data, Split::test, data_options(job)));
-  job.weighted = job.weighted || dataset.weights.has_value();
+  job.weighted = job.weighted || !dataset.weights.empty();
   LOCKSTEP_ASSIGN(const ReadyModel ready, trained.make_ready(dataset));
   if (!trained.job) LOCKSTEP_RETURN_IF_ERROR(complete_job(dataset, ready, &job));
   LOCKSTEP_RETURN_IF_ERROR(check_measured_data(job, ready.graph.output_shapes, dataset));

@@ -5,27 +5,15 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <ctime>
-#include <mutex>
-#include <set>
 
 #include "host/cli/factories.h"
-#include "host/cli/local_nodes.h"
-#include "host/cli/outside_decider.h"
-#include "host/cli/run_store.h"
+#include "host/cli/training_run.h"
 #include "host/core/digest.h"
 #include "host/core/files.h"
-#include "host/observe/epoch_files.h"
-#include "host/observe/job_monitor.h"
-#include "host/observe/progress.h"
-#include "host/observe/prometheus.h"
 #include "host/optim/optimizer.h"
 #include "host/runtime/clock.h"
-#include "host/runtime/coordinator_runtime.h"
 #include "host/runtime/device_team.h"
-#include "host/runtime/state_file.h"
-#include "host/train/resolve.h"
 #include "host/train/trained_model.h"
 #include "models/models.h"
 
@@ -43,76 +31,7 @@ double seconds_since(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-// One run: the observer fills it under the coordinator's lock, the main thread watches over it.
-class Training {
- public:
-  Training(const TrainingRequest& request, Context& context)
-      : request_(request),
-        context_(context),
-        coordinator_([this](const CoordinatorAction& action) { observe(action); },
-                     [this] { return describe(); }) {}
-
-  Result<TrainingOutcome> run();
-
- private:
-  void observe(const CoordinatorAction& action);
-  nlohmann::json describe();
-  Status serve_metrics();
-  void say(const std::string& line);
-  void note(const std::string& text);
-  template <class T>
-  T copy_of(const T& value) {  // of what the lock protects
-    const std::lock_guard lock(mutex_);
-    return value;
-  }
-  Status export_model(const CheckpointDone& checkpoint, int64_t epoch, const std::string& name);
-  Status export_interrupted();
-  Status export_models();
-  Status ask_outside();
-  Status hear_outside();
-  Status flush_events();
-  Status prepare();
-  void say_plan();
-  int devices_of_node() const;
-  Status start_nodes();
-  Status start_coordinator();
-  void watch();
-  std::optional<Error> look_around();
-  Result<StateView> final_state(const CoordinatorResult& result);
-  Status write_files(const Status& status, const StateView& state);
-  Result<std::string> keras_file(const StateView& state, int64_t epochs);
-  Result<TrainingOutcome> outcome(const StateView& state);
-
-  const TrainingRequest& request_;
-  Context& context_;
-  const Clock::time_point begin_ = Clock::now();
-  ResolvedJob resolved_;
-  RunStore store_;
-  PosixFileSystem file_system_;  // of the files below
-  std::optional<LocalNodes> nodes_;
-  std::string faults_;
-  std::string sha256_;
-  int64_t exported_step_ = -1;
-  std::string averaged_;  // the final weights, where they are a moving average
-
-  std::mutex mutex_;  // of what follows; taken inside the coordinator's lock, never around it
-  std::optional<JobReport> report_;
-  std::optional<Progress> progress_;
-  std::optional<JobMonitor> monitor_;
-  std::optional<JobEvents> events_;
-  std::vector<CheckpointDone> to_export_;     // since the main thread looked
-  CheckpointDone newest_;                     // step 0: none yet
-  std::optional<EpochFiles> epoch_files_;     // none for a run without a folder
-  std::map<SessionId, std::string> present_;  // names of nodes that have joined and not left
-  std::set<std::string> worked_;  // nodes that did some work since the main thread looked
-  bool begun_ = false;            // a view was made
-  double first_step_ = 0;
-  double last_step_ = 0;
-
-  std::unique_ptr<OutsideDecider> decider_;  // none: nobody is asked
-  CoordinatorRuntime coordinator_;           // its threads call observe() and describe()
-  std::unique_ptr<HttpServer> metrics_;      // the last: its threads ask the coordinator
-};
+}  // namespace
 
 void Training::observe(const CoordinatorAction& action) {
   const std::lock_guard lock(mutex_);
@@ -136,6 +55,7 @@ void Training::observe(const CoordinatorAction& action) {
   report_->observe(action);
   store_.files().observe(action);
   if (epoch_files_) epoch_files_->observe(action);
+  if (saved_models_) saved_models_->observe(action, *report_);
   progress_->observe(action);
   if (events_) events_->observe(action);
   monitor_->observe(action, now);
@@ -176,6 +96,8 @@ Status Training::prepare() {
         epoch_files_,
         EpochFiles::open(file_system_, job, store_.folder()->path(),
                          fmt::format("{}.{}", std::time(nullptr), ::getpid()), *report_));
+    LOCKSTEP_ASSIGN(saved_models_, SavedModels::open(job, store_.folder()->path(),
+                                                     store_.journal().recovered(), *report_));
   }
   {
     const std::lock_guard lock(mutex_);
@@ -304,6 +226,7 @@ Result<TrainingOutcome> Training::run() {
   const CoordinatorResult result = coordinator_.finish(kLingerMs);
   if (nodes_) nodes_->end();
   LOCKSTEP_RETURN_IF_ERROR(export_interrupted());
+  LOCKSTEP_RETURN_IF_ERROR(save_models());
   const auto state = final_state(result);
   const Status status = state.ok() ? Status{} : Status{state.error()};
   LOCKSTEP_RETURN_IF_ERROR(write_files(status, state.ok() ? *state : StateView{}));
@@ -333,12 +256,14 @@ std::optional<Error> Training::look_around() {
     const std::lock_guard lock(mutex_);
     if (const auto& failure = store_.files().failure()) return failure;
     if (epoch_files_ && epoch_files_->failure()) return epoch_files_->failure();
+    if (saved_models_ && saved_models_->failure()) return saved_models_->failure();
     seen.begun = begun_;
     seen.worked.swap(worked_);
     for (const auto& [session, name] : present_) seen.present.insert(name);
     steps = report_->steps();
   }
-  for (const Status& status : {export_models(), ask_outside(), flush_events(), hear_outside()}) {
+  for (const Status& status :
+       {export_models(), save_models(), ask_outside(), flush_events(), hear_outside()}) {
     if (!status.ok()) return status.error();
   }
   if (!nodes_) return std::nullopt;
@@ -361,59 +286,6 @@ Result<StateView> Training::final_state(const CoordinatorResult& result) {
   }
   if (report_->restores_best()) return state;
   return with_averages(resolved_.job, resolved_.graph.parameters, state, &averaged_);
-}
-
-// With the learning rate that was decided after so many epochs.
-Result<std::string> Training::keras_file(const StateView& state, int64_t epochs) {
-  const auto rate = [&] {
-    const std::lock_guard lock(mutex_);
-    return report_->learning_rate_after(epochs);
-  }();
-  return keras_file_of(resolved_.job, *resolved_.model, resolved_.graph.parameters, state,
-                       resolved_.file ? &*resolved_.file : nullptr, rate);
-}
-
-// OUTPUT/NAME.keras; a state that is gone by now is left out.
-Status Training::export_model(const CheckpointDone& checkpoint, int64_t epoch,
-                              const std::string& name) {
-  const auto bytes = store_.journal().read_state(checkpoint.object);
-  if (!bytes.ok()) return {};
-  LOCKSTEP_ASSIGN(const StateView state, decode_state(*bytes));
-  // What its own end decides may not be known yet.
-  LOCKSTEP_ASSIGN(const std::string file, keras_file(state, epoch));
-  const std::string path = fmt::format("{}/{}.keras", store_.folder()->path(), name);
-  LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(path, file));
-  exported_step_ = checkpoint.step;
-  if (request_.events == nullptr) return {};
-  const std::lock_guard lock(mutex_);
-  request_.events->say("model", {{"epoch", epoch}, {"step", checkpoint.step}, {"path", path}});
-  return {};
-}
-
-// The state in which a signal has ended the job.
-Status Training::export_interrupted() {
-  const bool wanted = context_.signals.received() != 0 && request_.epoch_models && store_.folder();
-  if (!wanted || newest_.step == 0 || newest_.step == exported_step_) return {};
-  const int64_t epoch = (newest_.step - 1) / resolved_.job.steps_per_epoch();
-  return export_model(newest_, epoch, "interrupted");
-}
-
-// The models of epochs that have ended since the last call. Where epochs take less time than this,
-// some states are gone by now and left out; the last epoch's may come too late: it is the run's.
-Status Training::export_models() {
-  if (decider_ || !store_.folder()) return {};
-  std::vector<CheckpointDone> checkpoints;
-  {
-    const std::lock_guard lock(mutex_);
-    checkpoints.swap(to_export_);
-  }
-  const int64_t per_epoch = resolved_.job.steps_per_epoch();
-  for (const CheckpointDone& checkpoint : checkpoints) {
-    if (checkpoint.step == 0 || checkpoint.step % per_epoch != 0) continue;
-    const int64_t number = checkpoint.step / per_epoch;
-    LOCKSTEP_RETURN_IF_ERROR(export_model(checkpoint, number - 1, fmt::format("epoch-{}", number)));
-  }
-  return {};
 }
 
 // Asks for the decision that the nodes wait for, once the model that it may be taken from is there.
@@ -488,8 +360,6 @@ Result<TrainingOutcome> Training::outcome(const StateView& state) {
   result.faults = faults_;
   return result;
 }
-
-}  // namespace
 
 Result<TrainingOutcome> run_training(const TrainingRequest& request, Context& context) {
   Training training(request, context);

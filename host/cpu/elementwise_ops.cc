@@ -61,20 +61,25 @@ class CpuInputOp : public PreparedOp {
     LOCKSTEP_CHECK(context.batch != nullptr && context.batch->rows == setting_.rows());
     const HostBatch& batch = *context.batch;
     if (op_.part == BatchPart::weights) {
-      LOCKSTEP_CHECK(op_.features == 1 && op_.offset == 0);
-      copy(batch.weights.empty() ? ones_ : batch.weights, 1, values);
+      LOCKSTEP_CHECK(op_.features == 1);
+      if (batch.weights.empty()) {
+        copy(ones_, 1, 0, values);
+      } else {
+        copy(batch.weights, batch.weight_columns, op_.offset, values);
+      }
     } else if (op_.part == BatchPart::targets) {
-      copy(batch.targets, batch.target_features, values);
+      copy(batch.targets, batch.target_features, op_.offset, values);
     } else {
-      copy(batch.inputs, batch.features, values);
+      copy(batch.inputs, batch.features, op_.offset, values);
     }
   }
 
  private:
-  void copy(const std::vector<float>& rows, int64_t stride, std::span<float* const> values) {
-    LOCKSTEP_CHECK(op_.offset >= 0 && op_.offset + op_.features <= stride);
+  void copy(const std::vector<float>& rows, int64_t stride, int64_t offset,
+            std::span<float* const> values) {
+    LOCKSTEP_CHECK(offset >= 0 && offset + op_.features <= stride);
     LOCKSTEP_CHECK(static_cast<int64_t>(rows.size()) >= setting_.rows() * stride);
-    setting_.kernels->rows_to_lanes(rows.data() + op_.offset, setting_.rows(), stride, op_.features,
+    setting_.kernels->rows_to_lanes(rows.data() + offset, setting_.rows(), stride, op_.features,
                                     setting_.output(values));
   }
 

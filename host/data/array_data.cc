@@ -51,6 +51,8 @@ std::string without_ending(const std::string& name) {
   return name;
 }
 
+std::string weights_of(const std::string& target) { return target + "_" + kWeights; }
+
 class ArrayLoader {
  public:
   ArrayLoader(const ArraySource& source, Split split, const DataOptions& options)
@@ -60,7 +62,9 @@ class ArrayLoader {
 
  private:
   std::string find(const std::string& name) const;
-  std::string find_weights(const std::string& first_input) const;
+  std::string find_weights(const std::string& name, const std::string& first_input) const;
+  Status add_weights(const std::vector<std::string>& targets, const std::string& first_input,
+                     std::vector<Field>* fields);
   std::vector<std::string> input_names() const;
   Status add(const std::string& name, const char* usual, std::vector<Field>* fields);
   Result<Field> read(const std::string& array, const std::string& name);
@@ -86,10 +90,7 @@ Result<Dataset> ArrayLoader::load() {
     if (!options_.needs_targets && find(name).empty()) continue;
     LOCKSTEP_RETURN_IF_ERROR(add(name, named && targets.size() == 1 ? "y" : "", &dataset.targets));
   }
-  const std::string weights = find_weights(inputs[0]);
-  if (!weights.empty()) {
-    LOCKSTEP_ASSIGN(dataset.weights, read(weights, kWeights));
-  }
+  LOCKSTEP_RETURN_IF_ERROR(add_weights(targets, inputs[0], &dataset.weights));
   dataset.digest = manifest_digest(manifest_);
   return assemble_dataset(std::move(dataset));
 }
@@ -103,11 +104,33 @@ std::string ArrayLoader::find(const std::string& name) const {
 }
 
 // Weights without an ending are those of the training rows, where the others have one.
-std::string ArrayLoader::find_weights(const std::string& first_input) const {
-  const std::string array = find(kWeights);
+std::string ArrayLoader::find_weights(const std::string& name,
+                                      const std::string& first_input) const {
+  const std::string array = find(name);
   const std::string input = find(first_input);
   const bool others_end = without_ending(input) != input;
-  return array == kWeights && others_end && split_ != Split::train ? "" : array;
+  return array == name && others_end && split_ != Split::train ? "" : array;
+}
+
+// Those of all targets, or where there are several targets those of each.
+Status ArrayLoader::add_weights(const std::vector<std::string>& targets,
+                                const std::string& first_input, std::vector<Field>* fields) {
+  std::vector<std::string> names;
+  for (const std::string& target : targets) names.push_back(weights_of(target));
+  const auto is_there = [&](const std::string& name) {
+    return !find_weights(name, first_input).empty();
+  };
+  if (targets.size() < 2 || std::none_of(names.begin(), names.end(), is_there)) names = {kWeights};
+  for (const std::string& name : names) {
+    const std::string array = find_weights(name, first_input);
+    if (array.empty() && names.size() == 1) return {};
+    if (array.empty()) return not_found(name);
+    LOCKSTEP_ASSIGN(Field field, read(array, name));
+    fields->push_back(std::move(field));
+  }
+  if (names.size() == 1 || !is_there(kWeights)) return {};
+  return Error{fmt::format("'{}' holds {}, and weights of single targets ({}): leave one out",
+                           source_.path, kWeights, names[0])};
 }
 
 std::vector<std::string> ArrayLoader::input_names() const {
@@ -115,7 +138,10 @@ std::vector<std::string> ArrayLoader::input_names() const {
   if (options_.targets.empty()) return {"x"};
   std::set<std::string> names;
   for (const std::string& array : source_.names) names.insert(without_ending(array));
-  for (const std::string& target : options_.targets) names.erase(target);
+  for (const std::string& target : options_.targets) {
+    names.erase(target);
+    names.erase(weights_of(target));
+  }
   names.erase(kWeights);
   std::vector<std::string> found;
   for (const std::string& name : names) {

@@ -31,9 +31,11 @@ int64_t class_of_row(const Field& target, int64_t row) {
   return greatest;
 }
 
-float weight_of_row(const Dataset& dataset, const LoaderOptions& options, int64_t row) {
+float weight_of_row(const Dataset& dataset, const LoaderOptions& options, size_t target,
+                    int64_t row) {
   float weight = 1;
-  if (dataset.weights) dataset.weights->copy_floats(row, 1, &weight);
+  const auto& weights = dataset.weights;
+  if (!weights.empty()) weights[weights.size() == 1 ? 0 : target].copy_floats(row, 1, &weight);
   if (options.class_weights.empty()) return weight;
   const auto found = options.class_weights.find(class_of_row(dataset.targets[0], row));
   return found == options.class_weights.end() ? weight : weight * found->second;
@@ -49,13 +51,17 @@ void reserve_rows(const Dataset& dataset, const LoaderOptions& options, size_t r
     batch->target_features = dataset.target_features();
     batch->targets.resize(rows * static_cast<size_t>(batch->target_features));
   }
+  batch->weight_columns = std::max<int64_t>(1, std::ssize(options.weights));
+  batch->weights.reserve(rows * options.weights.size());
   batch->positions.reserve(rows);
   batch->samples.reserve(rows);
 }
 
-// Appends row `sample` of the options' rows, which stands at `position` of its epoch.
-void append_row(const Dataset& dataset, const LoaderOptions& options, int64_t sample,
-                int64_t position, HostBatch* batch) {
+// Appends row `sample` of the options' rows, which stands at `position` of its epoch. `scales`: of
+// the weights.
+void append_row(const Dataset& dataset, const LoaderOptions& options,
+                const std::vector<float>& scales, int64_t sample, int64_t position,
+                HostBatch* batch) {
   const int64_t row = options.rows.begin + sample;
   copy_row(dataset.inputs, row, batch->inputs.data() + batch->rows * batch->features);
   if (dataset.classes > 0) {
@@ -64,8 +70,9 @@ void append_row(const Dataset& dataset, const LoaderOptions& options, int64_t sa
   if (options.targets) {
     copy_row(dataset.targets, row, batch->targets.data() + batch->rows * batch->target_features);
   }
-  if (options.weights || dataset.weights || !options.class_weights.empty()) {
-    batch->weights.push_back(weight_of_row(dataset, options, row));
+  for (size_t i = 0; i < scales.size(); ++i) {
+    const float weight = weight_of_row(dataset, options, options.weights[i].target, row);
+    batch->weights.push_back(weight * scales[i]);
   }
   batch->positions.push_back(static_cast<uint32_t>(position));
   batch->samples.push_back(sample);
@@ -80,6 +87,8 @@ BatchLoader::BatchLoader(const Dataset& dataset, LoaderOptions options)
   LOCKSTEP_CHECK(options_.rows.end <= dataset.rows() && options_.rows.size() <= UINT32_MAX);
   LOCKSTEP_CHECK(options_.batch_size > 0 && options_.partitions > 0);
   LOCKSTEP_CHECK(options_.class_weights.empty() || dataset.targets.size() == 1);
+  const bool weighted = !dataset.weights.empty() || !options_.class_weights.empty();
+  if (weighted && options_.weights.empty()) options_.weights.emplace_back();
   thread_ = std::thread([this] { work(); });
 }
 
@@ -125,6 +134,7 @@ std::vector<HostBatch> BatchLoader::load(const BatchRequest& request) const {
   const int64_t first_position = request.batch * options_.batch_size;
   const int64_t batch_rows = rows_of_batch(request.batch);
   const SampleOrder order(options_.rows.size(), options_.seed, request.epoch, options_.shuffle);
+  const std::vector<float> scales = weight_scales(order, first_position, batch_rows);
   std::vector<HostBatch> batches(request.devices.size());
   for (size_t device = 0; device < batches.size(); ++device) {
     const PartitionRange range = request.devices[device];
@@ -135,10 +145,49 @@ std::vector<HostBatch> BatchLoader::load(const BatchRequest& request) const {
     reserve_rows(dataset_, options_, rows, &batch);
     for (int64_t offset = begin; offset < end && !stopping_; ++offset) {
       const int64_t position = first_position + offset;
-      append_row(dataset_, options_, order.row_at(position), position, &batch);
+      append_row(dataset_, options_, scales, order.row_at(position), position, &batch);
     }
   }
   return batches;
+}
+
+// What the weights of a batch are multiplied by: the rows over the divisor, and 0 where that is 0,
+// as Keras has it. Every node finds the same, since all of it follows from the data.
+std::vector<float> BatchLoader::weight_scales(const SampleOrder& order, int64_t first,
+                                              int64_t rows) const {
+  using Divisor = WeightColumn::Divisor;
+  std::vector<float> scales;
+  MaskCounts entries;
+  for (const WeightColumn& column : options_.weights) {
+    if (column.divisor == Divisor::rows || column.divisor == Divisor::one) {
+      scales.push_back(column.divisor == Divisor::rows ? 1 : static_cast<float>(rows));
+      continue;
+    }
+    if (column.reads_mask() && entries.empty()) entries = count_masks(order, first, rows);
+    double divisor = 0;
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t row = options_.rows.begin + order.row_at(first + i);
+      const bool weighted = column.divisor != Divisor::entries;
+      double term = weighted ? weight_of_row(dataset_, options_, column.target, row) : 1;
+      if (column.reads_mask()) term *= entries.at(column.mask).at(static_cast<size_t>(i));
+      divisor += term;
+    }
+    scales.push_back(divisor == 0 ? 0 : static_cast<float>(static_cast<double>(rows) / divisor));
+  }
+  return scales;
+}
+
+// Of the whole batch, whoever computes it.
+MaskCounts BatchLoader::count_masks(const SampleOrder& order, int64_t first, int64_t rows) const {
+  HostBatch batch;
+  batch.rows = static_cast<int>(rows);
+  batch.features = dataset_.features();
+  batch.inputs.resize(static_cast<size_t>(rows * batch.features));
+  for (int64_t i = 0; i < rows && !stopping_; ++i) {
+    copy_row(dataset_.inputs, options_.rows.begin + order.row_at(first + i),
+             batch.inputs.data() + i * batch.features);
+  }
+  return options_.count_masks(batch);
 }
 
 void BatchLoader::work() {

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -15,6 +16,8 @@
 
 namespace lockstep {
 
+class SampleOrder;
+
 // Partition ranges of one global batch, one range a device.
 struct BatchRequest {
   int64_t epoch = 0;
@@ -23,6 +26,9 @@ struct BatchRequest {
   bool operator==(const BatchRequest&) const = default;
 };
 
+// Of a batch of inputs: for each mask how many entries count in each row.
+using MaskCounts = std::vector<std::vector<float>>;
+
 struct LoaderOptions {
   RowRange rows;  // of the data set
   int64_t batch_size = 0;
@@ -30,7 +36,10 @@ struct LoaderOptions {
   uint64_t seed = 0;
   bool shuffle = true;
   bool targets = false;  // fills HostBatch::targets; classes are in its labels without it
-  bool weights = false;  // fills HostBatch::weights also where nothing says them: with 1
+  // HostBatch::weights. Without them rows that have weights have one column, the others none.
+  std::vector<WeightColumn> weights;
+  // Where a column reads masks; from any thread.
+  std::function<MaskCounts(const HostBatch& batch)> count_masks;
   // By class; a class that is not here has the weight 1. Multiplied with the data set's weights.
   // The class of a row with several targets is that of the greatest, as Keras has it.
   std::map<int64_t, float> class_weights;
@@ -57,10 +66,12 @@ class BatchLoader {
 
  private:
   std::vector<HostBatch> load(const BatchRequest& request) const;
+  std::vector<float> weight_scales(const SampleOrder& order, int64_t first, int64_t rows) const;
+  MaskCounts count_masks(const SampleOrder& order, int64_t first, int64_t rows) const;
   void work();
 
   const Dataset& dataset_;
-  const LoaderOptions options_;
+  LoaderOptions options_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<BatchRequest> wanted_;

@@ -119,8 +119,8 @@ Result<Dataset> load_csv(const std::string& path, const DataOptions& options) {
     dataset.targets.back().values = bytes_of(std::move(values));
   }
   if (table.has_weights) {
-    dataset.weights = Field{"sample_weight", {}, 0, ElementType::float32};
-    dataset.weights->values = bytes_of(std::move(table.weights));
+    dataset.weights.push_back({"sample_weight", {}, 0, ElementType::float32});
+    dataset.weights[0].values = bytes_of(std::move(table.weights));
   }
   dataset.digest = manifest_digest({{"csv", table.rows, table.sha256}});
   return assemble_dataset(std::move(dataset));
@@ -181,13 +181,13 @@ Result<Dataset> assemble_dataset(Dataset parts) {
   LOCKSTEP_CHECK(!parts.inputs.empty());
   for (const Field& field : parts.inputs) LOCKSTEP_RETURN_IF_ERROR(check_rows(parts, field));
   for (const Field& field : parts.targets) LOCKSTEP_RETURN_IF_ERROR(check_rows(parts, field));
-  if (parts.weights) {
-    LOCKSTEP_RETURN_IF_ERROR(check_rows(parts, *parts.weights));
-    if (parts.weights->features() != 1) {
+  for (const Field& weights : parts.weights) {
+    LOCKSTEP_RETURN_IF_ERROR(check_rows(parts, weights));
+    if (weights.features() != 1) {
       return Error{
           fmt::format("'{}': '{}' has {} values a row, and weights are one a row; save "
                       "them so",
-                      parts.name, parts.weights->name, parts.weights->features())};
+                      parts.name, weights.name, weights.features())};
     }
   }
   const int64_t features = set_offsets(&parts.inputs);

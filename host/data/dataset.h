@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,8 +19,8 @@ struct Dataset {
   int64_t classes = 0;  // targets are whole numbers below it; 0: they are no classes
   std::vector<Field> inputs;
   std::vector<Field> targets;
-  std::optional<Field> weights;  // one a row
-  std::string digest;            // SHA-256 over the manifest: files, their rows and digests
+  std::vector<Field> weights;  // one a row each: none, one for all targets, or one for each
+  std::string digest;          // SHA-256 over the manifest: files, their rows and digests
 
   int64_t rows() const { return inputs.empty() ? 0 : inputs[0].rows(); }
   int64_t features() const;
@@ -41,7 +40,8 @@ enum class Split { train, test, validation };
 //   alone, those decide.
 // - a folder of NPY files, or an NPZ file: x and y, x_train and y_train, x_test and y_test, x_val
 //   and y_val, or the names that the options give, each alone or with such an ending; and
-//   sample_weight. Values are fed as Keras does: as float32, not scaled.
+//   sample_weight, or of several targets <target>_sample_weight for each. Values are fed as Keras
+//   does: as float32, not scaled.
 // - a CSV file, plain or gzip.
 // Validation rows are those of x_val, else the test rows. A file without splits serves for each.
 // Targets that are whole numbers in [0, 2^31), one a row, are classes too.

@@ -34,6 +34,12 @@ struct CallbackScope {
   void set_rate(double rate);
 };
 
+// A file of Keras that a callback writes of a state.
+struct SavedModel {
+  std::string path;  // within the output folder
+  bool weights_only = false;
+};
+
 // One callback in one training. Its state follows from the calls that it got, and from nothing
 // else.
 class Callback {
@@ -43,6 +49,8 @@ class Callback {
   virtual void epoch_ended(const EpochLogs& /*logs*/, CallbackScope* /*scope*/) {}
   // Of which epochs (EpochLogs::index) the last state must be kept.
   virtual std::vector<int64_t> kept_epochs() const { return {}; }
+  // What it writes at the end of the epoch that was the last to end; errors name the file.
+  virtual Result<std::optional<SavedModel>> saved_model() const { return {std::nullopt}; }
   // The epoch whose weights are restored at the end of the training.
   virtual std::optional<int64_t> restored_epoch() const { return std::nullopt; }
 };

@@ -112,6 +112,20 @@ std::optional<double> Callbacks::first_learning_rate(int64_t epoch) const {
   return scope.rate_was_set ? std::optional<double>(scope.learning_rate) : std::nullopt;
 }
 
+Result<std::vector<SavedModel>> Callbacks::saved_models(std::span<const EpochLogs> epochs) const {
+  const auto callbacks = begin();
+  CallbackScope scope;
+  for (const EpochLogs& logs : epochs) {
+    for (const auto& callback : callbacks) callback->epoch_ended(logs, &scope);
+  }
+  std::vector<SavedModel> saved;
+  for (const auto& callback : callbacks) {
+    LOCKSTEP_ASSIGN(const std::optional<SavedModel> model, callback->saved_model());
+    if (model) saved.push_back(*model);
+  }
+  return saved;
+}
+
 // The training until now once more: what callbacks remember follows from it.
 EpochDecision Callbacks::decide(const std::vector<DecidedEpoch>& before,
                                 const EpochLogs& now) const {

@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,8 @@ class Callbacks {
 
   // At the end of an epoch, after those of `before`, which are all there were.
   EpochDecision decide(const std::vector<DecidedEpoch>& before, const EpochLogs& now) const;
+  // What is written at the end of the last of these epochs, which are all there were.
+  Result<std::vector<SavedModel>> saved_models(std::span<const EpochLogs> epochs) const;
   // Of the job's first steps: those of epoch `epoch` as Keras counts. None: the optimizer's own.
   std::optional<double> first_learning_rate(int64_t epoch) const;
 

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "host/job/mask_counter.h"
 #include "host/nn/regularizers.h"
 
 namespace lockstep {
@@ -42,7 +43,10 @@ Result<std::map<int64_t, double>> class_weights_from(const nlohmann::json& json)
 LoaderOptions loader_options(const Job& job, RowRange rows, bool shuffle) {
   LoaderOptions options{rows, job.batch_size, job.partitions, job.seed, shuffle};
   options.targets = reads_targets(job);
-  options.weights = job.weighted;
+  options.weights = place_weights(objective_of(job)).columns;
+  const bool masked = std::any_of(options.weights.begin(), options.weights.end(),
+                                  [](const WeightColumn& one) { return one.reads_mask(); });
+  if (masked) options.count_masks = mask_counter(job);
   return options;
 }
 

@@ -78,6 +78,9 @@ nlohmann::json outputs_json(const Job& job) {
   nlohmann::json json = nlohmann::json::object();
   const auto weights = loss_weights_json(job.outputs);
   if (!weights.is_null()) json["loss_weights"] = weights;
+  std::vector<bool> masked;
+  for (const OutputObjective& output : job.outputs) masked.push_back(output.masked);
+  if (std::count(masked.begin(), masked.end(), true) > 0) json["masked"] = masked;
   const auto weighted = weighted_metrics_json(job.outputs);
   if (!weighted.is_null()) json["weighted_metrics"] = weighted;
   if (job.outputs.size() == 1) {
@@ -91,7 +94,11 @@ nlohmann::json outputs_json(const Job& job) {
   return json;
 }
 
-void read_target_shapes(const nlohmann::json& json, Job* job) {
+void read_outputs(const nlohmann::json& json, Job* job) {
+  const auto masked = json.find("masked");
+  for (size_t i = 0; masked != json.end() && i < job->outputs.size(); ++i) {
+    job->outputs[i].masked = masked->at(i);
+  }
   const auto shapes = json.find("target_shape");
   if (shapes == json.end()) return;
   if (job->outputs.size() == 1) {
@@ -186,7 +193,7 @@ Result<Job> job_from_json(const nlohmann::json& json) try {
   job.optimizer = json.at("optimizer");
   LOCKSTEP_ASSIGN(job.outputs,
                   output_objectives(json, json.value("outputs", std::vector<std::string>{})));
-  read_target_shapes(json, &job);
+  read_outputs(json, &job);
   job.validation_split = json.at("validation_split");
   job.validation_data = json.at("validation_data");
   job.shuffle = json.at("shuffle");

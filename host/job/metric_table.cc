@@ -24,14 +24,15 @@ MetricTable::MetricTable(const Job& job) {
   }
   for (const PlacedMetric& metric : places->metrics) {
     const auto offset = static_cast<size_t>(metric.offset);
-    const auto count = static_cast<size_t>(metric.type.accumulators);
-    const auto total = metric.weighted ? static_cast<size_t>(places->weights_offset) : rows;
-    const bool weighted = metric.weighted;
+    const auto count = static_cast<size_t>(metric.count);
+    const bool of_rows = metric.total_offset < 0;
+    const auto total = of_rows ? rows : static_cast<size_t>(metric.total_offset);
     if (metric.type.rises) rising_.push_back(metric.name);
-    add(metric.name, [=, value = metric.type.value](std::span<const double> sums) {
-      if (weighted && sums[total] == 0 && sums[rows] > 0) return 0.0;  // Keras' divide_no_nan
-      return value(sums.subspan(offset, count), sums[total]);
-    });
+    add(metric.name,
+        [=, value = metric.type.value, config = metric.config](std::span<const double> sums) {
+          if (!of_rows && sums[total] == 0 && sums[rows] > 0) return 0.0;  // Keras' divide_no_nan
+          return value(config, {sums.subspan(offset, count), sums[total], sums[rows]});
+        });
   }
   LOCKSTEP_CHECK(size_ <= kMaxMetricSums);
 }

@@ -281,6 +281,9 @@ Result<SymbolicTensor> call_layer(const LayerType& type, LayerContext& layer,
   LOCKSTEP_ASSIGN(SymbolicTensor output, type.build(layer, inputs));
   LOCKSTEP_RETURN_IF_ERROR(set_mask(type, layer, inputs, &output));
   if (const nlohmann::json* regularizer = layer.find("activity_regularizer")) {
+    if (is_orthogonal(*regularizer)) {
+      return layer.error("OrthogonalRegularizer is for weights: use L1, L2 or L1L2 for activities");
+    }
     add_activity_loss(layer, output, penalty_of(*regularizer));
   }
   return output;

@@ -119,6 +119,8 @@ class LayerContext {
     return found == call_.config->end() ? nullptr : &*found;
   }
 
+  const nlohmann::json& config() const { return *call_.config; }
+
   const std::string& name() const { return call_.name; }
   int index() const { return call_.index; }
   int call_number() const { return call_.number; }

@@ -347,6 +347,12 @@ SymbolicTensor mean_of_row(LayerContext& loss, const SymbolicTensor& x) {
   return loss.reduce("row", flat, {0}, Reduction::mean, true);
 }
 
+SymbolicTensor sum_of_row(LayerContext& loss, const SymbolicTensor& x) {
+  const SymbolicTensor flat{x.value, {x.features()}};
+  if (x.features() == 1) return flat;
+  return loss.reduce("row", flat, {0}, Reduction::sum, true);
+}
+
 SymbolicTensor class_numbers(LayerContext& loss, const SymbolicTensor& y_pred) {
   Builder e;
   const SymbolicTensor one = loss.map("one", e.finish({e.constant(1)}), {}, {}, {1});
@@ -362,7 +368,11 @@ SymbolicTensor class_numbers(LayerContext& loss, const SymbolicTensor& y_pred) {
 
 Result<LossInputs> loss_inputs(const std::string& what, bool sparse, const SymbolicTensor& y_true,
                                const SymbolicTensor& y_pred) {
-  const int64_t classes = y_pred.shape.empty() ? 1 : y_pred.shape.back();
+  // As Keras squeezes it: what is compared along the last axis of y_true is then one position.
+  const size_t axes = y_pred.shape.size();
+  const bool squeezed =
+      !sparse && axes > 1 && y_pred.shape[axes - 1] == 1 && y_true.shape.size() + 1 == axes;
+  const int64_t classes = y_pred.shape.empty() ? 1 : y_pred.shape[squeezed ? axes - 2 : axes - 1];
   const int64_t positions = y_pred.features() / classes;
   if (y_true.features() != (sparse ? positions : y_pred.features())) {
     return usage_error(fmt::format(
@@ -376,11 +386,11 @@ Result<LossInputs> loss_inputs(const std::string& what, bool sparse, const Symbo
                     {y_pred.value, {positions, classes}}};
 }
 
-Result<SymbolicTensor> LossType::of_row(LayerContext& loss, const SymbolicTensor& y_true,
-                                        const SymbolicTensor& y_pred) const {
+Result<SymbolicTensor> LossType::of_positions(LayerContext& loss, const SymbolicTensor& y_true,
+                                              const SymbolicTensor& y_pred) const {
   LOCKSTEP_ASSIGN(const LossInputs in,
                   loss_inputs(fmt::format("'{}'", name()), sparse, y_true, y_pred));
-  return mean_of_row(loss, build(loss, in));
+  return build(loss, in);
 }
 
 const std::vector<LossType>& loss_types() {

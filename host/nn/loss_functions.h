@@ -25,15 +25,23 @@ struct LossType {
   SymbolicTensor (*build)(LayerContext& loss, const LossInputs& in) = nullptr;
 
   const std::string& name() const { return names[0]; }
-  // The mean over the positions of a row, {1}: what Keras' sum_over_batch_size makes of it, since
-  // rows have equally many. Refuses tensors that do not go together; empty shapes are of one value.
-  Result<SymbolicTensor> of_row(LayerContext& loss, const SymbolicTensor& y_true,
-                                const SymbolicTensor& y_pred) const;
+  // Of each position of a row, {n, 1}. Refuses tensors that do not go together; empty shapes are of
+  // one value.
+  Result<SymbolicTensor> of_positions(LayerContext& loss, const SymbolicTensor& y_true,
+                                      const SymbolicTensor& y_pred) const;
 };
 
 const std::vector<LossType>& loss_types();
 // By any of its names or its class name; nullptr: not known.
 const LossType* find_loss_type(const std::string& name);
+
+// A loss as resolve_loss() has it, or could.
+struct ResolvedLoss {
+  const LossType* type = nullptr;
+  nlohmann::json config;  // every key; "reduction" where that is no mean over rows
+};
+Result<ResolvedLoss> find_loss(const nlohmann::json& loss);
+inline constexpr const char* kSparseCategoricalCrossentropy = "sparse_categorical_crossentropy";
 
 // y_true and y_pred as positions, sparse or not, or an error that names `what`.
 Result<LossInputs> loss_inputs(const std::string& what, bool sparse, const SymbolicTensor& y_true,
@@ -46,7 +54,8 @@ SymbolicTensor map_positions(LayerContext& loss, const std::string& what,
 // Over the last axis, {n, 1}.
 SymbolicTensor reduce_last(LayerContext& loss, const std::string& what, const SymbolicTensor& x,
                            LayerContext::Reduction reduction);
-// The mean over all of a row, {1}.
+// The mean, or the sum, over all of a row, {1}.
 SymbolicTensor mean_of_row(LayerContext& loss, const SymbolicTensor& x);
+SymbolicTensor sum_of_row(LayerContext& loss, const SymbolicTensor& x);
 
 }  // namespace lockstep

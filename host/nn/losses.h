@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "host/core/result.h"
+#include "host/device/batch.h"
 #include "host/graph/passes.h"
 #include "host/nn/layer.h"
 #include "host/nn/metrics.h"
@@ -31,6 +32,7 @@ struct OutputObjective {
   std::vector<nlohmann::json> metrics;           // as resolve_metric() has them
   std::vector<nlohmann::json> weighted_metrics;  // those that count rows by their weights
   Shape target_shape;                            // of a row; (): one number
+  bool masked = false;                           // it carries a mask, and is asked for something
 
   // Whether anything is asked of it. If not, it has no target.
   bool is_asked() const { return !loss.is_null() || !metrics.empty() || !weighted_metrics.empty(); }
@@ -52,7 +54,7 @@ struct Objective {
 
 // The accumulators that a graph measures: the sum of the rows' losses, where the loss is fused the
 // number of its hits, where several outputs have a loss those of each (without its loss weight),
-// then those of the metrics, each once, and where one is weighted the sum of the rows' weights.
+// then those of the metrics, each once, then what those are divided by that are no means over rows.
 // Names and order are Keras'.
 struct PlacedLoss {
   std::string name;  // "a_loss"
@@ -65,17 +67,39 @@ struct PlacedMetric {
   MetricType type;
   nlohmann::json config;
   int64_t offset = 0;    // of its first accumulator
+  int64_t count = 1;     // of accumulators
   bool by_loss = false;  // measured by the loss op
   bool weighted = false;
+  bool masked = false;        // only entries that count do
+  int64_t total_offset = -1;  // of what its sums are divided by; -1: the rows
+};
+// The sum over rows of their weights, of the shares of them that count, or of both multiplied.
+struct PlacedTotal {
+  size_t output = 0;
+  bool weighted = false, masked = false;
+  int64_t offset = 0;
 };
 struct MetricPlaces {
   std::vector<PlacedLoss> losses;
   std::vector<PlacedMetric> metrics;
-  int64_t weights_offset = -1;  // of the sum of the weights; -1: nothing is weighted by them
+  std::vector<PlacedTotal> totals;
   int64_t count = 0;
   bool read_targets() const;  // whether a metric does
 };
 Result<MetricPlaces> place_metrics(const Objective& objective);
+
+// What Keras divides an output's loss by, as its reduction says.
+WeightColumn::Divisor divisor_of(const OutputObjective& output, bool weighted);
+// The columns of a batch's weights, and those that an output reads; -1: none.
+struct PlacedWeights {
+  struct Columns {
+    int sample = -1;  // the sample weights, for metrics
+    int loss = -1;
+  };
+  std::vector<WeightColumn> columns;
+  std::vector<Columns> outputs;
+};
+PlacedWeights place_weights(const Objective& objective);
 
 // Ends a model's forward graph with the loss and its metrics, and gives gradients and metrics their
 // places in a root. Refuses an objective that is not known, and a model whose outputs are not what
@@ -83,5 +107,9 @@ Result<MetricPlaces> place_metrics(const Objective& objective);
 Result<Graph> finish_with_loss(const Objective& objective, LossMode mode,
                                const std::string& last_layer, GraphBuilder& builder,
                                const Tensors& outputs);
+
+// Model::mask_graph of a forward graph.
+Result<Graph> count_masks(const Objective& objective, GraphBuilder& builder,
+                          const Tensors& outputs);
 
 }  // namespace lockstep

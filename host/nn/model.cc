@@ -7,6 +7,7 @@
 #include "host/core/check.h"
 #include "host/graph/passes.h"
 #include "host/nn/constraints.h"
+#include "host/nn/regularizers.h"
 
 namespace lockstep {
 namespace {
@@ -46,6 +47,9 @@ Status check_weight_rules(const Graph& graph) {
   for (const Parameter& parameter : graph.parameters) {
     if (!parameter.constraint.is_null()) {
       LOCKSTEP_RETURN_IF_ERROR(weight_constraint(parameter));
+    }
+    if (is_orthogonal(parameter.regularizer)) {
+      LOCKSTEP_RETURN_IF_ERROR(orthogonal_penalty(parameter));
     }
     if (parameter.regularizer.is_null() || parameter.role != ParameterRole::trained ||
         parameter.gradient_offset >= 0) {
@@ -365,6 +369,20 @@ Result<Graph> Model::evaluate_graph(const Objective& objective) const {
   fuse_maps(&graph);
   drop_dead_ops(&graph);
   return graph;
+}
+
+Result<Graph> Model::mask_graph(const Objective& objective) const {
+  GraphBuilder builder(GraphMode::training);
+  LOCKSTEP_ASSIGN(const Tensors outputs, build_forward(builder));
+  return count_masks(objective, builder, outputs);
+}
+
+Result<std::vector<bool>> Model::masked_outputs() const {
+  GraphBuilder builder(GraphMode::inference);
+  LOCKSTEP_ASSIGN(const Tensors outputs, build_forward(builder));
+  std::vector<bool> masked;
+  for (const SymbolicTensor& output : outputs) masked.push_back(output.mask >= 0);
+  return masked;
 }
 
 Result<Graph> Model::training_graph(const Objective& objective) const {

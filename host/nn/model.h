@@ -85,6 +85,11 @@ class Model {
   Result<Graph> predict_graph() const;
   // Forward pass and loss without gradients: metrics only.
   Result<Graph> evaluate_graph(const Objective& objective) const;
+  // How many entries of each output that the objective calls masked count, one value each. Refuses
+  // masks that do not follow from the inputs alone.
+  Result<Graph> mask_graph(const Objective& objective) const;
+  // Whether its outputs carry a mask.
+  Result<std::vector<bool>> masked_outputs() const;
   // Forward, loss and gradients, rewritten and fused.
   Result<Graph> training_graph(const Objective& objective) const;
 

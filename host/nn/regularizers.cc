@@ -6,15 +6,24 @@
 #include <cmath>
 #include <vector>
 
+#include "host/graph/passes.h"
 #include "host/nn/class_config.h"
 
 namespace lockstep {
 namespace {
 
+constexpr const char* kOrthogonal = "OrthogonalRegularizer";
+constexpr double kEpsilon = 1e-7;  // keras.config.epsilon()
+
+using Builder = ExpressionBuilder;
+
 std::vector<ClassType> regularizer_types() {
   return {{"L1", "l1", {{"l1", KeyKind::number, 0.01}}},
           {"L2", "l2", {{"l2", KeyKind::number, 0.01}}},
-          {"L1L2", "l1l2", {{"l1", KeyKind::number, 0.0}, {"l2", KeyKind::number, 0.0}}}};
+          {"L1L2", "l1l2", {{"l1", KeyKind::number, 0.0}, {"l2", KeyKind::number, 0.0}}},
+          {kOrthogonal,
+           "orthogonal_regularizer",
+           {{"factor", KeyKind::number, 0.01}, {"mode", KeyKind::text, "rows"}}}};
 }
 
 bool is_penalty(const nlohmann::json& regularizer) {
@@ -32,13 +41,14 @@ nlohmann::json penalty_keys(const nlohmann::json& layer) {
 
 Result<nlohmann::json> resolve_regularizer(const nlohmann::json& regularizer) {
   const std::string name = class_name_of(regularizer);
-  if (name == "OrthogonalRegularizer" || name == "orthogonal_regularizer") {
-    return usage_error(
-        "regularizer OrthogonalRegularizer is not supported yet: use L1, L2 or L1L2");
-  }
   LOCKSTEP_ASSIGN(auto resolved, resolve_class("regularizer", regularizer_types(), regularizer));
   if (resolved.is_null()) return resolved;
   for (const auto& [key, value] : resolved.at("config").items()) {
+    if (value == "rows" || value == "columns") continue;
+    if (value.is_string()) {
+      return usage_error(fmt::format("regularizer {}: {} must be 'rows' or 'columns', not {}", name,
+                                     key, value.dump()));
+    }
     const double factor = value.get<double>();
     if (factor >= 0 && std::isfinite(static_cast<float>(factor))) continue;
     return usage_error(
@@ -51,6 +61,89 @@ Penalty penalty_of(const nlohmann::json& regularizer) {
   if (regularizer.is_null()) return {};
   const nlohmann::json& config = regularizer.at("config");
   return {config.value("l1", 0.0), config.value("l2", 0.0)};
+}
+
+bool is_orthogonal(const nlohmann::json& regularizer) {
+  return class_name_of(regularizer) == kOrthogonal;
+}
+
+namespace {
+
+// factor / 2 / pairs * the sum over pairs of different rows of |their product|, rows of length 1.
+SymbolicTensor orthogonal_loss(LayerContext& layer, const SymbolicTensor& rows, double factor) {
+  const int64_t size = rows.shape[0], length = rows.shape[1];
+  Builder s;
+  const SymbolicTensor squares =
+      layer.map("squares", s.finish({s.operand(0) * s.operand(0)}), {rows});
+  const SymbolicTensor sums =
+      layer.reduce("square_sums", squares, {1}, LayerContext::Reduction::sum, true);
+  Builder n;
+  const Term inverse = n.minimum(1.0 / n.square_root(n.operand(1)), n.constant(1 / kEpsilon));
+  const SymbolicTensor units =
+      layer.map("units", n.finish({n.operand(0) * inverse}), {rows, sums},
+                {whole_operand(0, rows), {1, 0, {length, size}}}, rows.shape);
+  MatmulOp product;
+  product.rows = product.columns = size;
+  product.inner = length;
+  product.x = {0, length, 1};
+  product.z = {0, 1, length};
+  product.out = {0, size, 1};
+  product.x_features = product.z_features = size * length;
+  product.features = size * size;
+  const SymbolicTensor products = layer.op("products", product, {units, units}, {size, size});
+  std::vector<float> apart(static_cast<size_t>(size * size), 1.0f);
+  for (int64_t i = 0; i < size; ++i) apart[static_cast<size_t>(i * size + i)] = 0;
+  Builder a;
+  const SymbolicTensor sizes =
+      layer.map("sizes", a.finish({a.absolute(a.operand(0) * a.operand(1))}),
+                {products, layer.constant("apart", apart, {size, size})});
+  const SymbolicTensor sum =
+      layer.reduce("sum", sizes, {0, 1}, LayerContext::Reduction::sum, false);
+  const double pairs = static_cast<double>(size) * static_cast<double>(size - 1) / 2;
+  Builder f;
+  return layer.map("penalty", f.finish({f.operand(0) * (factor * 0.5 / pairs)}),
+                   {{sum.value, {1}}});
+}
+
+}  // namespace
+
+Result<Graph> orthogonal_penalty(const Parameter& parameter) {
+  const auto fail = [&](const std::string& what) {
+    return usage_error(
+        fmt::format("layer '{}': {} is of shape {}, and its OrthogonalRegularizer {}",
+                    parameter.layer, parameter.name, to_string(parameter.shape), what));
+  };
+  if (parameter.shape.size() != 2) return fail("takes matrices");
+  const nlohmann::json& config = parameter.regularizer.at("config");
+  const bool of_rows = config.at("mode") == "rows";
+  const int64_t rows = parameter.shape[0], columns = parameter.shape[1];
+  if ((of_rows ? rows : columns) < 2) return fail("needs two rows or columns to compare");
+  if (rows * rows > kLargestTensor / 4 || columns * columns > kLargestTensor / 4) {
+    return fail("compares all of them with each other: it is too large");
+  }
+  GraphBuilder builder(GraphMode::training);
+  builder.begin_layer(parameter.layer, 0, 0);
+  LayerContext layer(builder, {parameter.layer, kOrthogonal, &config});
+  ParameterSpec spec;
+  spec.name = parameter.name;
+  spec.shape = parameter.shape;
+  const int64_t weights = builder.add_parameter(spec);
+  Builder e;
+  SymbolicTensor x = layer.map("weights", e.finish({e.operand(0)}), {},
+                               {parameter_operand(weights, {1, rows * columns})}, parameter.shape);
+  if (!of_rows) {
+    std::vector<int64_t> index;
+    for (int64_t i = 0; i < rows * columns; ++i) index.push_back(i % rows * columns + i / rows);
+    x = layer.pick("columns", index, {x}, {columns, rows});
+  }
+  const SymbolicTensor penalty = orthogonal_loss(layer, x, config.at("factor").get<double>());
+  Graph graph = builder.finish({penalty});
+  graph.metric_count = 1;
+  graph.loss = penalty.value;
+  place_gradients(&graph, LossMode::differentiate);
+  graph.ops.push_back({"penalty/sum", RowSumOp{1, graph.metrics_offset()}, {penalty.value}, {}});
+  finish_training_graph(&graph);
+  return graph;
 }
 
 void add_activity_loss(LayerContext& layer, const SymbolicTensor& output, const Penalty& penalty) {

@@ -20,6 +20,12 @@ struct Penalty {
 // Of a resolved regularizer, or of null.
 Penalty penalty_of(const nlohmann::json& regularizer);
 
+// Whether it is Keras' OrthogonalRegularizer, whose penalty is none of each element.
+bool is_orthogonal(const nlohmann::json& regularizer);
+// Its penalty of a parameter, which alone the graph holds: over one row without inputs, gradients
+// and then the penalty in the root. Refuses a parameter that is no matrix.
+Result<Graph> orthogonal_penalty(const Parameter& parameter);
+
 // Adds a penalty of what a layer computes to each row's loss: Keras divides it by the rows.
 void add_activity_loss(LayerContext& layer, const SymbolicTensor& output, const Penalty& penalty);
 

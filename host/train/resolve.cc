@@ -79,6 +79,12 @@ Status check_inputs(const Job& job, const Dataset& data) {
 // One for each output that is asked for something.
 Status check_target_count(const Job& job, const Dataset& data) {
   const size_t asked = asked_outputs(job).size();
+  if (job.outputs.size() == 1 && data.weights.size() > 1) {
+    return usage_error(fmt::format(
+        "'{}' has weights for each of its targets ({}, {}), and the model has one output: give one "
+        "array, sample_weight",
+        data.name, data.weights[0].name, data.weights[1].name));
+  }
   if (job.outputs.size() == 1 || data.targets.size() == asked) return {};
   return usage_error(fmt::format(
       "'{}' has {} targets, and {} outputs of the model have a loss or metrics ({}): give an array "
@@ -105,7 +111,14 @@ Status check_targets(const Job& job, const Dataset& data) {
 }
 
 Status check_weights(const Job& job, const JobData& data) {
-  if (job.class_weight.empty() || data.train.targets.size() == 1) return {};
+  if (job.class_weight.empty()) return {};
+  if (job.outputs.size() > 1) {
+    return usage_error(fmt::format(
+        "--class-weight weighs the classes of a model's only output, and '{}' has {}: leave it "
+        "out, or give sample weights",
+        job.model, job.outputs.size()));
+  }
+  if (data.train.targets.size() == 1) return {};
   return usage_error(
       fmt::format("--class-weight weighs the classes of one target, and '{}' has "
                   "{}: leave it out, or give sample weights",
@@ -272,6 +285,18 @@ Status set_target_shapes(const Dataset& data, Job* job) {
   return {};
 }
 
+Status set_masks(const Model& model, Job* job) {
+  LOCKSTEP_ASSIGN(const std::vector<bool> masked, model.masked_outputs());
+  bool any = false;
+  for (size_t i = 0; i < std::min(masked.size(), job->outputs.size()); ++i) {
+    job->outputs[i].masked = masked[i] && job->outputs[i].is_asked();
+    any = any || job->outputs[i].masked;
+  }
+  if (!any || masked.size() != job->outputs.size()) return {};
+  LOCKSTEP_RETURN_IF_ERROR(model.mask_graph(objective_of(*job)));
+  return {};
+}
+
 Status check_measured_data(const Job& job, const std::vector<Shape>& outputs, const Dataset& data) {
   if (!feeds(data.row_shape, job.input_shape)) {
     return usage_error(fmt::format("the data's rows have the shape {}, the model '{}' takes {}",
@@ -301,8 +326,8 @@ Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilde
   LOCKSTEP_ASSIGN(const JobData data, load_job_data(job, job.data, job.validation_data));
   LOCKSTEP_RETURN_IF_ERROR(check_inputs(job, data.train));
   LOCKSTEP_RETURN_IF_ERROR(set_target_shapes(data.train, &job));
-  job.weighted = !job.class_weight.empty() || data.train.weights.has_value() ||
-                 data.validation_set.weights.has_value();
+  job.weighted = !job.class_weight.empty() || !data.train.weights.empty() ||
+                 !data.validation_set.weights.empty();
   if (data.validation_rows.size() > 0) {
     LOCKSTEP_RETURN_IF_ERROR(check_target_count(job, data.validation()));
   }
@@ -318,6 +343,7 @@ Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilde
   LOCKSTEP_ASSIGN(resolved.model, model_of(resolved, data.train, build_model));
   job.model_config = resolved.model->config();
   job.input_shape = job.inputs.empty() ? resolved.model->inputs()[0].shape : data.train.row_shape;
+  LOCKSTEP_RETURN_IF_ERROR(set_masks(*resolved.model, &job));
   LOCKSTEP_ASSIGN(resolved.graph, resolved.model->training_graph(objective_of(job)));
   if (resolved.file) LOCKSTEP_RETURN_IF_ERROR(check_file_data(resolved.graph, data, &job));
   if (options.at("partitions") == 0 && normalizes_batches(resolved.graph)) {

@@ -61,6 +61,9 @@ Status check_rows(const Model& model, const Dataset& data);
 // What the job's graphs read of the targets, one for each output that is asked for something.
 Status set_target_shapes(const Dataset& data, Job* job);
 
+// Which of the job's outputs carry a mask. Refuses a mask that cannot reach a loss.
+Status set_masks(const Model& model, Job* job);
+
 // Whether a trained model that puts out rows of these shapes can be measured on these rows.
 Status check_measured_data(const Job& job, const std::vector<Shape>& outputs, const Dataset& data);
 

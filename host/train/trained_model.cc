@@ -80,6 +80,18 @@ Result<StateView> with_averages(const Job& job, const std::vector<Parameter>& pa
   return result;
 }
 
+namespace {
+
+OptimizerView optimizer_of(const Job& job, const Optimizer& optimizer, const StateView& state) {
+  OptimizerView trained{&optimizer, job.optimizer_iterations + state.header.step, {}};
+  for (size_t i = 1; i < state.vectors.size(); ++i) {
+    trained.slots.push_back(floats_of(state.vectors[i]));
+  }
+  return trained;
+}
+
+}  // namespace
+
 Result<std::string> keras_file_of(const Job& job, const Model& model,
                                   const std::vector<Parameter>& parameters, const StateView& state,
                                   const ModelFile* source, std::optional<double> learning_rate) {
@@ -88,15 +100,20 @@ Result<std::string> keras_file_of(const Job& job, const Model& model,
   trained.model = &model;
   trained.parameters = &parameters;
   trained.weights = floats_of(state.vectors[0]);
-  trained.optimizer = {&optimizer, job.optimizer_iterations + state.header.step, {}};
+  trained.optimizer = optimizer_of(job, optimizer, state);
   trained.optimizer->learning_rate = learning_rate;
-  for (size_t i = 1; i < state.vectors.size(); ++i) {
-    trained.optimizer->slots.push_back(floats_of(state.vectors[i]));
-  }
   trained.compile = {job.optimizer, losses_json(job.outputs), metrics_json(job.outputs),
                      loss_weights_json(job.outputs), weighted_metrics_json(job.outputs)};
   trained.source = source;
   return make_keras_file(trained);
+}
+
+Result<std::string> weights_file_of(const Job& job, const Model& model,
+                                    const std::vector<Parameter>& parameters,
+                                    const StateView& state) {
+  LOCKSTEP_ASSIGN(const Optimizer optimizer, Optimizer::create(job.optimizer));
+  return make_weights_h5(model, parameters, floats_of(state.vectors[0]),
+                         optimizer_of(job, optimizer, state));
 }
 
 }  // namespace lockstep

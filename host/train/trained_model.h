@@ -55,5 +55,9 @@ Result<std::string> keras_file_of(const Job& job, const Model& model,
                                   const std::vector<Parameter>& parameters, const StateView& state,
                                   const ModelFile* source,
                                   std::optional<double> learning_rate = {});
+// Of a .weights.h5 file.
+Result<std::string> weights_file_of(const Job& job, const Model& model,
+                                    const std::vector<Parameter>& parameters,
+                                    const StateView& state);
 
 }  // namespace lockstep

@@ -88,18 +88,30 @@ def _write_named(folder: pathlib.Path, called: str, arrays: Mapping[str, Any],
             for name, array in arrays.items()}
 
 
+def _is_of_outputs(weights: Any, outputs: Sequence[str]) -> bool:
+    """Whether they are an array for each of several outputs, and not one for all."""
+    if len(outputs) < 2:
+        return False
+    return isinstance(weights, Mapping) or (isinstance(weights, (list, tuple)) and len(weights) > 0
+                                            and np.ndim(weights[0]) > 0)
+
+
 def write_data(folder: pathlib.Path, inputs: Sequence[str], outputs: Sequence[str], x: Any,
                y: Any = None, sample_weight: Any = None, ending: str = "") -> int:
     """x.npy, y.npy and sample_weight.npy as the binary reads them; the number of rows.
 
-    Several inputs or outputs are files of their names. `ending`: "_train" or "_val", where a
-    folder holds both.
+    Several inputs or outputs are files of their names, and so are weights of single outputs.
+    `ending`: "_train" or "_val", where a folder holds both.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = _write_named(folder, "x", _by_name("x", x, inputs, "input"), ending)
     if y is not None:
         rows |= _write_named(folder, "y", _by_name("y", y, outputs, "output"), ending)
-    if sample_weight is not None:
+    if _is_of_outputs(sample_weight, outputs):
+        weights = _by_name("sample_weight", sample_weight, outputs, "output")
+        rows |= _write_named(folder, "", {f"{name}_sample_weight": array
+                                          for name, array in weights.items()}, ending)
+    elif sample_weight is not None:
         rows["sample_weight"] = _write(folder, "sample_weight" + ending, sample_weight,
                                        "sample_weight")
     if len(set(rows.values())) > 1:

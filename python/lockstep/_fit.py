@@ -34,7 +34,8 @@ def fit(model: Any, x: Any, y: Any, *, nodes: int | str = 1, epochs: int = 1, ba
         nodes: How many processes, "MIN:MAX" if the job shall go on with fewer. Changes no bit.
         batch_size: Rows of a batch, over all nodes.
         validation_data: (x, y) or (x, y, sample_weight). validation_split, validation_steps,
-            class_weight, sample_weight, epochs, verbose as Keras has them.
+            class_weight, sample_weight, epochs, verbose as Keras has them. Sample weights of
+            several outputs: one array for all, or a list or a dictionary by their names.
         callbacks: Keras' callbacks. They are called here; the nodes wait at an epoch's end for
             those that may stop training or set the learning rate.
         shuffle: A new order of rows each epoch, that follows from `seed`.

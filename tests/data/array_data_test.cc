@@ -48,14 +48,38 @@ TEST(ArrayData, SplitsOfAnNpzFile) {
     EXPECT_EQ((Shape{2}), train.row_shape);
     EXPECT_EQ(3, train.classes);
     EXPECT_EQ((std::vector<float>{0.25f, 0.5f}), row_of(train.inputs[0], 2));
-    ASSERT_TRUE(train.weights.has_value());
-    EXPECT_EQ((std::vector<float>{1.5f}), row_of(*train.weights, 2));
+    ASSERT_TRUE(train.weights.size() == 1);
+    EXPECT_EQ((std::vector<float>{1.5f}), row_of(train.weights[0], 2));
     const Dataset test = load(array_path(name), Split::test);
     EXPECT_EQ(3, test.rows());
     EXPECT_EQ((std::vector<float>{2, 3}), row_of(test.inputs[0], 1));  // bytes, not scaled
-    EXPECT_FALSE(test.weights.has_value());                            // those are of other rows
+    EXPECT_TRUE(test.weights.empty());                                 // those are of other rows
     EXPECT_EQ(test.digest, load(array_path(name), Split::validation).digest);
   }
+}
+
+TEST(ArrayData, TargetsHaveWeightsOfTheirOwn) {
+  const TestFolder folder;
+  folder.write("x.npy", member_bytes("x_train"));
+  for (const char* name : {"a", "b"}) {
+    folder.write(std::string(name) + ".npy", member_bytes("y_train"));
+    folder.write(std::string(name) + "_sample_weight.npy", member_bytes("sample_weight"));
+  }
+  DataOptions options;
+  options.targets = {"b", "a"};
+  const Dataset data = load(folder.path(), Split::train, options);
+  ASSERT_EQ(1u, data.inputs.size());
+  ASSERT_EQ(2u, data.weights.size());
+  EXPECT_EQ("b_sample_weight", data.weights[0].name);
+  folder.write("sample_weight.npy", member_bytes("sample_weight"));
+  EXPECT_THAT(message_of(folder.path(), Split::train, options), HasSubstr("leave one out"));
+  const TestFolder half;
+  for (const char* name : {"x", "a", "b", "a_sample_weight"}) {
+    half.write(std::string(name) + ".npy", member_bytes(*name == 'x'     ? "x_train"
+                                                        : name[1] == '_' ? "sample_weight"
+                                                                         : "y_train"));
+  }
+  EXPECT_THAT(message_of(half.path(), Split::train, options), HasSubstr("b_sample_weight"));
 }
 
 TEST(ArrayData, DigestIsThatOfTheArrays) {

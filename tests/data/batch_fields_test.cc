@@ -91,7 +91,8 @@ TEST(BatchFields, WeightsAreThoseOfSamplesTimesThoseOfClasses) {
   const std::map<int64_t, float> classes = {{0, 2.0f}, {2, 0.5f}, {9, 7.0f}};
   EXPECT_EQ((std::vector<float>{2, 1, 0.5f, 2, 1, 0.5f}),
             all_rows(data, {.class_weights = classes}).weights);
-  data.weights = field_of<double>("sample_weight", {}, ElementType::float64, {1, 2, 3, 4, 5, 0.1});
+  data.weights = {
+      field_of<double>("sample_weight", {}, ElementType::float64, {1, 2, 3, 4, 5, 0.1})};
   EXPECT_EQ((std::vector<float>{1, 2, 3, 4, 5, 0.1f}), all_rows(data, {}).weights);
   EXPECT_EQ((std::vector<float>{2, 2, 1.5f, 8, 5, 0.1f * 0.5f}),
             all_rows(data, {.class_weights = classes}).weights);

@@ -129,7 +129,7 @@ def metric_cases():
 def metric_object_cases():
     """(metric, kind of y_true, kind of y_pred, shape of y_pred) by name of the case."""
     m = keras.metrics
-    row, wide = (6,), (12,)
+    row, image, wide = (6,), (2, 3, 4), (12,)
     return {
         "BinaryAccuracy_threshold": (m.BinaryAccuracy(threshold=0.7), "binary", "unit", row),
         "TopKCategoricalAccuracy_3": (m.TopKCategoricalAccuracy(k=3, name="top3"), "one_hot",
@@ -148,7 +148,62 @@ def metric_object_cases():
         "LogCoshError": (m.LogCoshError(), "centred", "centred", row),
         "CosineSimilarity": (m.CosineSimilarity(), "centred", "centred", row),
         "MeanAbsoluteError": (m.MeanAbsoluteError(name="off"), "centred", "centred", row),
+        "Accuracy": (m.Accuracy(), "binary", "binary", row),
+        "PearsonCorrelation": (m.PearsonCorrelation(), "centred", "centred", image),
+        "ConcordanceCorrelation": (m.ConcordanceCorrelation(), "centred", "unit", row),
+        **count_cases(m),
+        **score_cases(m),
     }
+
+
+def count_cases(m):
+    row, image, one = (6,), (2, 3, 4), (1,)
+    found = {}
+    for name in ("TruePositives", "TrueNegatives", "FalsePositives", "FalseNegatives"):
+        found[name] = (getattr(m, name)(thresholds=0.4), "binary", "unit", row)
+    for kind in (m.Precision, m.Recall):
+        name = kind.__name__
+        found[f"{name}_class"] = (kind(class_id=2, name="of_2"), "binary", "unit", image)
+        found[f"{name}_top"] = (kind(top_k=2), "one_hot", "unit", row)
+        found[f"{name}_top_class"] = (kind(top_k=3, class_id=1), "one_hot", "binary", row)
+    areas = {"": {}, "_pr": {"curve": "PR"}, "_gain": {"curve": "PRGAIN", "num_thresholds": 30},
+             "_major": {"summation_method": "majoring"},
+             "_minor": {"summation_method": "minoring", "curve": "PR", "num_thresholds": 11},
+             "_own": {"thresholds": [0.7, 0.2, 0.3]}, "_even": {"thresholds": [0.25, 0.5, 0.75]}}
+    for ending, options in areas.items():
+        found[f"AUC{ending}"] = (m.AUC(**options), "binary", "unit", row)
+    found["AUC_logits"] = (m.AUC(from_logits=True, num_thresholds=50), "binary", "centred", one)
+    found["AUC_ends"] = (m.AUC(num_thresholds=5), "binary", "binary", row)
+    found["AUC_labels"] = (m.AUC(multi_label=True, num_thresholds=40), "binary", "unit", row)
+    labels = m.AUC(multi_label=True, num_thresholds=40,
+                   label_weights=[1.0, 0.0, 2.0, 0.5, 1.0, 3.0])
+    found["AUC_label_weights"] = (labels, "binary", "unit", row)
+    for kind, key in ((m.SensitivityAtSpecificity, "specificity"), (m.PrecisionAtRecall, "recall"),
+                      (m.SpecificityAtSensitivity, "sensitivity"),
+                      (m.RecallAtPrecision, "precision")):
+        name = kind.__name__
+        found[name] = (kind(**{key: 0.6}), "binary", "unit", row)
+        found[f"{name}_class"] = (kind(**{key: 0.5}, num_thresholds=9, class_id=1), "binary",
+                                  "binary", row)
+        found[f"{name}_alone"] = (kind(**{key: 0.3}, num_thresholds=1), "binary", "unit", one)
+    return found
+
+
+def score_cases(m):
+    row, one = (6,), (1,)
+    found = {}
+    for average in ("micro", "macro", "weighted"):
+        found[f"F1Score_{average}"] = (m.F1Score(average=average), "one_hot", "unit", row)
+        found[f"FBetaScore_{average}"] = (
+            m.FBetaScore(average=average, beta=2.0, threshold=0.4), "binary", "unit", row)
+    found["R2Score"] = (m.R2Score(), "centred", "centred", row)
+    found["R2Score_variance"] = (m.R2Score(class_aggregation="variance_weighted_average",
+                                           num_regressors=3), "unit", "centred", row)
+    found["R2Score_one"] = (m.R2Score(num_regressors=2), "centred", "unit", one)
+    found["BinaryIoU"] = (m.BinaryIoU(), "binary", "unit", row)
+    found["BinaryIoU_of_one"] = (m.BinaryIoU(target_class_ids=[1], threshold=0.3), "binary", "unit",
+                                 row)
+    return found
 
 
 def tensors(y_true, y_pred, shape, number):
@@ -194,13 +249,28 @@ def golden_metric(name, y_true, y_pred, shape):
 
     truth, prediction, target_shape = tensors(y_true, y_pred, shape, 0)
     metric = name if isinstance(name, keras.Metric) else get_metric(name, truth, prediction)
-    metric.update_state(truth, prediction)
-    metric.update_state(*tensors(y_true, y_pred, shape, 1)[:2])
-    if metric is name:
-        name = {"class_name": type(metric).__name__,
-                "config": {**metric.get_config(), "dtype": "float32"}}
-    return {"name": name, "y_true": y_true, "y_pred": y_pred, "target_shape": list(target_shape),
-            "shape": list(shape), "value": rounded(metric.result())[0]}
+    value = metric_value(metric, y_true, y_pred, shape)
+    golden = {"y_true": y_true, "y_pred": y_pred, "target_shape": list(target_shape),
+              "shape": list(shape), "value": value}
+    if metric is not name:
+        return {"name": name, **golden}
+    config = {key: rounded(value) if hasattr(value, "shape") else value
+              for key, value in metric.get_config().items()}
+    made = {"class_name": type(metric).__name__, "config": {**config, "dtype": "float32"}}
+    if made["class_name"] == "BinaryIoU":  # cuts weights to whole numbers
+        return {"name": made, **golden}
+    metric.reset_state()
+    weighted = metric_value(metric, y_true, y_pred, shape, uniform(5000, ROWS))
+    return {"name": made, **golden, "weighted": weighted}
+
+
+def metric_value(metric, y_true, y_pred, shape, weights=None):
+    """Over two batches."""
+    if weights is not None and len(shape) > 1:
+        weights = weights.reshape((ROWS,) + (1,) * (len(shape) - 1))
+    for number in (0, 1):
+        metric.update_state(*tensors(y_true, y_pred, shape, number)[:2], sample_weight=weights)
+    return rounded(metric.result())[0]
 
 
 def objective_cases():

@@ -49,6 +49,14 @@ def cases():
         "max_norm_middle": (
             [layers.Conv2D(3, 2, kernel_constraint=constraints.MaxNorm(0.5, axis=[1, 2])),
              layers.Flatten()], image),
+        # Layers with names, so that those above keep theirs.
+        "orthogonal_rows": (
+            [dense(3, kernel_regularizer=regularizers.OrthogonalRegularizer(0.2), name="rows")],
+            row),
+        "orthogonal_columns": (
+            [dense(4, kernel_regularizer=regularizers.OrthogonalRegularizer(0.3, "columns"),
+                   bias_regularizer=l2, name="columns"),
+             dense(3, kernel_regularizer="orthogonal_regularizer", name="by_name")], row),
     }
 
 

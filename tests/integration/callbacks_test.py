@@ -141,18 +141,6 @@ class CallbacksTest(runs.RunTest):
             self.assertAlmostEqual(found[epoch, "epoch_loss"], history["loss"][epoch], 5)
         self.assertEqual(set(scalars_of(validation)), {(1, "epoch_loss"), (1, "epoch_accuracy")})
 
-    def test_tensorboard_reads_the_event_files(self):
-        try:
-            from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-        except ImportError:
-            self.skipTest("the package tensorboard is not installed")
-        _, output = self.decided("--epochs", 2, callbacks="TensorBoard")
-        events = EventAccumulator(str(output / "logs" / "train"))
-        events.Reload()
-        losses = [event.value for event in events.Scalars("epoch_loss")]
-        for seen, told in zip(losses, self.report(output)["history"]["loss"], strict=True):
-            self.assertAlmostEqual(seen, told, 5)
-
     def test_what_callbacks_refuse(self):
         for callbacks, words in (("EarlyStoping", ["EarlyStopping"]),
                                  ("EarlyStopping(patiense=1)", ["patience"]),

@@ -66,6 +66,35 @@ TEST(Callbacks, DecideAsKerasDoes) {
   }
 }
 
+std::vector<std::string> saved_at(const std::string& calls, const std::vector<EpochLogs>& epochs) {
+  const auto callbacks = make(calls);
+  EXPECT_TRUE(callbacks.ok()) << callbacks.error().message;
+  const auto saved = callbacks->saved_models(epochs);
+  EXPECT_TRUE(saved.ok()) << saved.error().message;
+  std::vector<std::string> paths;
+  for (const SavedModel& model : *saved) paths.push_back(model.path);
+  return paths;
+}
+
+TEST(Callbacks, ModelCheckpointNamesItsFilesAsKerasDoes) {
+  const std::vector<EpochLogs> falling = {logs_of(0, {{"loss", 1.0}, {"val_loss", 0.5}}),
+                                          logs_of(1, {{"loss", 0.75}, {"val_loss", 0.25}})};
+  const std::vector<EpochLogs> rising = {falling[1],
+                                         logs_of(1, {{"loss", 1.5}, {"val_loss", 2.0}})};
+  const std::string best =
+      "ModelCheckpoint(filepath='best/{epoch:03d}-{val_loss:.2f}.keras', save_best_only=True)";
+  EXPECT_EQ(saved_at(best, falling), std::vector<std::string>{"best/002-0.25.keras"});
+  EXPECT_TRUE(saved_at(best, rising).empty());
+  EXPECT_EQ(saved_at("ModelCheckpoint(filepath='w-{loss}.weights.h5', save_weights_only=True), "
+                     "ModelCheckpoint(), ModelCheckpoint(filepath=last.keras)",
+                     rising),
+            (std::vector<std::string>{"w-1.5.weights.h5", "last.keras"}));
+  const auto callbacks = make("ModelCheckpoint(filepath='{val_loss:.1f}.keras')");
+  const std::vector<EpochLogs> unmeasured = {logs_of(0, {{"loss", 1.0}})};
+  EXPECT_THAT(callbacks->saved_models(unmeasured).error().message,
+              HasSubstr("of what every epoch measures"));
+}
+
 // A decision of somebody else is part of what was decided before.
 TEST(Callbacks, TakeARateThatWasDecidedElsewhereAsItIs) {
   const auto callbacks = make("ReduceLROnPlateau(patience=1, factor=0.5)");
@@ -146,6 +175,12 @@ TEST(Callbacks, RefuseWhatDoesNotGo) {
   EXPECT_THAT(error_of("LearningRateScheduler(schedule={-1: 1})"), HasSubstr("JSON"));
   EXPECT_THAT(error_of("LearningRateScheduler(schedule={1: -1})"), HasSubstr("epoch 1"));
   EXPECT_THAT(error_of("ModelCheckpoint(initial_value_threshold='x')"), HasSubstr("threshold"));
+  EXPECT_THAT(error_of("ModelCheckpoint(filepath='a.h5')"), HasSubstr("must end in .keras"));
+  EXPECT_THAT(error_of("ModelCheckpoint(filepath='a.keras', save_weights_only=True)"),
+              HasSubstr("must end in .weights.h5, since save_weights_only is True"));
+  EXPECT_THAT(error_of("ModelCheckpoint(filepath='../a.keras')"), HasSubstr("inside the output"));
+  EXPECT_THAT(error_of("ModelCheckpoint(filepath='{los:.2f}.keras')"), HasSubstr("filled in"));
+  EXPECT_THAT(error_of("ModelCheckpoint(save_freq=10)"), HasSubstr("save_freq must be 'epoch'"));
 }
 
 TEST(Callbacks, OnlyThoseThatDecideBitsAreOfTheRecipe) {

@@ -115,7 +115,7 @@ TEST(DataJob, LossesAreResolvedIntoTheRecipe) {
   ASSERT_TRUE(again.ok()) << again.error().message;
   EXPECT_EQ(recipe_sha256(huber), recipe_sha256(*again));
   EXPECT_EQ(huber.outputs[0].target_shape, again->outputs[0].target_shape);
-  EXPECT_TRUE(training_loader(huber, {0, 4}).weights);
+  EXPECT_EQ(1u, training_loader(huber, {0, 4}).weights.size());
   EXPECT_TRUE(measuring_loader(huber, {0, 4}).targets);
 }
 
@@ -123,9 +123,17 @@ TEST(DataJob, LossesThatAreNotThereAreRefused) {
   EXPECT_EQ(0u, message_of({{"loss", "dice"}}).find("loss 'dice' cannot be used: it is a ratio"));
   EXPECT_EQ("loss 'Huber': unknown key 'dleta'; did you mean 'delta'? Known: delta",
             message_of({{"loss", {{"class_name", "Huber"}, {"config", {{"dleta", 1}}}}}}));
-  EXPECT_EQ(0u,
-            message_of({{"loss", {{"class_name", "Huber"}, {"config", {{"reduction", "sum"}}}}}})
-                .find("loss 'Huber': reduction \"sum\" is not supported"));
+  const auto reduced = [](const nlohmann::json& reduction) {
+    return nlohmann::json{
+        {"loss", {{"class_name", "Huber"}, {"config", {{"reduction", reduction}}}}}};
+  };
+  EXPECT_EQ(
+      "loss 'Huber': reduction \"none\" leaves a value for each row, and training needs one for "
+      "all: use 'sum_over_batch_size'",
+      message_of(reduced("none")));
+  EXPECT_EQ("sum", job_with(reduced("sum")).outputs[0].loss.at("config").at("reduction"));
+  EXPECT_EQ(recipe_sha256(job_with(reduced("mean"))),
+            recipe_sha256(job_with(reduced("sum_over_batch_size"))));
   EXPECT_EQ(0u, message_of({{"loss", "huver"}}).find("unknown loss 'huver'; did you mean 'huber'"));
 }
 

@@ -66,9 +66,11 @@ class OutputsGolden : public testing::TestWithParam<std::tuple<std::string, std:
     batch.rows = rows_;
     batch.inputs = side_by_side("y_pred", "shape", 4000, false, &batch.features);
     batch.targets = side_by_side("y_true", "target_shape", 3000, true, &batch.target_features);
+    batch.weight_columns =
+        std::max<int64_t>(1, std::ssize(place_weights(objective_of(job_)).columns));
     for (int row = 0; row < rows_; ++row) {
-      batch.weights.push_back(
-          static_cast<float>(made_up_uniform(5000, static_cast<uint64_t>(row))));
+      batch.weights.insert(batch.weights.end(), static_cast<size_t>(batch.weight_columns),
+                           static_cast<float>(made_up_uniform(5000, static_cast<uint64_t>(row))));
       batch.labels.push_back(0);
       batch.positions.push_back(static_cast<uint32_t>(row));
       batch.samples.push_back(row);
@@ -249,13 +251,36 @@ TEST(OutputOptions, MetricsThatAreNotHereAreRefused) {
   EXPECT_EQ(message(metric("Precision", {{"thresholds", {0.3, 0.6}}})),
             "metric Precision: thresholds [0.3,0.6] are not supported: give one number, and a "
             "metric for each");
-  EXPECT_EQ(message(metric("Recall", {{"class_id", 2}})),
-            "metric Recall: class_id 2 is not supported, only null");
+  EXPECT_EQ(message(metric("Recall", {{"class_id", -2}})),
+            "metric Recall: class_id -2 must be a whole number of at least 0");
   EXPECT_EQ(message(metric("BinaryAccuracy", {{"treshold", 0.7}})),
             "metric BinaryAccuracy: unknown key 'treshold'; did you mean 'threshold'? Known: "
             "threshold");
-  EXPECT_NE(message(metric("AUC", nlohmann::json::object())).find("unknown metric 'AUC'"),
+  EXPECT_EQ(message(metric("AUC", {{"curve", "ROK"}})),
+            "metric AUC: curve 'rok' is none of ROC, PR, PRGAIN");
+  EXPECT_EQ(message(metric("F1Score", nlohmann::json::object())),
+            "metric F1Score: average null gives a value for each class, and a metric here is one "
+            "number: use 'micro', 'macro' or 'weighted'");
+  EXPECT_EQ(message(metric("MeanIoU", {{"num_classes", 3}})),
+            "metric 'MeanIoU' cannot be used: it counts classes by classes, which is not supported "
+            "yet");
+  EXPECT_EQ(
+      message("mean"),
+      "metric 'mean' cannot be used: it is of values, and knows no targets: name what is to be "
+      "measured of the outputs");
+  EXPECT_NE(message(metric("AUK", nlohmann::json::object())).find("unknown metric 'AUK'"),
             std::string::npos);
+}
+
+TEST(OutputOptions, MetricsHaveAtMostSoManySums) {
+  Job job;
+  job.outputs = output_objectives(
+                    {{"loss", "mse"}, {"metrics", {metric("AUC", {{"multi_label", true}})}}}, {})
+                    .value();
+  job.outputs[0].target_shape = {30};
+  EXPECT_EQ(place_metrics(objective_of(job)).error().message,
+            "the metrics need 12061 sums, of at most 4095: leave some out, or give AUC fewer "
+            "num_thresholds");
 }
 
 }  // namespace

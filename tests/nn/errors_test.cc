@@ -136,7 +136,7 @@ TEST(ModelErrors, names_and_shapes) {
   EXPECT_EQ(predict_error(twice), "two layers are named 'same'; rename one of them");
 }
 
-std::string training_error(const Model& model, const std::string& loss) {
+std::string training_error(const Model& model, const Objective& loss) {
   const auto graph = model.training_graph(loss);
   EXPECT_FALSE(graph.ok());
   return graph.ok() ? "" : graph.error().message;
@@ -164,11 +164,20 @@ TEST(LossErrors, name_and_last_layer) {
 TEST(LayerErrors, regularizers_and_constraints) {
   EXPECT_EQ(layer_error("Dense", {8}, {{"units", 3}, {"kernel_regularizer", "l3"}}),
             "layer 'dense' (Dense): unknown regularizer 'l3'; did you mean 'L1'? Known: L1, L2, "
-            "L1L2");
+            "L1L2, OrthogonalRegularizer");
+  const nlohmann::json diagonal{{"class_name", "OrthogonalRegularizer"},
+                                {"config", {{"mode", "diagonal"}}}};
+  EXPECT_EQ(layer_error("Dense", {8}, {{"units", 3}, {"kernel_regularizer", diagonal}}),
+            "layer 'dense' (Dense): regularizer OrthogonalRegularizer: mode must be 'rows' or "
+            "'columns', not \"diagonal\"");
   EXPECT_EQ(
-      layer_error("Dense", {8}, {{"units", 3}, {"kernel_regularizer", "OrthogonalRegularizer"}}),
-      "layer 'dense' (Dense): regularizer OrthogonalRegularizer is not supported yet: use "
-      "L1, L2 or L1L2");
+      layer_error("Dense", {8}, {{"units", 3}, {"activity_regularizer", "OrthogonalRegularizer"}}),
+      "layer 'dense' (Dense): OrthogonalRegularizer is for weights: use L1, L2 or L1L2 for "
+      "activities");
+  Model flat("m", {8});
+  flat.add("Dense", {{"units", 1}, {"bias_regularizer", "OrthogonalRegularizer"}});
+  EXPECT_EQ(training_error(flat, "mse"),
+            "layer 'dense': bias is of shape (1,), and its OrthogonalRegularizer takes matrices");
   const nlohmann::json negative{{"class_name", "L2"}, {"config", {{"l2", -1}}}};
   EXPECT_EQ(layer_error("Dense", {8}, {{"units", 3}, {"bias_regularizer", negative}}),
             "layer 'dense' (Dense): regularizer L2: l2 must be at least 0, not -1.0");
@@ -201,10 +210,21 @@ TEST(LayerErrors, initializers) {
 TEST(LayerErrors, masks) {
   Model model("m", {4, 2});
   model.add("Masking").add("Dense", {{"units", 1}});
-  EXPECT_EQ(training_error(model, "mse")
-                .find("the model's output carries a mask, up to its last "
-                      "layer, 'dense' (Dense)"),
-            0u);
+  Objective objective("mse");
+  objective.outputs[0].target_shape = {4, 1};
+  EXPECT_TRUE(model.training_graph(objective).ok());
+  objective.outputs[0].target_shape = {4};
+  EXPECT_EQ(training_error(model, objective),
+            "'loss' has 1 values for each row of the output, whose mask has the shape (4,): give "
+            "targets of as many axes as the output has, or end the mask before "
+            "(GlobalAveragePooling1D does)");
+  Model late("m", {4, 2});
+  late.add("Dense", {{"units", 2}}).add("Masking");
+  objective.outputs[0].masked = true;
+  EXPECT_EQ(late.mask_graph(objective).error().message,
+            "the mask of the model's output depends on 'dense/forward': a mask that reaches the "
+            "loss must follow from the inputs alone; mask the inputs, or end the mask before the "
+            "output");
   model.add("GlobalAveragePooling1D");
   EXPECT_TRUE(model.training_graph("mse").ok());
   Model normalized("m", {4, 2});

@@ -130,6 +130,32 @@ class LossesGolden : public LossGolden {
 class MetricsGolden : public LossGolden {
  protected:
   void SetUp() override { open("metrics"); }
+
+  // The metric over two batches.
+  double measured(bool weighted) {
+    Objective objective("mean_squared_error");
+    OutputObjective& output = objective.outputs[0];
+    if (target_shape_ != shape_) {
+      output.loss = {{"class_name", "SparseCategoricalCrossentropy"},
+                     {"config", {{"from_logits", true}}}};
+    }
+    (weighted ? output.weighted_metrics : output.metrics) = {golden_.at("name")};
+    output.target_shape = target_shape_;
+    objective.weighted = weighted;
+    const Graph graph = build(objective, LossMode::measure).value();
+    const PlacedMetric metric = place_metrics(objective).value().metrics.at(0);
+    std::vector<double> sums(static_cast<size_t>(graph.metric_count));
+    for (int number = 0; number < 2; ++number) {
+      const std::vector<float> root = run(graph, batch(number));
+      for (size_t i = 0; i < sums.size(); ++i) sums[i] += root[i];
+    }
+    const double rows = 2.0 * rows_;
+    const auto values = std::span<const double>(sums).subspan(static_cast<size_t>(metric.offset),
+                                                              static_cast<size_t>(metric.count));
+    return metric.type.value(
+        metric.config,
+        {values, weighted ? sums[static_cast<size_t>(metric.total_offset)] : rows, rows});
+  }
 };
 
 TEST_P(LossesGolden, computes_what_keras_computes) {
@@ -152,25 +178,8 @@ TEST_P(LossesGolden, computes_what_keras_computes) {
 }
 
 TEST_P(MetricsGolden, compute_what_keras_computes) {
-  Objective objective("mean_squared_error");
-  if (target_shape_ != shape_) {
-    objective.outputs[0].loss = {{"class_name", "SparseCategoricalCrossentropy"},
-                                 {"config", {{"from_logits", true}}}};
-  }
-  objective.outputs[0].metrics = {golden_.at("name")};
-  objective.outputs[0].target_shape = target_shape_;
-  const auto graph = build(objective, LossMode::measure);
-  ASSERT_TRUE(graph.ok()) << graph.error().message;
-  const MetricPlaces places = place_metrics(objective).value();
-  const PlacedMetric& metric = places.metrics.at(0);
-  std::vector<double> sums(static_cast<size_t>(metric.type.accumulators));
-  for (int number = 0; number < 2; ++number) {
-    const std::vector<float> root = run(*graph, batch(number));
-    for (size_t i = 0; i < sums.size(); ++i) {
-      sums[i] += root.at(static_cast<size_t>(metric.offset) + i);
-    }
-  }
-  expect_value(golden_.at("value"), metric.type.value(sums, 2.0 * rows_));
+  expect_value(golden_.at("value"), measured(false));
+  if (golden_.contains("weighted")) expect_value(golden_.at("weighted"), measured(true));
 }
 
 std::string case_name(const testing::TestParamInfo<LossGolden::ParamType>& info) {

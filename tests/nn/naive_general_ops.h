@@ -116,7 +116,9 @@ class GeneralOps : public OpBase {
         if (op.part == BatchPart::targets) {
           value = batch.targets[at * batch.target_features + op.offset + f];
         }
-        if (op.part == BatchPart::weights && !batch.weights.empty()) value = batch.weights[at];
+        if (op.part == BatchPart::weights && !batch.weights.empty()) {
+          value = batch.weights[at * batch.weight_columns + op.offset];
+        }
         out(row, op.features)[f] = value;
       }
     }

@@ -49,9 +49,13 @@ inline HostBatch slice_batch(const HostBatch& batch, int64_t begin, int64_t end)
   slice.targets.assign(batch.targets.begin() + begin * batch.target_features,
                        batch.targets.begin() + end * batch.target_features);
   if (!batch.weights.empty()) {
-    slice.weights.assign(batch.weights.begin() + begin, batch.weights.begin() + end);
+    slice.weight_columns = batch.weight_columns;
+    slice.weights.assign(batch.weights.begin() + begin * batch.weight_columns,
+                         batch.weights.begin() + end * batch.weight_columns);
   }
-  slice.labels.assign(batch.labels.begin() + begin, batch.labels.begin() + end);
+  if (!batch.labels.empty()) {
+    slice.labels.assign(batch.labels.begin() + begin, batch.labels.begin() + end);
+  }
   slice.positions.assign(batch.positions.begin() + begin, batch.positions.begin() + end);
   slice.samples.assign(batch.samples.begin() + begin, batch.samples.begin() + end);
   return slice;

@@ -22,7 +22,7 @@ MAY_INCLUDE = {
     "host/nn": "core tensor device graph",
     "host/optim": "core device",
     "host/data": "core tensor device",
-    "host/job": "core tensor device graph nn optim data",
+    "host/job": "core tensor device cpu graph nn optim data",
     "host/reduce": "core device graph",
     "host/strategy": "core reduce",
     "host/cluster": "core reduce",

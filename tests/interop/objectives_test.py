@@ -1,0 +1,185 @@
+"""What training minimizes, measures and writes beside, against real Keras: reductions, masks,
+weights of single outputs, metrics of counts, ModelCheckpoint's files, TensorBoard's.
+
+Needs Keras from PyPI, which `./dev test` installs into build/venv-interop; skipped without it.
+"""
+import hashlib
+import json
+import os
+import sys
+import unittest
+
+import runs
+from runs import run
+
+PYTHON = runs.ROOT / "build" / "venv-interop" / "bin" / "python"
+sys.path.insert(0, str(runs.ROOT / "python"))
+os.environ["KERAS_BACKEND"] = "jax"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+try:
+    import keras
+    import numpy as np
+    from keras import layers, losses, metrics
+
+    import lockstep
+except ImportError as error:
+    if "lockstep" in str(error):
+        raise
+    keras = None
+try:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+except ImportError:
+    EventAccumulator = None
+
+MISSING = "Keras is not here: PyPI could not be reached"
+ROWS, STEPS, WORDS = 90, 6, 9
+
+
+def tagger(reduction="sum_over_batch_size"):
+    """A class of each word, where there is one."""
+    keras.utils.set_random_seed(5)
+    model = keras.Sequential([keras.Input((STEPS,)), layers.Embedding(WORDS, 4, mask_zero=True),
+                              layers.Dense(3, activation="softmax")])
+    model.compile(keras.optimizers.SGD(0.2, momentum=0.9),
+                  losses.CategoricalCrossentropy(reduction=reduction),
+                  metrics=["accuracy", metrics.AUC()],
+                  weighted_metrics=["accuracy", metrics.Precision(name="precise")])
+    return model
+
+
+def two_outputs():
+    keras.utils.set_random_seed(6)
+    x = keras.Input((5,), name="x")
+    kind = layers.Dense(4, activation="softmax", name="kind")(x)
+    size = layers.Dense(2, name="size")(x)
+    model = keras.Model(x, {"size": size, "kind": kind})
+    model.compile(keras.optimizers.SGD(0.1),
+                  {"size": losses.MeanSquaredError("mean_with_sample_weight"),
+                   "kind": losses.CategoricalCrossentropy()},
+                  metrics={"size": [metrics.R2Score()],
+                           "kind": [metrics.F1Score("macro"), metrics.AUC(num_thresholds=50)]},
+                  weighted_metrics={"size": ["mae"], "kind": ["accuracy"]})
+    return model
+
+
+def digest(trained):
+    return hashlib.sha256(b"".join(w.tobytes() for w in trained.get_weights())).hexdigest()
+
+
+@unittest.skipIf(keras is None, MISSING)
+class ObjectivesTest(runs.RunTest):
+    def setUp(self):
+        super().setUp()
+        os.environ["LOCKSTEP_BINARY"] = runs.LOCKSTEP
+        rng = np.random.default_rng(3)
+        self.words = rng.integers(0, WORDS, (ROWS, STEPS))
+        self.tags = np.eye(3, dtype="float32")[self.words % 3]
+        self.x = rng.normal(size=(ROWS, 5)).astype("float32")
+        self.y = {"size": self.x[:, :2] * 2, "kind": np.eye(4)[self.x[:, :4].argmax(1)]}
+        self.weights = {"size": np.linspace(0, 2, ROWS), "kind": np.linspace(3, 0.5, ROWS)}
+        self.path, self.data = self.folder / "model.keras", self.folder / "data.npz"
+
+    def assert_histories(self, ours, theirs):
+        self.assertEqual(sorted(ours), sorted(theirs))
+        for name, values in theirs.items():
+            self.assertLessEqual(np.abs(np.asarray(ours[name]) - values).max(), 2e-4, name)
+
+    def test_masked_sequences_train_as_in_keras_on_any_number_of_nodes(self):
+        rows = np.linspace(0.5, 2, ROWS).astype("float32")
+        np.savez(self.data, x=self.words, y=self.tags, sample_weight=rows)
+        for reduction in ("sum_over_batch_size", "sum", "mean_with_sample_weight"):
+            with self.subTest(reduction=reduction):
+                tagger(reduction).save(self.path)
+                options = ["--model", self.path, "--data", self.data, "--epochs", 2,
+                           "--batch-size", 16, "--validation-split", 0.2]
+                hashes = {self.train(*options, "--nodes", nodes)[0] for nodes in (1, 2, 3)}
+                self.assertEqual(len(hashes), 1)
+                _, output = self.train(*options, "--no-shuffle", "--partitions", 1)
+                theirs = tagger(reduction).fit(
+                    self.words, self.tags, batch_size=16, epochs=2, validation_split=0.2,
+                    shuffle=False, verbose=0, sample_weight=rows[:, None]).history
+                self.assert_histories(self.report(output)["history"], theirs)
+
+    def test_outputs_have_weights_of_their_own(self):
+        two_outputs().save(self.path)
+        np.savez(self.data, x=self.x, **self.y,
+                 **{f"{name}_sample_weight": values for name, values in self.weights.items()})
+        options = ["--model", self.path, "--data", self.data, "--epochs", 3, "--batch-size", 16]
+        expected, _ = self.train(*options, "--nodes", 1)
+        self.assertEqual(self.train(*options, "--nodes", 3)[0], expected)
+        how = {"batch_size": 16, "epochs": 3, "shuffle": False, "verbose": 0,
+               "sample_weight": self.weights}
+        ours, theirs = two_outputs(), two_outputs()
+        mine = lockstep.fit(ours, self.x, self.y, partitions=1, nodes=2, **how)
+        self.assert_histories(mine.history, theirs.fit(self.x, self.y, **how).history)
+        for left, right in zip(ours.get_weights(), theirs.get_weights()):
+            self.assertLessEqual(np.abs(left - right).max(), 1e-5)
+        self.assert_fails(run("train", *options, "--output", self.output(), "--class-weight",
+                              '{"1": 2}'), 2, "the classes of a model's only output")
+        np.savez(self.data, x=self.x, **self.y, kind_sample_weight=self.weights["kind"])
+        self.assert_fails(run("train", *options, "--output", self.output()), 1,
+                          "size_sample_weight")
+
+    def test_model_checkpoint_writes_what_keras_would(self):
+        np.savez(self.data, x=self.words, y=self.tags)
+        tagger().save(self.path)
+        names = {"filepath": "all/{epoch:02d}-{loss:.3f}.keras"}
+        best = {"filepath": "best.weights.h5", "save_best_only": True, "monitor": "loss",
+                "save_weights_only": True}
+        calls = json.dumps([{"class_name": "ModelCheckpoint", "config": config}
+                            for config in (names, best)])
+        options = ["--model", self.path, "--data", self.data, "--epochs", 3, "--batch-size", 16,
+                   "--no-shuffle", "--partitions", 1]
+        expected, output = self.train(*options, "--callbacks", calls, "--nodes", 2)
+        theirs, folder = tagger(), self.folder / "keras"
+        (folder / "all").mkdir(parents=True)
+        theirs.fit(self.words, self.tags, batch_size=16, epochs=3, shuffle=False, verbose=0,
+                   callbacks=[keras.callbacks.ModelCheckpoint(
+                       **{**config, "filepath": str(folder / config["filepath"])})
+                       for config in (names, best)])
+        written = sorted(path.name for path in (output / "all").iterdir())
+        self.assertEqual(written, sorted(path.name for path in (folder / "all").iterdir()))
+        for name in written:
+            ours = keras.models.load_model(output / "all" / name)
+            for mine, other in zip(ours.get_weights(),
+                                   keras.models.load_model(folder / "all" / name).get_weights()):
+                self.assertLessEqual(np.abs(mine - other).max(), 1e-5)
+        self.assertEqual(digest(ours), expected)
+        loaded = tagger()
+        loaded.load_weights(output / "best.weights.h5")
+        self.assertEqual(digest(loaded), expected)
+
+    def test_a_run_that_goes_on_writes_what_is_missing(self):
+        np.savez(self.data, x=self.words, y=self.tags)
+        tagger().save(self.path)
+        options = ["--model", self.path, "--data", self.data, "--epochs", 2, "--callbacks",
+                   "ModelCheckpoint(filepath='{epoch}.keras')"]
+        _, output = self.train(*options)
+        (output / "2.keras").unlink()
+        self.train("--resume", "--epochs", 3, output=output)
+        self.assertTrue(all((output / f"{epoch}.keras").exists() for epoch in (1, 2, 3)))
+
+    @unittest.skipIf(EventAccumulator is None, "tensorboard is not here: PyPI could not be reached")
+    def test_tensorboard_reads_the_scalars(self):
+        np.savez(self.data, x=self.words, y=self.tags)
+        tagger().save(self.path)
+        _, output = self.train("--model", self.path, "--data", self.data, "--epochs", 2,
+                               "--validation-split", 0.2, "--callbacks", "TensorBoard")
+        history = self.report(output)["history"]
+        for folder, prefix in (("train", ""), ("validation", "val_")):
+            events = EventAccumulator(str(output / "logs" / folder))
+            events.Reload()
+            tags = events.Tags()["scalars"]
+            self.assertEqual(sorted(f"{prefix}{tag[len('epoch_'):]}" for tag in tags),
+                             sorted(name for name in history
+                                    if name.startswith("val_") == bool(prefix)))
+            for tag in tags:
+                seen = events.Scalars(tag)
+                self.assertEqual([event.step for event in seen], [0, 1])
+                expected = history[prefix + tag[len("epoch_"):]]
+                self.assertLessEqual(np.abs([event.value for event in seen]
+                                            - np.asarray(expected)).max(), 1e-5)
+
+
+if __name__ == "__main__":
+    runs.main_in(PYTHON, keras is not None)
