@@ -19,7 +19,7 @@ from faults import JOB, ROWS, Running
 
 LEASE_S = 1.5
 MOST_NODES = 4
-SPARED = 0.5  # from this share of the time on the coordinator and its oldest node are left alone
+SPARED = 0.5  # from this share of the time, or the steps, on coordinator and oldest node are spared
 # Between the first and the last look at one process. Allocators keep what they had.
 MOST_GROWTH = {"resident MiB": 64, "descriptors": 8, "sockets": 8, "threads": 8}
 EXPECTED_ENDS = {0, 143, -signal.SIGKILL}
@@ -39,6 +39,7 @@ class Soak:
         self.nodes = []
         self.looks = {}  # process -> [(age, figures)]
         self.named = 0
+        self.reached = 0  # the step, as far as the coordinator has said
         self.coordinator = None
 
     def start_coordinator(self):
@@ -53,7 +54,8 @@ class Soak:
                                   f"n{self.named}", "--devices", 1, "--data", f"digits:{ROWS}"))
 
     def spares(self):
-        return time.monotonic() - self.begin > SPARED * self.seconds
+        return (time.monotonic() - self.begin > SPARED * self.seconds or
+                self.reached > SPARED * self.epochs * faults.STEPS_PER_EPOCH)
 
     def victims(self):
         """Nodes that something may happen to."""
@@ -154,6 +156,7 @@ class Soak:
             kind()
             self.happened[kind.__name__] += 1
             said = faults.status(self.address) or {}
+            self.reached = max(self.reached, said.get("step", 0))
             print(f"\r{time.monotonic() - self.begin:5.0f} s, {kind.__name__}: step "
                   f"{said.get('step', '?')}, {len(self.nodes)} nodes      ", end="",
                   file=sys.stderr, flush=True)
@@ -197,10 +200,13 @@ def figures_of(pid):
 
 def epochs_for(seconds):
     """As many as fill somewhat more than half of the time where nothing happens."""
-    job = [*JOB, "--epochs", "2"]
-    begin = time.monotonic()
-    faults.reference(job)
-    return max(6, int(0.6 * seconds / ((time.monotonic() - begin) / 2)))
+    def lasts(epochs):
+        begin = time.monotonic()
+        faults.reference([*JOB, "--epochs", str(epochs)])
+        return time.monotonic() - begin
+
+    of_one = max(0.1, (lasts(10) - lasts(2)) / 8)
+    return max(6, int(0.6 * seconds / of_one))
 
 
 def check_ledger(path, epochs):
