@@ -250,7 +250,7 @@ void Coordinator::announce(const View& previous, CoordinatorActions* actions) {
   const bool hands_over = std::any_of(nodes_.begin(), nodes_.end(), [](const auto& entry) {
     return entry.second.live() && entry.second.leaving;
   });
-  if (hands_over && too_few_work()) ask_snapshot(0, actions);
+  if (hands_over && too_few_work()) ask_hand_over(actions);
   complete_if_durable(actions);
 }
 
@@ -343,8 +343,7 @@ Status Coordinator::ask_to_leave(SessionId session, CoordinatorActions* actions)
     return {};
   }
   if (too_few_work()) {
-    // Nobody to hand over to: the state must be durable first.
-    ask_snapshot(0, actions);
+    ask_hand_over(actions);
     return {};
   }
   change_view(actions);
@@ -375,6 +374,18 @@ void Coordinator::let_leave(const std::function<bool(SessionId)>& may_go,
     any = true;
   }
   if (any) change_view(actions);
+}
+
+// There is nobody to hand over to: the state, as it is now or later, must be durable first.
+void Coordinator::ask_hand_over(CoordinatorActions* actions) {
+  hand_over_at_ = steps_done_;
+  ask_snapshot(0, actions);
+}
+
+void Coordinator::hand_over_if_kept(CoordinatorActions* actions) {
+  // Who was asked may have been a step behind the first.
+  if (!too_few_work() || newest_state().step + 1 < hand_over_at_) return;
+  let_leave([](SessionId) { return true; }, actions);
 }
 
 Status Coordinator::leave(SessionId session, int64_t now_ms, CoordinatorActions* actions) {

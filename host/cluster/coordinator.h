@@ -225,6 +225,8 @@ class Coordinator {
   void settle_complaints(int64_t now_ms, CoordinatorActions* actions);
   void finish_leaving(int64_t step, CoordinatorActions* actions);
   void let_leave(const std::function<bool(SessionId)>& may_go, CoordinatorActions* actions);
+  void ask_hand_over(CoordinatorActions* actions);
+  void hand_over_if_kept(CoordinatorActions* actions);
   void fail(ErrorKind kind, const std::string& reason, CoordinatorActions* actions);
   void send_to_all(const NodeEvent& event, CoordinatorActions* actions);
   bool all_reported_digest(int64_t step) const;
@@ -291,6 +293,7 @@ class Coordinator {
   bool committing_ = false;
   std::optional<std::string> interrupted_;  // why
   int64_t interrupted_at_ = 0;              // steps that were done then
+  int64_t hand_over_at_ = 0;                // when the last that work asked to leave
   int64_t planned_snapshot_ = 0;            // asked for in this view
   int64_t snapshot_asked_ms_ = -1;          // by time
   int64_t checkpoint_ms_ = -1;              // the last, or when training began

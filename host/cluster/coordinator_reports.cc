@@ -324,6 +324,7 @@ Status Coordinator::snapshot_stored(SessionId session, const StateRef& state,
   if (ended()) return {};
   if (state.step <= newest_state().step) {
     if (interrupted_) fail(ErrorKind::failed, *interrupted_, actions);
+    hand_over_if_kept(actions);
     return {};
   }
   snapshot_ = state;
@@ -388,7 +389,7 @@ void Coordinator::checkpoint_durable(const CheckpointRecord& record, Coordinator
     return;
   }
   send_to_all(CheckpointEvent{step}, actions);
-  if (too_few_work()) let_leave([](SessionId) { return true; }, actions);
+  hand_over_if_kept(actions);
   if (started_) plan_snapshot(actions);
   commit_snapshot_if_agreed(actions);  // of the copy that came meanwhile
   make_view_if_held(actions);          // which waited for it

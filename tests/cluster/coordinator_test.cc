@@ -347,6 +347,22 @@ TEST_F(CoordinatorTest, TheLastOneLeavesWhenTheStateIsDurable) {
   EXPECT_FALSE(coordinator_->ended());
 }
 
+TEST_F(CoordinatorTest, TheLastOneStaysForTheStateThatItHadWhenItAsked) {
+  facts_.train_rows = 640;
+  train(1);
+  applied(kFirst, 0);
+  stored(state(1));  // on its way to the disk
+  applied(kFirst, 1);
+  applied(kFirst, 2);
+  ASSERT_TRUE(coordinator_->ask_to_leave(kFirst, &actions_).ok());
+  commit_durable();
+  EXPECT_THAT(receivers<StopEvent>(), IsEmpty());
+  actions_.clear();
+  stored(state(3));
+  commit_durable();
+  EXPECT_THAT(receivers<StopEvent>(), ElementsAre(kFirst));
+}
+
 TEST_F(CoordinatorTest, BelowItsMinimumTheJobWaits) {
   facts_.min_nodes = 2;
   train(2);

@@ -14,20 +14,20 @@ namespace {
 class EmulatedOptimizers : public testing::TestWithParam<std::string> {};
 
 TEST_P(EmulatedOptimizers, StepAsOnTheCpu) {
-  const nlohmann::json& golden = golden::golden_file().at("optimizers").at(GetParam());
+  const nlohmann::json& golden = optimizer_golden::golden_file().at("optimizers").at(GetParam());
   const Optimizer optimizer = Optimizer::create(golden.at("config")).value();
   const auto cpu = make_cpu_device("cpu-avx2").value();
   cpu->attach_thread();
-  golden::State expected(*cpu, optimizer, golden);
-  for (int64_t t = 1; t <= golden::golden_file().at("steps"); ++t) {
+  optimizer_golden::State expected(*cpu, optimizer, golden);
+  for (int64_t t = 1; t <= optimizer_golden::golden_file().at("steps"); ++t) {
     expected.step(optimizer, t, nullptr);
   }
   for (const uint64_t seed : {1, 2}) {
     emulated::Machine machine({.seed = seed});
     const auto gpu = make_cuda_device(0, "cuda-fp32").value();
     gpu->attach_thread();
-    golden::State found(*gpu, optimizer, golden);
-    for (int64_t t = 1; t <= golden::golden_file().at("steps"); ++t) {
+    optimizer_golden::State found(*gpu, optimizer, golden);
+    for (int64_t t = 1; t <= optimizer_golden::golden_file().at("steps"); ++t) {
       found.step(optimizer, t, nullptr);
     }
     for (size_t i = 0; i <= optimizer.slots().size(); ++i) {
@@ -36,7 +36,8 @@ TEST_P(EmulatedOptimizers, StepAsOnTheCpu) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(cases, EmulatedOptimizers, testing::ValuesIn(golden::case_names()),
+INSTANTIATE_TEST_SUITE_P(cases, EmulatedOptimizers,
+                         testing::ValuesIn(optimizer_golden::case_names()),
                          [](const auto& name) { return name.param; });
 
 }  // namespace

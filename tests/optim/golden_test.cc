@@ -9,8 +9,8 @@
 namespace lockstep {
 namespace {
 
-using golden::golden_file;
-using golden::State;
+using optimizer_golden::golden_file;
+using optimizer_golden::State;
 
 constexpr double kTolerance = 1e-5;  // of the largest value
 
@@ -68,7 +68,7 @@ TEST_P(OptimizerGolden, digest_is_of_the_new_state) {
 }
 
 INSTANTIATE_TEST_SUITE_P(all, OptimizerGolden,
-                         testing::Combine(testing::ValuesIn(golden::case_names()),
+                         testing::Combine(testing::ValuesIn(optimizer_golden::case_names()),
                                           testing::ValuesIn(test_device_names())),
                          [](const auto& case_info) {
                            std::string name =

@@ -14,7 +14,7 @@
 #include "tests/nn/training_step.h"
 #include "tests/support/source_folder.h"
 
-namespace lockstep::golden {
+namespace lockstep::optimizer_golden {
 
 inline const nlohmann::json& golden_file() {
   // It lives as long as the tests do.
@@ -147,4 +147,4 @@ class State {
   std::unique_ptr<Buffer> gradient_;
 };
 
-}  // namespace lockstep::golden
+}  // namespace lockstep::optimizer_golden
