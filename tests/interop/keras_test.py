@@ -2,26 +2,16 @@
 
 Needs Keras from PyPI, which `./dev test` installs into build/venv-interop; skipped without it.
 """
-import hashlib
-import os
 import unittest
 import zipfile
 
 import runs
+from real_keras import MISSING, digest, keras, layers, main, np
 from runs import run
 
-PYTHON = runs.ROOT / "build" / "venv-interop" / "bin" / "python"
-os.environ["KERAS_BACKEND"] = "jax"
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-try:
+if keras is not None:
     import jax
-    import keras
-    import numpy as np
-    from keras import layers
-except ImportError:
-    keras = None
 
-MISSING = "Keras is not here: PyPI could not be reached"
 ROWS = 32
 CLASSES = 4
 
@@ -69,10 +59,6 @@ def masked():
     x = layers.Concatenate()([layers.Dense(3)(x), layers.LayerNormalization()(x)])
     x = layers.GlobalAveragePooling1D()(x)
     return keras.Model(image, layers.Dense(CLASSES, activation="softmax")(x))
-
-
-def digest(model):
-    return hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights())).hexdigest()
 
 
 @unittest.skipIf(keras is None, MISSING)
@@ -256,4 +242,4 @@ class KerasTest(runs.RunTest):
 
 
 if __name__ == "__main__":
-    runs.main_in(PYTHON, keras is not None)
+    main()

@@ -3,35 +3,19 @@ weights of single outputs, metrics of counts, ModelCheckpoint's files, TensorBoa
 
 Needs Keras from PyPI, which `./dev test` installs into build/venv-interop; skipped without it.
 """
-import hashlib
 import json
 import os
-import sys
 import unittest
 
 import runs
+from real_keras import MISSING, digest, keras, layers, lockstep, losses, main, metrics, np
 from runs import run
 
-PYTHON = runs.ROOT / "build" / "venv-interop" / "bin" / "python"
-sys.path.insert(0, str(runs.ROOT / "python"))
-os.environ["KERAS_BACKEND"] = "jax"
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-try:
-    import keras
-    import numpy as np
-    from keras import layers, losses, metrics
-
-    import lockstep
-except ImportError as error:
-    if "lockstep" in str(error):
-        raise
-    keras = None
 try:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 except ImportError:
     EventAccumulator = None
 
-MISSING = "Keras is not here: PyPI could not be reached"
 ROWS, STEPS, WORDS = 90, 6, 9
 
 
@@ -61,10 +45,6 @@ def two_outputs():
                                     metrics.AUC(num_thresholds=50, name="area")]},
                   weighted_metrics={"size": ["mae"], "kind": ["accuracy"]})
     return model
-
-
-def digest(trained):
-    return hashlib.sha256(b"".join(w.tobytes() for w in trained.get_weights())).hexdigest()
 
 
 @unittest.skipIf(keras is None, MISSING)
@@ -187,4 +167,4 @@ class ObjectivesTest(runs.RunTest):
 
 
 if __name__ == "__main__":
-    runs.main_in(PYTHON, keras is not None)
+    main()

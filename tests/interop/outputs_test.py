@@ -2,30 +2,13 @@
 
 Needs Keras from PyPI, which `./dev test` installs into build/venv-interop; skipped without it.
 """
-import hashlib
 import os
-import sys
 import unittest
 
 import runs
+from real_keras import MISSING, digest, keras, layers, lockstep, main, np
 from runs import run
 
-PYTHON = runs.ROOT / "build" / "venv-interop" / "bin" / "python"
-sys.path.insert(0, str(runs.ROOT / "python"))
-os.environ["KERAS_BACKEND"] = "jax"
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-try:
-    import keras
-    import numpy as np
-    from keras import layers
-
-    import lockstep
-except ImportError as error:
-    if "lockstep" in str(error):
-        raise
-    keras = None
-
-MISSING = "Keras is not here: PyPI could not be reached"
 ROWS = 96
 CLASSES = 4
 # As fit() names them in Keras' History.
@@ -51,10 +34,6 @@ def model(as_dictionary=False):
                                    keras.metrics.SparseTopKCategoricalAccuracy(2, name="top2")]},
                  weighted_metrics={"kind": ["accuracy"]})
     return made
-
-
-def digest(trained):
-    return hashlib.sha256(b"".join(w.tobytes() for w in trained.get_weights())).hexdigest()
 
 
 @unittest.skipIf(keras is None, MISSING)
@@ -152,4 +131,4 @@ class OutputsTest(runs.RunTest):
 
 
 if __name__ == "__main__":
-    runs.main_in(PYTHON, keras is not None)
+    main()

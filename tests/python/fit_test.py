@@ -3,7 +3,6 @@
 Needs Keras from PyPI, which `./dev test` installs into build/venv-interop; skipped without it.
 """
 import contextlib
-import hashlib
 import io
 import os
 import re
@@ -16,35 +15,16 @@ import unittest
 import warnings
 
 import runs
+from real_keras import MISSING, digest, keras, layers, lockstep, main, np
 
-PYTHON = runs.ROOT / "build" / "venv-interop" / "bin" / "python"
-sys.path.insert(0, str(runs.ROOT / "python"))
-os.environ["KERAS_BACKEND"] = "jax"
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-try:
-    import keras
-    import numpy as np
+if keras is not None:
     import pandas
-    from keras import layers
-
-    import lockstep
     from lockstep import _binary
-except ImportError as error:
-    if "lockstep" in str(error):
-        raise
-    keras = None
-    Callback = object
-else:
-    Callback = keras.callbacks.Callback
+Callback = keras.callbacks.Callback if keras else object
 
-MISSING = "Keras is not here: PyPI could not be reached"
 ROWS = 256
 FEATURES = 12
 CLASSES = 4
-
-
-def digest(model):
-    return hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights())).hexdigest()
 
 
 def compiled(*, dropout=0.2, loss="sparse_categorical_crossentropy", optimizer="adam"):
@@ -462,4 +442,4 @@ class ReadmeTest(runs.RunTest):
 
 
 if __name__ == "__main__":
-    runs.main_in(PYTHON, keras is not None)
+    main()

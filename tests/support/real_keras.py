@@ -1,0 +1,36 @@
+"""Real Keras beside the package `lockstep`, for the tests that need both.
+
+Keras comes from PyPI: `./dev test` installs it into build/venv-interop. Where it is not there
+`keras` is None, and the tests are skipped with MISSING as the reason.
+"""
+import hashlib
+import os
+import sys
+
+import runs
+
+PYTHON = runs.ROOT / "build" / "venv-interop" / "bin" / "python"
+MISSING = "Keras is not here: PyPI could not be reached"
+sys.path.insert(0, str(runs.ROOT / "python"))
+os.environ["KERAS_BACKEND"] = "jax"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+try:
+    import keras
+    import numpy as np
+    from keras import layers, losses, metrics
+
+    import lockstep
+except ImportError as error:
+    if "lockstep" in str(error):
+        raise
+    keras = layers = losses = metrics = np = lockstep = None
+
+
+def digest(model):
+    """What a run's weights_sha256 must be."""
+    return hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights())).hexdigest()
+
+
+def main():
+    """runs.main(), in the environment that has Keras."""
+    runs.main_in(PYTHON, keras is not None)
