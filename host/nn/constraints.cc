@@ -10,8 +10,6 @@
 namespace lockstep {
 namespace {
 
-constexpr double kEpsilon = 1e-7;  // keras.config.epsilon()
-
 std::vector<ClassType> constraint_types() {
   const ConfigKey axis{"axis", KeyKind::axis, 0};
   return {{"MaxNorm", "max_norm", {{"max_value", KeyKind::number, 2.0}, axis}},

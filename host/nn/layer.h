@@ -11,6 +11,8 @@
 
 namespace lockstep {
 
+inline constexpr double kEpsilon = 1e-7;  // keras.config.epsilon()
+
 // Entries of the largest activation row and of the largest parameter: kernels count in int.
 inline constexpr int64_t kLargestTensor = 2147483647;
 

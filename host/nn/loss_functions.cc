@@ -14,8 +14,6 @@ namespace {
 using Builder = ExpressionBuilder;
 using Reduction = LayerContext::Reduction;
 
-constexpr double kEpsilon = 1e-7;  // keras.config.epsilon()
-
 Term clip(Builder& e, Term x, double low, double high) {
   return e.minimum(e.maximum(x, e.constant(low)), e.constant(high));
 }

@@ -1,7 +1,6 @@
 // Metrics of the counts at many thresholds: areas under curves, the best of one rate at another.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "host/core/math_double.h"
 #include "host/nn/metric_types.h"
@@ -12,9 +11,6 @@ namespace {
 using Builder = ExpressionBuilder;
 using Reduction = LayerContext::Reduction;
 using Json = nlohmann::json;
-
-constexpr double kEpsilon = 1e-7;  // keras.config.epsilon()
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 // A prediction is above limit k where prediction * scale > limits[k]: the thresholds, or where
 // these are even, as Keras rounds them, whole numbers.

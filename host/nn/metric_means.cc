@@ -11,7 +11,6 @@ using Builder = ExpressionBuilder;
 using Reduction = LayerContext::Reduction;
 
 constexpr double kTop = 5;
-constexpr double kEpsilon = 1e-7;  // keras.config.epsilon()
 
 double mean_value(const nlohmann::json&, const MeasuredSums& sums) {
   return sums.values[0] / sums.total;

@@ -1,6 +1,5 @@
 // Metrics of sums by class or by output: F scores, R2, intersections over unions.
 #include <cmath>
-#include <limits>
 
 #include "host/nn/metric_types.h"
 
@@ -11,8 +10,6 @@ using Builder = ExpressionBuilder;
 using Reduction = LayerContext::Reduction;
 using Json = nlohmann::json;
 
-constexpr double kEpsilon = 1e-7;  // keras.config.epsilon()
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kLeastPrediction = 1e-9;  // of Keras' FBetaScore and IoU
 
 SymbolicTensor sum_last(LayerContext& layer, const std::string& what, const SymbolicTensor& x) {

@@ -1,6 +1,7 @@
 // The rows of the table of metrics, and what their files share.
 #pragma once
 
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@ std::vector<MetricType> curve_metrics();  // of those counts at many thresholds
 std::vector<MetricType> score_metrics();  // of sums by class, or by output
 
 inline constexpr double kDefaultThreshold = 0.5;
+inline constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 // Of the metric's config, where it has the key and a value; of a list its only entry.
 double number_or(const LayerContext& layer, const char* key, double value);

@@ -13,7 +13,6 @@ namespace lockstep {
 namespace {
 
 constexpr const char* kOrthogonal = "OrthogonalRegularizer";
-constexpr double kEpsilon = 1e-7;  // keras.config.epsilon()
 
 using Builder = ExpressionBuilder;
 

@@ -26,7 +26,7 @@ class Replay {
  public:
   static Result<std::unique_ptr<Replay>> create(FileSystem& files, const std::string& run,
                                                 const std::string& data,
-                                                const DeviceFactory& factory);
+                                                const NumericsFactory& factory);
 
   const Job& job() const { return job_; }
   const Graph& graph() const { return replica_->graph(); }
@@ -61,10 +61,10 @@ class Replay {
 
 Result<std::unique_ptr<Replay>> Replay::create(FileSystem& files, const std::string& run,
                                                const std::string& data,
-                                               const DeviceFactory& factory) {
+                                               const NumericsFactory& factory) {
   LOCKSTEP_ASSIGN(Job job, read_job(run));
   std::unique_ptr<Replay> replay(new Replay(files, run, std::move(job)));
-  LOCKSTEP_RETURN_IF_ERROR(replay->load(data, factory));
+  LOCKSTEP_RETURN_IF_ERROR(replay->load(data, factory(replay->job_.numerics)));
   LOCKSTEP_RETURN_IF_ERROR(replay->read_epochs());
   LOCKSTEP_ASSIGN(replay->recorded_, read_digests(OutputFolder::digests_path(run)));
   return replay;
@@ -209,16 +209,11 @@ bool are_cut_alike(const Replay& left, const Replay& right, int64_t step) {
 
 }  // namespace
 
-Result<Replayed> replay_step(
-    FileSystem& files, const std::string& left, const std::string& right, int64_t step,
-    const std::string& data,
-    const std::function<DeviceFactory(const std::string& numerics)>& factory) {
-  const auto replay_of = [&](const std::string& run) -> Result<std::unique_ptr<Replay>> {
-    LOCKSTEP_ASSIGN(const Job job, read_job(run));
-    return Replay::create(files, run, data, factory(job.numerics));
-  };
-  LOCKSTEP_ASSIGN(const auto ours, replay_of(left));
-  LOCKSTEP_ASSIGN(const auto theirs, replay_of(right));
+Result<Replayed> replay_step(FileSystem& files, const std::string& left, const std::string& right,
+                             int64_t step, const std::string& data,
+                             const NumericsFactory& factory) {
+  LOCKSTEP_ASSIGN(const auto ours, Replay::create(files, left, data, factory));
+  LOCKSTEP_ASSIGN(const auto theirs, Replay::create(files, right, data, factory));
   LOCKSTEP_RETURN_IF_ERROR(ours->go_to(step));
   LOCKSTEP_RETURN_IF_ERROR(theirs->go_to(step));
   Replayed replayed;

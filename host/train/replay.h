@@ -37,12 +37,13 @@ struct Replayed {
   std::optional<GradientDifference> gradients;
 };
 
+// Devices for numerics, as a job names them.
+using NumericsFactory = std::function<DeviceFactory(const std::string& numerics)>;
+
 // The runs' jobs, each from the newest state before `step` that it has kept, or from its start.
 // `data`: where the data of both is; "": where each job says. Errors say what is missing, or that
 // already a step before is not what the run recorded.
-Result<Replayed> replay_step(
-    FileSystem& files, const std::string& left, const std::string& right, int64_t step,
-    const std::string& data,
-    const std::function<DeviceFactory(const std::string& numerics)>& factory);
+Result<Replayed> replay_step(FileSystem& files, const std::string& left, const std::string& right,
+                             int64_t step, const std::string& data, const NumericsFactory& factory);
 
 }  // namespace lockstep

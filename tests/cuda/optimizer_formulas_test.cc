@@ -1,21 +1,16 @@
 // The formulas of the optimizers fit the registers of the GPU's interpreter.
 #include <gtest/gtest.h>
 
-#include <fstream>
-#include <nlohmann/json.hpp>
-
 #include "cuda/expression_plan.h"
 #include "host/optim/optimizer.h"
-#include "tests/support/source_folder.h"
+#include "tests/support/golden_json.h"
 
 namespace lockstep {
 namespace {
 
 TEST(OptimizerFormulas, fit_the_gpus_interpreter) {
-  std::ifstream stream(source_folder() + "/tests/golden/optimizers.json");
-  const auto file = nlohmann::json::parse(stream);
   int formulas = 0;
-  for (const auto& [name, golden] : file.at("optimizers").items()) {
+  for (const auto& [name, golden] : golden_json("optimizers").at("optimizers").items()) {
     const Optimizer optimizer = Optimizer::create(golden.at("config")).value();
     StepTerms terms;
     terms.whole = optimizer.steps_whole("layer/w", {20});

@@ -1,8 +1,6 @@
 // Reductions, masks and weights of single outputs against Keras, through a job's own batches.
 #include <gtest/gtest.h>
 
-#include <fstream>
-
 #include "host/job/data_job.h"
 #include "host/job/metric_table.h"
 #include "host/job/options.h"
@@ -10,26 +8,12 @@
 #include "host/train/resolve.h"
 #include "tests/nn/test_devices.h"
 #include "tests/nn/training_step.h"
-#include "tests/support/source_folder.h"
+#include "tests/support/golden_json.h"
 
 namespace lockstep {
 namespace {
 
 constexpr double kTolerance = 2e-5;  // of the largest value
-
-const nlohmann::json& golden_objectives() {
-  static const auto* content = [] {
-    std::ifstream in(source_folder() + "/tests/golden/objectives.json");
-    return new nlohmann::json(nlohmann::json::parse(in));
-  }();
-  return *content;
-}
-
-std::vector<std::string> case_names() {
-  std::vector<std::string> names;
-  for (const auto& [name, value] : golden_objectives().at("cases").items()) names.push_back(name);
-  return names;
-}
 
 Field field_of(const std::string& name, const nlohmann::json& values, const Shape& row_shape) {
   const auto floats = values.get<std::vector<float>>();
@@ -44,7 +28,7 @@ class ObjectivesGolden : public testing::TestWithParam<std::tuple<std::string, s
   void SetUp() override {
     device_ = make_test_device(std::get<1>(GetParam()));
     if (device_ == nullptr) GTEST_SKIP() << "this machine has no " << std::get<1>(GetParam());
-    golden_ = golden_objectives().at("cases").at(std::get<0>(GetParam()));
+    golden_ = golden_json("objectives").at("cases").at(std::get<0>(GetParam()));
     make_data();
     make_job();
   }
@@ -67,7 +51,7 @@ class ObjectivesGolden : public testing::TestWithParam<std::tuple<std::string, s
     for (const OptionSpec& option : job_options()) options[option.key] = option.default_value;
     options["model"] = "made";
     options["data"] = "made";
-    options["batch_size"] = golden_objectives().at("batch_size");
+    options["batch_size"] = golden_json("objectives").at("batch_size");
     options["partitions"] = 4;
     options["shuffle"] = false;
     for (const char* key : {"loss", "loss_weights", "metrics", "weighted_metrics"}) {
@@ -187,7 +171,7 @@ std::string case_name(const testing::TestParamInfo<ObjectivesGolden::ParamType>&
 }
 
 INSTANTIATE_TEST_SUITE_P(objectives, ObjectivesGolden,
-                         testing::Combine(testing::ValuesIn(case_names()),
+                         testing::Combine(testing::ValuesIn(golden_names("objectives", "cases")),
                                           testing::ValuesIn(test_device_names())),
                          case_name);
 

@@ -15,14 +15,6 @@ namespace {
 
 constexpr double kTolerance = 1e-5;  // of the largest value
 
-std::vector<std::string> case_names() {
-  std::vector<std::string> names;
-  for (const auto& [name, value] : loss_golden_file().at("objectives").items()) {
-    names.push_back(name);
-  }
-  return names;
-}
-
 class OutputsGolden : public testing::TestWithParam<std::tuple<std::string, std::string>> {
  protected:
   void SetUp() override {
@@ -186,7 +178,7 @@ std::string case_name(const testing::TestParamInfo<OutputsGolden::ParamType>& in
 }
 
 INSTANTIATE_TEST_SUITE_P(objectives, OutputsGolden,
-                         testing::Combine(testing::ValuesIn(case_names()),
+                         testing::Combine(testing::ValuesIn(golden_names("losses", "objectives")),
                                           testing::ValuesIn(test_device_names())),
                          case_name);
 

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -12,26 +11,15 @@
 #include "host/graph/passes.h"
 #include "host/nn/layer.h"
 #include "tests/nn/training_step.h"
-#include "tests/support/source_folder.h"
+#include "tests/support/golden_json.h"
 
 namespace lockstep::golden {
 
 inline constexpr double kTolerance = 1e-5;  // of the largest value
 
-inline const nlohmann::json& golden_file() {
-  // The tests' only reader; it lives as long as they do.
-  static const auto* file = [] {
-    std::ifstream stream(source_folder() + "/tests/golden/layers.json");
-    return new nlohmann::json(nlohmann::json::parse(stream));
-  }();
-  return *file;
-}
+inline const nlohmann::json& golden_file() { return golden_json("layers"); }
 
-inline std::vector<std::string> case_names() {
-  std::vector<std::string> names;
-  for (const auto& [name, value] : golden_file().at("cases").items()) names.push_back(name);
-  return names;
-}
+inline std::vector<std::string> case_names() { return golden_names("layers", "cases"); }
 
 inline void expect_close(const nlohmann::json& expected, const float* actual,
                          const std::string& what) {

@@ -3,24 +3,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "tests/nn/training_step.h"
-#include "tests/support/source_folder.h"
+#include "tests/support/golden_json.h"
 
 namespace lockstep {
 
-inline const nlohmann::json& loss_golden_file() {
-  // The tests' only reader; it lives as long as they do.
-  static const auto* file = [] {
-    std::ifstream stream(source_folder() + "/tests/golden/losses.json");
-    return new nlohmann::json(nlohmann::json::parse(stream));
-  }();
-  return *file;
-}
+inline const nlohmann::json& loss_golden_file() { return golden_json("losses"); }
 
 // `made` of the script: rows of `features` values, `last` of them on the last axis.
 inline std::vector<float> made_up_targets(const std::string& kind, uint64_t tensor, int64_t count,

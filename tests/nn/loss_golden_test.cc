@@ -16,12 +16,6 @@ constexpr double kTolerance = 1e-5;  // of the largest value
 // Where float32 cannot tell 1 - 1e-7 from its neighbours, logarithms of it are as coarse.
 constexpr double kSaturatedTolerance = 0.02;
 
-std::vector<std::string> names_in(const char* part) {
-  std::vector<std::string> names;
-  for (const auto& [name, value] : loss_golden_file().at(part).items()) names.push_back(name);
-  return names;
-}
-
 class LossGolden : public testing::TestWithParam<std::tuple<std::string, std::string>> {
  protected:
   void open(const char* part) {
@@ -189,11 +183,11 @@ std::string case_name(const testing::TestParamInfo<LossGolden::ParamType>& info)
 }
 
 INSTANTIATE_TEST_SUITE_P(losses, LossesGolden,
-                         testing::Combine(testing::ValuesIn(names_in("losses")),
+                         testing::Combine(testing::ValuesIn(golden_names("losses", "losses")),
                                           testing::ValuesIn(test_device_names())),
                          case_name);
 INSTANTIATE_TEST_SUITE_P(metrics, MetricsGolden,
-                         testing::Combine(testing::ValuesIn(names_in("metrics")),
+                         testing::Combine(testing::ValuesIn(golden_names("losses", "metrics")),
                                           testing::ValuesIn(test_device_names())),
                          case_name);
 

@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -12,24 +11,13 @@
 #include "host/device/flat_math.h"
 #include "host/optim/optimizer.h"
 #include "tests/nn/training_step.h"
-#include "tests/support/source_folder.h"
+#include "tests/support/golden_json.h"
 
 namespace lockstep::optimizer_golden {
 
-inline const nlohmann::json& golden_file() {
-  // It lives as long as the tests do.
-  static const auto* file = [] {
-    std::ifstream stream(source_folder() + "/tests/golden/optimizers.json");
-    return new nlohmann::json(nlohmann::json::parse(stream));
-  }();
-  return *file;
-}
+inline const nlohmann::json& golden_file() { return golden_json("optimizers"); }
 
-inline std::vector<std::string> case_names() {
-  std::vector<std::string> names;
-  for (const auto& [name, value] : golden_file().at("optimizers").items()) names.push_back(name);
-  return names;
-}
+inline std::vector<std::string> case_names() { return golden_names("optimizers", "optimizers"); }
 
 // In [-1, 1).
 inline std::vector<float> made_up(uint64_t tensor, int64_t count) {

@@ -4,30 +4,20 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "host/runtime/replica.h"
 #include "tests/nn/training_step.h"
-#include "tests/support/source_folder.h"
+#include "tests/support/golden_json.h"
 
 namespace lockstep::golden {
 
-inline const nlohmann::json& regularizers_file() {
-  // The tests' only reader; it lives as long as they do.
-  static const auto* file = [] {
-    std::ifstream stream(source_folder() + "/tests/golden/regularizers.json");
-    return new nlohmann::json(nlohmann::json::parse(stream));
-  }();
-  return *file;
-}
+inline const nlohmann::json& regularizers_file() { return golden_json("regularizers"); }
 
 inline std::vector<std::string> regularizer_cases() {
-  std::vector<std::string> names;
-  for (const auto& [name, value] : regularizers_file().at("cases").items()) names.push_back(name);
-  return names;
+  return golden_names("regularizers", "cases");
 }
 
 class RegularizerCase {

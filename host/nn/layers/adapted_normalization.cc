@@ -8,8 +8,6 @@
 namespace lockstep::layers {
 namespace {
 
-constexpr double kEpsilon = 1e-7;  // keras.config.epsilon()
-
 // The axes of the row that have statistics of their own; none: one for all.
 Result<std::vector<size_t>> kept_axes(const LayerContext& layer, const Shape& shape) {
   std::vector<size_t> axes;

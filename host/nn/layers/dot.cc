@@ -7,8 +7,6 @@
 namespace lockstep::layers {
 namespace {
 
-constexpr double kEpsilon = 1e-7;  // keras.config.epsilon()
-
 // One axis of a shape brought to the front or to the end, the others in their order.
 SymbolicTensor with_axis(LayerContext& layer, const std::string& what, const SymbolicTensor& x,
                          size_t axis, bool to_front) {
