@@ -155,7 +155,7 @@ struct DigestWords {
       const Floats<kWidth> word = load<kWidth>(memory[k] + at);
       for (int j = 0; j < kWidth; ++j) {
         const uint32_t bits = std::bit_cast<uint32_t>(word.at[j]);
-        mixed.at[j] = k == 0 ? bits : mix_digest(mixed.at[j], kDigestWordFactor) + bits;
+        mixed.at[j] = digest_word(k == 0 ? 0 : mixed.at[j], bits);
       }
     }
     *reinterpret_cast<Words<kWidth>*>(out) = mixed;
@@ -182,7 +182,7 @@ __global__ void digest_kernel(DigestWords<kWords> words, int64_t count, uint32_t
   uint32_t lane = 0;
   LOCKSTEP_UNROLL(8)
   for (unsigned i = threadIdx.x; i < size; i += DigestLanes::kCount) {
-    lane = mix_digest(lane, kDigestLaneFactor) + mixed[i];
+    lane = digest_parameter(lane, mixed[i]);
   }
   lanes[static_cast<int64_t>(blockIdx.x) * DigestLanes::kCount + threadIdx.x] = lane;
 }

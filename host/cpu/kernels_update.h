@@ -33,19 +33,16 @@ inline void add_flat(const float* a, const float* b, float* out, int64_t count) 
 // The digest of host/device/state_digest.h, its 16 lanes in registers.
 inline constexpr int kDigestVectors = 16 / kLanes;
 
-LOCKSTEP_SIMD IVec digest_mix(IVec a, uint32_t factor) {
-  return mul_int(swap_halves(a), set_int(static_cast<int32_t>(factor)));
-}
-
 // Lanes after one more vector of the state. words: weights, then slots.
 template <int kWords>
 LOCKSTEP_SIMD IVec digest_step(IVec lanes, const Vec* words) {
   IVec x = bits(words[kWords - 1]);
 #pragma GCC unroll 8
   for (int k = kWords - 2; k >= 0; --k) {
-    x = add_int(digest_mix(x, kDigestWordFactor), bits(words[k]));
+    x = add_int(rotate_left<8>(x), bits(words[k]));
   }
-  return add_int(digest_mix(lanes, kDigestLaneFactor), x);
+  const IVec factor = set_int(static_cast<int32_t>(kDigestFactor));
+  return add_int(mul_int(rotate_left<16>(lanes), factor), x);
 }
 
 // The same for the first `count` lanes only.

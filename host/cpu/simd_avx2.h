@@ -84,11 +84,13 @@ template <int kBits>
 LOCKSTEP_SIMD IVec shift_right_unsigned(IVec a) {
   return {_mm256_srli_epi32(a.v, kBits)};
 }
-// Swaps the halves of each lane.
-LOCKSTEP_SIMD IVec swap_halves(IVec a) {
-  const __m256i order = _mm256_set_epi64x(0x0d0c0f0e09080b0a, 0x0504070601000302,
-                                          0x0d0c0f0e09080b0a, 0x0504070601000302);
-  return {_mm256_shuffle_epi8(a.v, order)};
+// Each lane's bits, by whole bytes.
+template <int kBits>
+LOCKSTEP_SIMD IVec rotate_left(IVec a) {
+  static_assert(kBits == 8 || kBits == 16);
+  const int64_t low = kBits == 8 ? 0x0605040702010003 : 0x0504070601000302;
+  const int64_t high = low + 0x0808080808080808;
+  return {_mm256_shuffle_epi8(a.v, _mm256_set_epi64x(high, low, high, low))};
 }
 LOCKSTEP_SIMD Vec to_float(IVec a) { return {_mm256_cvtepi32_ps(a.v)}; }
 LOCKSTEP_SIMD IVec bits(Vec a) { return {_mm256_castps_si256(a.v)}; }

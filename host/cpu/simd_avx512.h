@@ -79,7 +79,10 @@ template <int kBits>
 LOCKSTEP_SIMD IVec shift_right_unsigned(IVec a) {
   return {_mm512_maskz_srli_epi32(0xffff, a.v, kBits)};
 }
-LOCKSTEP_SIMD IVec swap_halves(IVec a) { return {_mm512_maskz_rol_epi32(0xffff, a.v, 16)}; }
+template <int kBits>
+LOCKSTEP_SIMD IVec rotate_left(IVec a) {
+  return {_mm512_maskz_rol_epi32(0xffff, a.v, kBits)};
+}
 LOCKSTEP_SIMD Vec to_float(IVec a) { return {_mm512_maskz_cvtepi32_ps(0xffff, a.v)}; }
 LOCKSTEP_SIMD IVec bits(Vec a) { return {_mm512_castps_si512(a.v)}; }
 LOCKSTEP_SIMD Vec from_bits(IVec a) { return {_mm512_castsi512_ps(a.v)}; }

@@ -15,7 +15,7 @@
 namespace lockstep {
 
 // Raised whenever the bits of any numerics change.
-inline constexpr int kNumericsVersion = 3;
+inline constexpr int kNumericsVersion = 4;
 
 struct Job {
   // As asked for, defaults filled in.

@@ -107,15 +107,14 @@ uint64_t digest_of_state(const StateView& state) {
     DigestLanes lanes;
     const int64_t end = std::min(begin + kDigestBlock, count);
     for (int64_t i = begin; i < end; ++i) {
-      uint32_t word = 0;
+      uint32_t x = 0;
       for (size_t vector = state.vectors.size(); vector-- > 0;) {
-        uint32_t bits = 0;
-        std::memcpy(&bits, state.vectors[vector].data() + i * 4, 4);
-        word =
-            vector + 1 == state.vectors.size() ? bits : mix_digest(word, kDigestWordFactor) + bits;
+        uint32_t word = 0;
+        std::memcpy(&word, state.vectors[vector].data() + i * 4, 4);
+        x = digest_word(x, word);
       }
       uint32_t& lane = lanes.values[(i - begin) % DigestLanes::kCount];
-      lane = mix_digest(lane, kDigestLaneFactor) + word;
+      lane = digest_parameter(lane, x);
     }
     sum += block_digest(lanes, begin / kDigestBlock);
   }

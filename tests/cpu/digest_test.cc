@@ -9,16 +9,14 @@ namespace {
 
 using State = std::vector<Floats>;  // weights, then slots
 
-uint32_t mix(uint32_t a, uint32_t factor) { return std::rotl(a, 16) * factor; }
-
 std::array<uint32_t, 16> reference(const State& state) {
   std::array<uint32_t, 16> lanes{};
   for (size_t i = 0; i < state[0].size(); ++i) {
     uint32_t x = std::bit_cast<uint32_t>(state.back()[i]);
     for (size_t k = state.size() - 1; k-- > 0;) {
-      x = mix(x, 0x85ebca77u) + std::bit_cast<uint32_t>(state[k][i]);
+      x = std::rotl(x, 8) + std::bit_cast<uint32_t>(state[k][i]);
     }
-    lanes[i % 16] = mix(lanes[i % 16], 0x9e3779b1u) + x;
+    lanes[i % 16] = std::rotl(lanes[i % 16], 16) * 0x9e3779b1u + x;
   }
   return lanes;
 }

@@ -343,19 +343,18 @@ class NaiveDevice : public Device {
                 DigestLanes* lanes) override {
     std::fill_n(lanes, (count + kDigestBlock - 1) / kDigestBlock, DigestLanes{});
     for (int64_t i = 0; i < count; ++i) {
-      uint32_t x = 0;  // mix(0) is 0
+      uint32_t x = 0;
       for (size_t k = slots.size(); k > 0; --k) {
-        x = mix(x, kDigestWordFactor) + std::bit_cast<uint32_t>(slots[k - 1][i]);
+        x = std::rotl(x, 8) + std::bit_cast<uint32_t>(slots[k - 1][i]);
       }
-      x = mix(x, kDigestWordFactor) + std::bit_cast<uint32_t>(weights[i]);
+      x = std::rotl(x, 8) + std::bit_cast<uint32_t>(weights[i]);
       uint32_t& lane = lanes[i / kDigestBlock].values[i % DigestLanes::kCount];
-      lane = mix(lane, kDigestLaneFactor) + x;
+      lane = std::rotl(lane, 16) * kDigestFactor + x;
     }
     return {};
   }
 
  private:
-  static uint32_t mix(uint32_t a, uint32_t factor) { return std::rotl(a, 16) * factor; }
   void update(const UpdateDesc& desc, const float* gradient, float* weights,
               std::span<float* const> slots, int64_t count) {
     if (const auto* formula = std::get_if<ExpressionUpdate>(&desc)) {
