@@ -9,12 +9,8 @@
 #include "cuda/conv_graph.h"
 
 namespace lockstep {
-namespace {
-
-const char* math_name(ConvMath math) { return math == ConvMath::fp32 ? "fp32" : "tf32"; }
-
 // What the engine of a candidate says of itself.
-struct Engine {
+struct ConvEngine {
   int64_t index = -1;
   std::vector<cudnnBackendNumericalNote_t> notes;
   std::vector<cudnnBackendBehaviorNote_t> behaviors;
@@ -27,6 +23,10 @@ struct Engine {
     return std::find(behaviors.begin(), behaviors.end(), note) != behaviors.end();
   }
 };
+
+namespace {
+
+const char* math_name(ConvMath math) { return math == ConvMath::fp32 ? "fp32" : "tf32"; }
 
 constexpr int64_t kMaxNotes = 32;  // of a kind; newer versions know more than our header
 constexpr int64_t kMaxKnobs = 64;
@@ -51,13 +51,13 @@ Result<std::string> read_knobs(const CudnnDescriptor& config) {
   return knobs;
 }
 
-Result<Engine> read_engine(const CudnnDescriptor& config) {
+Result<ConvEngine> read_engine(const CudnnDescriptor& config) {
   LOCKSTEP_ASSIGN(std::vector<CudnnDescriptor> engines,
                   config.descriptors(CUDNN_ATTR_ENGINECFG_ENGINE, "CUDNN_ATTR_ENGINECFG_ENGINE",
                                      CUDNN_BACKEND_ENGINE_DESCRIPTOR));
   if (engines.size() != 1) return Error{"a configuration without an engine"};
   const CudnnDescriptor& source = engines[0];
-  Engine engine;
+  ConvEngine engine;
   LOCKSTEP_RETURN_IF_ERROR(source.get(CUDNN_ATTR_ENGINE_GLOBAL_INDEX,
                                       "CUDNN_ATTR_ENGINE_GLOBAL_INDEX", CUDNN_TYPE_INT64, 1,
                                       &engine.index));
@@ -76,7 +76,7 @@ Result<Engine> read_engine(const CudnnDescriptor& config) {
 }
 
 // Why an engine is refused whatever it would compute; "" if it isn't.
-const char* refusal(const Engine& engine, ConvMath math) {
+const char* refusal(const ConvEngine& engine, ConvMath math) {
   if (engine.has(CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC)) return "nondeterministic";
   if (engine.has(CUDNN_NUMERICAL_NOTE_TENSOR_CORE) && math == ConvMath::fp32) {
     return "tensor cores";
@@ -91,14 +91,14 @@ const char* refusal(const Engine& engine, ConvMath math) {
 }
 
 // Whether its sums are of transformed values, which cancel: larger errors than the plain sums have.
-bool transforms(const Engine& engine) {
+bool transforms(const ConvEngine& engine) {
   return engine.has(CUDNN_NUMERICAL_NOTE_FFT) || engine.has(CUDNN_NUMERICAL_NOTE_WINOGRAD) ||
          engine.has(CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_4x4) ||
          engine.has(CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_6x6) ||
          engine.has(CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_13x13);
 }
 
-std::string notes_text(const Engine& engine) {
+std::string notes_text(const ConvEngine& engine) {
   static constexpr std::array<const char*, CUDNN_NUMERICAL_NOTE_TYPE_COUNT> kNames = {
       "tensor core", "down-converts", "reduced precision", "FFT",         "nondeterministic",
       "Winograd",    "Winograd 4x4",  "Winograd 6x6",      "Winograd 13", "strict NaN"};
@@ -148,7 +148,7 @@ class ConvPlanSearch {
 
   struct Candidate {
     CudnnDescriptor config;
-    Engine engine;
+    ConvEngine engine;
     std::string place;  // "heuristic A, 2 of 5"
   };
 
@@ -161,7 +161,7 @@ class ConvPlanSearch {
     }
     const size_t count = configs->size();
     for (size_t i = 0; i < count; ++i) {
-      LOCKSTEP_ASSIGN(Engine engine, read_engine((*configs)[i]));
+      LOCKSTEP_ASSIGN(ConvEngine engine, read_engine((*configs)[i]));
       if (const char* reason = refusal(engine, options_.math); *reason != '\0') {
         refuse(reason);
         continue;

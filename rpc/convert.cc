@@ -9,7 +9,7 @@
 namespace lockstep {
 namespace {
 
-Result<PartitionSamples> from_wire(const wire::PartitionSamples& samples) {
+Result<PartitionSamples> samples_from_wire(const wire::PartitionSamples& samples) {
   LOCKSTEP_RETURN_IF_ERROR(not_negative("step.partitions.partition", samples.partition));
   LOCKSTEP_RETURN_IF_ERROR(not_negative("step.partitions.rows", samples.rows));
   for (const int64_t sample : samples.samples) {
@@ -18,7 +18,7 @@ Result<PartitionSamples> from_wire(const wire::PartitionSamples& samples) {
   return PartitionSamples{samples.partition, samples.rows, samples.samples};
 }
 
-Result<ValidationPart> from_wire(const wire::ValidationPart& part) {
+Result<ValidationPart> part_from_wire(const wire::ValidationPart& part) {
   LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.validation.batch", part.batch));
   LOCKSTEP_RETURN_IF_ERROR(not_negative("epoch.validation.partition", part.partition));
   LOCKSTEP_RETURN_IF_ERROR(at_most_sums("epoch.validation.sums", part.sums.size()));
@@ -218,7 +218,7 @@ Result<StepReport> from_wire(const wire::StepReport& report) {
                     static_cast<uint64_t>(report.digest),
                     {}};
   for (const wire::PartitionSamples& each : report.partitions) {
-    LOCKSTEP_ASSIGN(PartitionSamples samples, from_wire(each));
+    LOCKSTEP_ASSIGN(PartitionSamples samples, samples_from_wire(each));
     result.partitions.push_back(std::move(samples));
   }
   return result;
@@ -233,7 +233,7 @@ Result<EpochReport> from_wire(const wire::EpochReport& report) {
   EpochReport result{report.session, report.era, report.epoch, report.step, report.sums, {}};
   result.validation.reserve(report.validation.size());
   for (const wire::ValidationPart& each : report.validation) {
-    LOCKSTEP_ASSIGN(ValidationPart part, from_wire(each));
+    LOCKSTEP_ASSIGN(ValidationPart part, part_from_wire(each));
     result.validation.push_back(std::move(part));
   }
   return result;

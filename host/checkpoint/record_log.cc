@@ -14,7 +14,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "numbers are written as they lie");
 
 constexpr char kMagic[] = {'L', 'o', 'c', 'k', 'l', 'o', 'g', '\n'};
-constexpr uint32_t kFormat = 1;
+constexpr uint32_t kLogFormat = 1;
 constexpr uint64_t kMaxBodyBytes = 64 << 20;
 
 struct FileHeader {
@@ -52,7 +52,7 @@ uint32_t crc_of(const Header& header, std::string_view body = {}) {
 
 std::string file_header(uint64_t first_index, uint64_t first_term) {
   FileHeader header{
-      .format = kFormat, .crc = 0, .first_index = first_index, .first_term = first_term};
+      .format = kLogFormat, .crc = 0, .first_index = first_index, .first_term = first_term};
   std::memcpy(header.magic, kMagic, sizeof(kMagic));
   header.crc = crc_of(header);
   return std::string(bytes_of(header));
@@ -108,11 +108,11 @@ class Reader {
       return damaged("it does not begin as a log of Lockstep does");
     }
     if (header.crc != crc_of(header)) return damaged("its header's checksum is wrong");
-    if (header.format != kFormat) {
+    if (header.format != kLogFormat) {
       return Error{
           fmt::format("the log '{}' has the format {} (offset {}), this version reads {}; "
                       "use the version of Lockstep that wrote it",
-                      path_, header.format, offsetof(FileHeader, format), kFormat)};
+                      path_, header.format, offsetof(FileHeader, format), kLogFormat)};
     }
     contents_.first_index = header.first_index;
     contents_.first_term = header.first_term;

@@ -11,7 +11,7 @@
 namespace lockstep {
 namespace {
 
-constexpr const char* kHelp =
+constexpr const char* kCertsHelp =
     "lockstep certs: an authority and certificates for one job\n\n{}\n"
     "DIR/coordinator, DIR/node and DIR/operator are what --tls of the coordinator, of nodes, and "
     "of "
@@ -54,7 +54,7 @@ Result<std::vector<std::string>> run(const nlohmann::json& values) {
 
 int run_certs(const Arguments& arguments, Context&) {
   if (arguments == Arguments{"--help"}) {
-    fmt::print(kHelp, options_help(certs_options()));
+    fmt::print(kCertsHelp, options_help(certs_options()));
     return 0;
   }
   const auto values = parse_arguments(certs_options(), arguments);

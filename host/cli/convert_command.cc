@@ -20,7 +20,7 @@ namespace {
 // The order matters: .weights.h5 is an .h5 too.
 constexpr const char* kEndings[] = {".keras", ".weights.h5", ".h5", ".safetensors"};
 
-constexpr const char* kHelp =
+constexpr const char* kConvertHelp =
     "lockstep convert IN OUT: a model's file in another form, chosen by OUT's name: .keras, "
     ".weights.h5, .h5 or\n.safetensors. IN is one of these, or the output folder of a run; where "
     "it holds weights alone, --model says of\nwhich model. What OUT cannot hold is told.\n\n{}";
@@ -152,7 +152,7 @@ Status convert(const std::string& in, const std::string& out, const nlohmann::js
 int run_convert(const Arguments& arguments, Context&) {
   const auto options = convert_options();
   if (arguments.size() < 2) {
-    fmt::print(kHelp, options_help(options));
+    fmt::print(kConvertHelp, options_help(options));
     return arguments == Arguments{"--help"} ? 0 : 2;
   }
   const auto values = parse_arguments(options, {arguments.begin() + 2, arguments.end()});

@@ -13,7 +13,7 @@
 namespace lockstep {
 namespace {
 
-constexpr const char* kHelp =
+constexpr const char* kDiffHelp =
     "lockstep diff DIR DIR: where the bits of two runs part\n\n"
     "Says which keys of the recipes differ, and the first step after which the digests of the "
     "states differ. Where\nboth runs have kept a checkpoint of the same later step, it names the "
@@ -120,7 +120,7 @@ Status print_replay(FileSystem& files, const Arguments& runs, int64_t step,
 int run_diff(const Arguments& arguments, Context&) {
   const auto options = diff_options();
   if (arguments.size() < 2) {
-    fmt::print("{}{}", kHelp, options_help(options));
+    fmt::print("{}{}", kDiffHelp, options_help(options));
     return arguments == Arguments{"--help"} ? 0 : 2;
   }
   const Arguments runs(arguments.begin(), arguments.begin() + 2);

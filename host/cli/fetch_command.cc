@@ -19,8 +19,6 @@
 namespace lockstep {
 namespace {
 
-constexpr int kConnectMs = 2000;
-
 std::vector<OptionSpec> fetch_options() {
   return std::vector<OptionSpec>{
              {"output", OptionType::text, "", "DIR", "where the model is written"}} +

@@ -13,7 +13,6 @@
 namespace lockstep {
 namespace {
 
-constexpr int kConnectMs = 2000;
 constexpr int kWatchMs = 1000;
 constexpr int kLookMs = 50;  // how soon a signal ends a watch
 constexpr const char* kClear = "\033[H\033[2J";

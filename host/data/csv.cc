@@ -15,7 +15,7 @@
 namespace lockstep {
 namespace {
 
-constexpr size_t kPieceBytes = 256 << 10;
+constexpr size_t kReadBytes = 256 << 10;
 constexpr size_t kShownBytes = 40;
 constexpr const char* kWeights = "sample_weight";
 
@@ -88,10 +88,10 @@ class CsvReader {
 Result<CsvTable> CsvReader::read() {
   LOCKSTEP_ASSIGN(const auto source, ByteSource::open(path_));
   Sha256 hash;
-  std::vector<uint8_t> piece(kPieceBytes);
-  size_t count = kPieceBytes;
-  while (count == kPieceBytes) {
-    LOCKSTEP_ASSIGN(count, source->read(piece.data(), kPieceBytes));
+  std::vector<uint8_t> piece(kReadBytes);
+  size_t count = kReadBytes;
+  while (count == kReadBytes) {
+    LOCKSTEP_ASSIGN(count, source->read(piece.data(), kReadBytes));
     hash.update(piece.data(), count);
     LOCKSTEP_RETURN_IF_ERROR(parser_.take({reinterpret_cast<const char*>(piece.data()), count}));
   }

@@ -12,8 +12,8 @@
 namespace lockstep {
 namespace {
 
-constexpr size_t kPieceBytes = 256 << 10;   // stays in the cache between inflating and hashing
-constexpr int64_t kMaxDeflateRatio = 1032;  // https://zlib.net/zlib_tech.html
+constexpr size_t kInflatedBytes = 256 << 10;  // stays in the cache between inflating and hashing
+constexpr int64_t kMaxDeflateRatio = 1032;    // https://zlib.net/zlib_tech.html
 constexpr int64_t kUsualDeflateRatio = 16;
 constexpr uint8_t kUnsignedByte = 0x08;
 
@@ -189,7 +189,7 @@ Result<std::vector<uint8_t>> IdxReader::read_values(const Header& header) {
   const size_t bytes = static_cast<size_t>(header.values);
   while (values.size() < bytes) {
     const size_t begin = values.size();
-    const size_t wanted = std::min(kPieceBytes, bytes - begin);
+    const size_t wanted = std::min(kInflatedBytes, bytes - begin);
     values.resize(begin + wanted);
     LOCKSTEP_ASSIGN(const size_t count, read_bytes(values.data() + begin, wanted));
     if (count < wanted) {

@@ -13,9 +13,6 @@
 namespace lockstep {
 namespace {
 
-constexpr uint32_t kMemberSignature = 0x04034b50;
-constexpr uint32_t kDirectorySignature = 0x02014b50;
-constexpr uint32_t kEndSignature = 0x06054b50;
 constexpr uint32_t kEnd64Signature = 0x06064b50;
 constexpr uint32_t kLocator64Signature = 0x07064b50;
 constexpr uint64_t kMemberBytes = 30;  // of headers, without what has a length of its own

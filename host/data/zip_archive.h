@@ -11,6 +11,11 @@
 
 namespace lockstep {
 
+// What a member, its entry in the directory, and the directory's end begin with.
+inline constexpr uint32_t kMemberSignature = 0x04034b50;
+inline constexpr uint32_t kDirectorySignature = 0x02014b50;
+inline constexpr uint32_t kEndSignature = 0x06054b50;
+
 struct ZipMember {
   std::string name;
   uint64_t bytes = 0;   // as the archive claims: nothing is taken for it before it is checked

@@ -6,13 +6,11 @@
 #include <cstdint>
 
 #include "host/core/check.h"
+#include "host/data/zip_archive.h"
 
 namespace lockstep {
 namespace {
 
-constexpr uint32_t kMemberSignature = 0x04034b50;
-constexpr uint32_t kDirectorySignature = 0x02014b50;
-constexpr uint32_t kEndSignature = 0x06054b50;
 constexpr uint16_t kVersion = 20;         // needed to extract: folders, no zip64
 constexpr uint16_t kDate = (1 << 5) | 1;  // 1980-01-01: the same bytes for the same members
 constexpr size_t kRecordBytes = 128;      // more than the records of a member take beside its name

@@ -108,6 +108,9 @@ class ExpressionBuilder {
   Term erf(Term a) { return apply(Operation::erf, a); }
   Term maximum(Term a, Term b) { return apply(Operation::maximum, a, b); }
   Term minimum(Term a, Term b) { return apply(Operation::minimum, a, b); }
+  Term clip(Term a, double low, double high) {
+    return minimum(maximum(a, constant(low)), constant(high));
+  }
   Term power(Term a, Term b) { return apply(Operation::power, a, b); }
   Term greater(Term a, Term b) { return apply(Operation::greater, a, b); }
   Term greater_equal(Term a, Term b) { return apply(Operation::greater_equal, a, b); }
@@ -140,6 +143,7 @@ Term operator+(double a, Term b);
 Term operator-(double a, Term b);
 Term operator*(double a, Term b);
 Term operator/(double a, Term b);
+inline Term square(Term a) { return a * a; }
 
 // Reverse mode: for an expression f of one output, one expression whose output k is
 // dy * df/d(operand wanted[k]); dy is one more operand, numbered behind f's `operands`. The

@@ -7,12 +7,11 @@
 #include <cmath>
 
 #include "host/job/mask_counter.h"
+#include "host/job/options.h"
 #include "host/nn/regularizers.h"
 
 namespace lockstep {
 namespace {
-
-constexpr int64_t kMaxSteps = int64_t{1} << 40;
 
 Error bad_class_weight(const std::string& what) {
   return usage_error(fmt::format(

@@ -6,17 +6,12 @@
 #include <cmath>
 
 #include "host/job/metric_table.h"
+#include "host/job/options.h"
 
 namespace lockstep {
 namespace {
 
 constexpr int64_t kMaxEpochs = 1'000'000;
-constexpr int64_t kMaxSteps = int64_t{1} << 40;
-
-Status check_range(const char* flag, int64_t value, int64_t least, int64_t most) {
-  if (least <= value && value <= most) return {};
-  return usage_error(fmt::format("{} {}: must be between {} and {}", flag, value, least, most));
-}
 
 }  // namespace
 

@@ -18,11 +18,6 @@ namespace {
 
 constexpr int64_t kMaxBatchSize = 1 << 20;
 
-Status check_range(const char* flag, int64_t value, int64_t least, int64_t most) {
-  if (least <= value && value <= most) return {};
-  return usage_error(fmt::format("{} {}: must be between {} and {}", flag, value, least, most));
-}
-
 Status check_known(const char* what, const std::string& name,
                    const std::vector<std::string>& known) {
   if (std::find(known.begin(), known.end(), name) != known.end()) return {};

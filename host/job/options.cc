@@ -215,4 +215,9 @@ Status check_option_object(const std::vector<OptionSpec>& options, const nlohman
   return {};
 }
 
+Status check_range(const char* flag, int64_t value, int64_t least, int64_t most) {
+  if (least <= value && value <= most) return {};
+  return usage_error(fmt::format("{} {}: must be between {} and {}", flag, value, least, most));
+}
+
 }  // namespace lockstep

@@ -1,6 +1,7 @@
 // The options of a job and of the commands: one table for flags, LOCKSTEP_ variables and job files.
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -32,5 +33,10 @@ Result<nlohmann::json> parse_option_text(const OptionSpec& option, const std::st
 // Checks a JSON object against the specs: unknown keys, wrong types.
 Status check_option_object(const std::vector<OptionSpec>& options, const nlohmann::json& object,
                            const std::string& source);
+
+// The most steps that any option takes.
+inline constexpr int64_t kMaxSteps = int64_t{1} << 40;
+
+Status check_range(const char* flag, int64_t value, int64_t least, int64_t most);
 
 }  // namespace lockstep

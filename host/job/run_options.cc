@@ -10,7 +10,6 @@ namespace {
 
 constexpr int64_t kMaxNodes = 1024;
 constexpr double kMaxSeconds = 365.0 * 24 * 3600;
-constexpr int64_t kMaxSteps = int64_t{1} << 40;
 constexpr int64_t kMaxKept = 1'000'000;
 constexpr double kLeastLease = 0.5;  // nodes give a sign of life every 0.2 s
 constexpr double kLongestLease = 3600;
@@ -23,11 +22,6 @@ std::optional<T> take_number(std::string_view* text) {
   if (parsed.ec != std::errc()) return std::nullopt;
   text->remove_prefix(static_cast<size_t>(parsed.ptr - text->data()));
   return value;
-}
-
-Status check_range(const std::string& flag, int64_t value, int64_t least, int64_t most) {
-  if (least <= value && value <= most) return {};
-  return usage_error(fmt::format("{} {}: must be between {} and {}", flag, value, least, most));
 }
 
 }  // namespace

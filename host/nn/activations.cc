@@ -17,7 +17,7 @@ constexpr double kSeluAlpha = 1.6732632423543772;
 Term relu(Builder& e, Term x) { return e.select(e.greater(x, e.constant(0)), x, e.constant(0)); }
 
 // x clipped to [low, high]: the gradient passes strictly inside, as for relu.
-Term clip(Builder& e, Term x, double low, double high) {
+Term clip_strictly(Builder& e, Term x, double low, double high) {
   const Term above = e.select(e.greater(x, e.constant(low)), x, e.constant(low));
   return e.select(e.greater(e.constant(high), above), above, e.constant(high));
 }
@@ -59,15 +59,15 @@ constexpr Elementwise kElementwise[] = {
     {"gelu",
      [](Builder& e, Term x) { return 0.5 * x * (1.0 + e.erf(x * std::numbers::sqrt2 * 0.5)); }},
     {"hard_shrink", [](Builder& e, Term x) { return shrink(e, x, 0.5, 0); }},
-    {"hard_sigmoid", [](Builder& e, Term x) { return clip(e, x + 3.0, 0, 6) / 6.0; }},
-    {"hard_silu", [](Builder& e, Term x) { return x * (clip(e, x + 3.0, 0, 6) / 6.0); }},
-    {"hard_swish", [](Builder& e, Term x) { return x * (clip(e, x + 3.0, 0, 6) / 6.0); }},
-    {"hard_tanh", [](Builder& e, Term x) { return clip(e, x, -1, 1); }},
+    {"hard_sigmoid", [](Builder& e, Term x) { return clip_strictly(e, x + 3.0, 0, 6) / 6.0; }},
+    {"hard_silu", [](Builder& e, Term x) { return x * (clip_strictly(e, x + 3.0, 0, 6) / 6.0); }},
+    {"hard_swish", [](Builder& e, Term x) { return x * (clip_strictly(e, x + 3.0, 0, 6) / 6.0); }},
+    {"hard_tanh", [](Builder& e, Term x) { return clip_strictly(e, x, -1, 1); }},
     {"leaky_relu",
      [](Builder& e, Term x) { return e.select(e.greater(x, e.constant(0)), x, x * 0.2); }},
     {"log_sigmoid", [](Builder& e, Term x) { return -softplus(e, -x); }},
     {"mish", [](Builder& e, Term x) { return x * e.tanh(softplus(e, x)); }},
-    {"relu6", [](Builder& e, Term x) { return clip(e, x, 0, 6); }},
+    {"relu6", [](Builder& e, Term x) { return clip_strictly(e, x, 0, 6); }},
     {"selu", [](Builder& e, Term x) { return elu(e, x, kSeluAlpha) * kSeluScale; }},
     {"sigmoid", [](Builder& e, Term x) { return e.sigmoid(x); }},
     {"silu", [](Builder& e, Term x) { return x * e.sigmoid(x); }},
@@ -75,7 +75,7 @@ constexpr Elementwise kElementwise[] = {
     {"softplus", [](Builder& e, Term x) { return softplus(e, x); }},
     {"softsign", [](Builder& e, Term x) { return x / (e.absolute(x) + 1.0); }},
     {"sparse_plus", [](Builder& e, Term x) { return sparse_plus(e, x); }},
-    {"sparse_sigmoid", [](Builder& e, Term x) { return clip(e, (x + 1.0) * 0.5, 0, 1); }},
+    {"sparse_sigmoid", [](Builder& e, Term x) { return clip_strictly(e, (x + 1.0) * 0.5, 0, 1); }},
     {"squareplus", [](Builder& e, Term x) { return (x + e.square_root(x * x + 4.0)) * 0.5; }},
     {"swish", [](Builder& e, Term x) { return x * e.sigmoid(x); }},
     {"tanh", [](Builder& e, Term x) { return e.tanh(x); }},

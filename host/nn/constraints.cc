@@ -23,19 +23,15 @@ std::vector<ClassType> constraint_types() {
           {"UnitNorm", "unit_norm", {axis}}};
 }
 
-Term clip(ExpressionBuilder& e, Term x, double low, double high) {
-  return e.minimum(e.maximum(x, e.constant(low)), e.constant(high));
-}
-
 // The factor of weights whose squares sum up to operand 0.
 Expression factor_of(const std::string& class_name, const nlohmann::json& config) {
   ExpressionBuilder e;
   const Term norm = e.square_root(e.operand(0));
   Term desired = e.constant(1);
-  if (class_name == "MaxNorm") desired = clip(e, norm, 0, config.at("max_value"));
+  if (class_name == "MaxNorm") desired = e.clip(norm, 0, config.at("max_value"));
   if (class_name == "MinMaxNorm") {
     const double rate = config.at("rate");
-    desired = clip(e, norm, config.at("min_value"), config.at("max_value")) * rate;
+    desired = e.clip(norm, config.at("min_value"), config.at("max_value")) * rate;
     if (rate != 1) desired = desired + norm * (1 - rate);
   }
   return e.finish({desired / (norm + kEpsilon)});

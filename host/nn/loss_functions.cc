@@ -14,12 +14,6 @@ namespace {
 using Builder = ExpressionBuilder;
 using Reduction = LayerContext::Reduction;
 
-Term clip(Builder& e, Term x, double low, double high) {
-  return e.minimum(e.maximum(x, e.constant(low)), e.constant(high));
-}
-
-Term square(Term x) { return x * x; }
-
 // log(1 + e^x) without overflow.
 Term softplus(Builder& e, Term x) {
   return e.maximum(x, e.constant(0)) + e.log1p(e.exp(-e.absolute(x)));
@@ -150,13 +144,13 @@ SymbolicTensor categorical_hinge(LayerContext& loss, const LossInputs& in) {
 
 SymbolicTensor kl_divergence(LayerContext& loss, const LossInputs& in) {
   return sum_of(loss, in, [](Builder& e, Term t, Term p) {
-    const Term target = clip(e, t, kEpsilon, 1);
-    return target * e.log(target / clip(e, p, kEpsilon, 1));
+    const Term target = e.clip(t, kEpsilon, 1);
+    return target * e.log(target / e.clip(p, kEpsilon, 1));
   });
 }
 
 Term binary_crossentropy_of(Builder& e, Term t, Term p) {
-  const Term output = clip(e, p, kEpsilon, 1 - kEpsilon);
+  const Term output = e.clip(p, kEpsilon, 1 - kEpsilon);
   return -(t * e.log(output) + (1.0 - t) * e.log(1.0 - output));
 }
 
@@ -212,7 +206,7 @@ SymbolicTensor clipped(LayerContext& loss, const SymbolicTensor& y_pred) {
   const SymbolicTensor total = reduce_last(loss, "total", y_pred, Reduction::sum);
   Builder e;
   return map_positions(loss, "probabilities",
-                       e.finish({clip(e, e.operand(0) / e.operand(1), kEpsilon, 1 - kEpsilon)}),
+                       e.finish({e.clip(e.operand(0) / e.operand(1), kEpsilon, 1 - kEpsilon)}),
                        {y_pred, total});
 }
 

@@ -114,8 +114,8 @@ Result<SymbolicTensor> cosine_similarity(LayerContext& layer, const SymbolicTens
   return map_positions(layer, "similarity", e.finish({-e.operand(0)}), {loss});
 }
 
-Result<SymbolicTensor> mean_squared_error(LayerContext& layer, const SymbolicTensor& y_true,
-                                          const SymbolicTensor& y_pred) {
+Result<SymbolicTensor> mean_squares(LayerContext& layer, const SymbolicTensor& y_true,
+                                    const SymbolicTensor& y_pred) {
   LOCKSTEP_ASSIGN(const SymbolicTensor squares,
                   find_loss_type("mean_squared_error")->of_positions(layer, y_true, y_pred));
   return mean_of_row(layer, squares);
@@ -127,8 +127,6 @@ Result<SymbolicTensor> equality(LayerContext& layer, const SymbolicTensor& y_tru
   LOCKSTEP_ASSIGN(const LossInputs in, loss_inputs("'Accuracy'", false, y_true, y_pred));
   return equal(layer, in.y_true, in.y_pred);
 }
-
-Term square(Term x) { return x * x; }
 
 // What stands along the last axis, about its mean.
 struct Spread {
@@ -216,7 +214,7 @@ std::vector<MetricType> mean_metrics() {
               concordance_correlation),
   };
   MetricType root{{"root_mean_squared_error"}, "RootMeanSquaredError"};
-  root.measure = mean_squared_error;
+  root.measure = mean_squares;
   root.value = root_value;
   types.push_back(std::move(root));
   for (const LossType& loss : loss_types()) {

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "host/observe/status_table.h"
+
 namespace lockstep {
 namespace {
 
@@ -14,22 +16,20 @@ std::string escaped(const std::string& text) {
   return out;
 }
 
-nlohmann::json at(const nlohmann::json& object, const char* key) {
-  return object.is_object() && object.contains(key) ? object.at(key) : nlohmann::json();
-}
-
 void write_job(const nlohmann::json& status, PrometheusText* text) {
-  const nlohmann::json job = at(status, "job");
+  const nlohmann::json job = status_member(status, "job");
   if (!job.is_object()) return;
   text->family("lockstep_job_info", "gauge", "The job; the value is always 1.");
   text->sample(1, {{"version", LOCKSTEP_VERSION},
                    {"model", job.value("model", "")},
                    {"numerics", job.value("numerics", "")},
                    {"recipe_sha256", job.value("recipe_sha256", "")}});
-  text->single("lockstep_job_epochs", "gauge", "Epochs that the job has.", at(job, "epochs"));
+  text->single("lockstep_job_epochs", "gauge", "Epochs that the job has.",
+               status_member(job, "epochs"));
   text->single("lockstep_job_steps_per_epoch", "gauge", "Steps of an epoch.",
-               at(job, "steps_per_epoch"));
-  text->single("lockstep_job_partitions", "gauge", "Partitions of a batch.", at(job, "partitions"));
+               status_member(job, "steps_per_epoch"));
+  text->single("lockstep_job_partitions", "gauge", "Partitions of a batch.",
+               status_member(job, "partitions"));
 }
 
 void write_values(const nlohmann::json& status, PrometheusText* text) {
@@ -37,7 +37,7 @@ void write_values(const nlohmann::json& status, PrometheusText* text) {
        {std::tuple("metrics", "lockstep_training_metric", "Loss and metrics, this epoch so far."),
         std::tuple("validation", "lockstep_validation_metric",
                    "Loss and metrics on validation data, last epoch.")}) {
-    const nlohmann::json values = at(status, key);
+    const nlohmann::json values = status_member(status, key);
     if (!values.is_object()) continue;
     text->family(name, "gauge", help);
     for (const auto& [metric, value] : values.items()) text->sample(value, {{"metric", metric}});
@@ -73,37 +73,37 @@ std::string coordinator_metrics(const nlohmann::json& status) {
   write_job(status, &text);
   text.family("lockstep_phase", "gauge", "1 for the phase that the job is in.");
   text.sample(1, {{"phase", status.value("phase", "")}});
-  text.single("lockstep_term", "gauge", "Lives of the coordinator.", at(status, "term"));
-  text.single("lockstep_view", "gauge", "Number of the view.", at(status, "view"));
+  text.single("lockstep_term", "gauge", "Lives of the coordinator.", status_member(status, "term"));
+  text.single("lockstep_view", "gauge", "Number of the view.", status_member(status, "view"));
   text.single("lockstep_step", "gauge", "Steps done; goes back when a state is restored.",
-              at(status, "step"));
-  text.single("lockstep_epoch", "gauge", "The epoch, from 0.", at(status, "epoch"));
+              status_member(status, "step"));
+  text.single("lockstep_epoch", "gauge", "The epoch, from 0.", status_member(status, "epoch"));
   text.single("lockstep_step_seconds", "gauge", "Mean time of the last steps.",
-              at(status, "step_seconds"));
+              status_member(status, "step_seconds"));
   text.single("lockstep_samples_per_second", "gauge", "Over the last steps.",
-              at(status, "samples_per_second"));
+              status_member(status, "samples_per_second"));
   text.single("lockstep_samples_total", "counter", "Samples of steps done under this coordinator.",
-              at(status, "samples"));
+              status_member(status, "samples"));
   write_values(status, &text);
-  if (const nlohmann::json nodes = at(status, "nodes"); nodes.is_object()) {
+  if (const nlohmann::json nodes = status_member(status, "nodes"); nodes.is_object()) {
     text.family("lockstep_nodes", "gauge", "Nodes by state.");
     for (const char* state : {"working", "spare", "joining"}) {
-      text.sample(at(nodes, state), {{"state", state}});
+      text.sample(status_member(nodes, state), {{"state", state}});
     }
     text.single("lockstep_nodes_lost_total", "counter", "Nodes that died or were expelled.",
-                at(nodes, "lost"));
+                status_member(nodes, "lost"));
   }
   text.single("lockstep_recoveries_total", "counter", "Steps that went on after a node was lost.",
-              at(status, "recoveries"));
+              status_member(status, "recoveries"));
   text.single("lockstep_restores_total", "counter", "Times that the job went back to a checkpoint.",
-              at(status, "restores"));
+              status_member(status, "restores"));
   text.single("lockstep_checkpoint_step", "gauge", "Step of the newest durable checkpoint.",
-              at(status, "checkpoint"));
+              status_member(status, "checkpoint"));
   text.single("lockstep_checkpoint_age_seconds", "gauge", "Since the newest became durable.",
-              at(status, "checkpoint_age_seconds"));
+              status_member(status, "checkpoint_age_seconds"));
   text.single("lockstep_checkpoint_seconds", "gauge", "What writing the newest took.",
-              at(status, "checkpoint_seconds"));
-  if (const nlohmann::json bytes = at(status, "state_bytes"); bytes.is_object()) {
+              status_member(status, "checkpoint_seconds"));
+  if (const nlohmann::json bytes = status_member(status, "state_bytes"); bytes.is_object()) {
     text.family("lockstep_state_bytes_total", "counter", "Bytes of states, by path.");
     for (const auto& [path, value] : bytes.items()) text.sample(value, {{"path", path}});
   }
@@ -114,15 +114,16 @@ std::string node_metrics(const nlohmann::json& status) {
   PrometheusText text;
   text.family("lockstep_node_info", "gauge", "The node; the value is always 1.");
   text.sample(1, {{"version", LOCKSTEP_VERSION}, {"node", status.value("node", "")}});
-  text.single("lockstep_node_term", "gauge", "The coordinator's term.", at(status, "term"));
-  text.single("lockstep_node_view", "gauge", "Number of the view.", at(status, "view"));
+  text.single("lockstep_node_term", "gauge", "The coordinator's term.",
+              status_member(status, "term"));
+  text.single("lockstep_node_view", "gauge", "Number of the view.", status_member(status, "view"));
   text.single("lockstep_node_step", "gauge", "Steps that this node has applied.",
-              at(status, "step"));
+              status_member(status, "step"));
   text.single("lockstep_node_frames_waiting", "gauge", "Frames queued for other nodes.",
-              at(status, "frames_waiting"));
+              status_member(status, "frames_waiting"));
   text.single("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.",
-              at(status, "resident_bytes"));
-  if (const nlohmann::json bytes = at(status, "tensor_bytes"); bytes.is_array()) {
+              status_member(status, "resident_bytes"));
+  if (const nlohmann::json bytes = status_member(status, "tensor_bytes"); bytes.is_array()) {
     text.family("lockstep_node_tensor_bytes_total", "counter",
                 "Bytes of tensors exchanged with other nodes, by path.");
     for (const nlohmann::json& each : bytes) {
@@ -130,13 +131,13 @@ std::string node_metrics(const nlohmann::json& status) {
                                      {"direction", each.at("direction").get<std::string>()}});
     }
   }
-  if (const nlohmann::json gpus = at(status, "gpus"); gpus.is_array() && !gpus.empty()) {
+  if (const nlohmann::json gpus = status_member(status, "gpus"); gpus.is_array() && !gpus.empty()) {
     for (const auto& [key, name, help] :
          {std::tuple("used", "lockstep_gpu_memory_used_bytes", "Memory of the GPU in use, by all."),
           std::tuple("total", "lockstep_gpu_memory_total_bytes", "Memory of the GPU.")}) {
       text.family(name, "gauge", help);
       for (const nlohmann::json& gpu : gpus) {
-        text.sample(at(gpu, key), {{"gpu", std::to_string(gpu.value("index", 0))}});
+        text.sample(status_member(gpu, key), {{"gpu", std::to_string(gpu.value("index", 0))}});
       }
     }
   }

@@ -172,7 +172,7 @@ Status Muon::orthogonalize(FlatMath& math, const Shape& shape, float* x, float* 
   return math.evaluate({next_, {}, 0}, std::array{x, product}, std::array{x}, rows * columns);
 }
 
-std::vector<Term> adam_formula(const FormulaTerms& t) {
+std::vector<Term> aside_formula(const FormulaTerms& t) {
   const Term m = t.slots[0] + (t.gradient - t.slots[0]) * (1 - t.number("adam_beta_1"));
   const Term square = t.gradient * t.gradient;
   const Term v = t.slots[1] + (square - t.slots[1]) * (1 - t.number("adam_beta_2"));
@@ -180,7 +180,7 @@ std::vector<Term> adam_formula(const FormulaTerms& t) {
 }
 
 // Scalar 0: alpha.
-std::vector<double> adam_scalars(const Json& config, double learning_rate, int64_t t) {
+std::vector<double> aside_scalars(const Json& config, double learning_rate, int64_t t) {
   return {learning_rate * number_of(config, "adam_lr_ratio") *
           std::sqrt(1 - math::integer_power(config["adam_beta_2"], t)) /
           (1 - math::integer_power(config["adam_beta_1"], t))};
@@ -210,8 +210,8 @@ OptimizerRow muon_row() {
   row.slots = [](const Json&) -> std::vector<OptimizerSlot> {
     return {{"momentum"}, {"velocity"}};
   };
-  row.formula = adam_formula;
-  row.scalars = adam_scalars;
+  row.formula = aside_formula;
+  row.scalars = aside_scalars;
   row.whole = Muon::create;
   row.formula_decay = "adam_weight_decay";
   return row;

@@ -9,7 +9,6 @@
 namespace lockstep {
 namespace {
 
-constexpr int kConnectMs = 2000;
 constexpr int kRetryMs = 20;
 constexpr int kLongestRetryMs = 200;
 constexpr int kAwayMs = 1000;  // without an answer: the coordinator is away

@@ -15,7 +15,6 @@
 namespace lockstep {
 namespace {
 
-constexpr int kConnectMs = 2000;
 constexpr int kLookMs = 100;  // how long the main thread sleeps without looking around
 constexpr int kLeavePatienceMs = 20'000;
 

@@ -17,7 +17,7 @@ constexpr int kGreetingTimeoutMs = 2000;
 constexpr int kDialTimeoutMs = 2000;
 constexpr int kRedialMs = 20;
 constexpr int kLongestRedialMs = 200;
-constexpr int kLookMs = 100;  // how often a missing stream is looked after
+constexpr int kStreamLookMs = 100;  // how often a missing stream is looked after
 
 // Both ends are little-endian x86; the wire version fences anything else.
 struct Greeting {
@@ -298,7 +298,7 @@ void PeerLinks::send(SessionId to, Frame frame) {
 void PeerLinks::write_frames(const PeerPtr& peer) {
   std::unique_lock lock(mutex_);
   while (true) {
-    peer->changed.wait_for(lock, std::chrono::milliseconds(kLookMs), [&] {
+    peer->changed.wait_for(lock, std::chrono::milliseconds(kStreamLookMs), [&] {
       return stopping_ || peer->gone || (peer->stream && !peer->queue.empty());
     });
     if (stopping_ || peer->gone) return;

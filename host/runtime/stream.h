@@ -38,6 +38,9 @@ class StreamListener {
   virtual int port() const = 0;
 };
 
+// What a coordinator that is there needs at most to take a connection.
+inline constexpr int kConnectMs = 2000;
+
 // How the runtime gets its connections; `main` passes the factory of rpc/.
 class Network {
  public:

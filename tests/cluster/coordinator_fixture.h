@@ -18,6 +18,11 @@ inline SessionId session_id(int number, int64_t term = 1) {
   return term * kSessionsPerTerm + number;
 }
 
+// Those of term 1.
+inline constexpr SessionId kFirst = kSessionsPerTerm + 1;
+inline constexpr SessionId kSecond = kSessionsPerTerm + 2;
+inline constexpr SessionId kThird = kSessionsPerTerm + 3;
+
 class CoordinatorTest : public testing::Test {
  protected:
   CoordinatorTest() {

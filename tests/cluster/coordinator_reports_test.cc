@@ -11,10 +11,6 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using Phase = Coordinator::Phase;
 
-constexpr SessionId kFirst = kSessionsPerTerm + 1;
-constexpr SessionId kSecond = kSessionsPerTerm + 2;
-constexpr SessionId kThird = kSessionsPerTerm + 3;
-
 using CoordinatorReportsTest = CoordinatorTest;
 
 // Two rows right in each partition; the order of the tree shows in the sum of the losses.

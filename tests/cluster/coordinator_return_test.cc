@@ -12,9 +12,6 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using Phase = Coordinator::Phase;
 
-constexpr SessionId kFirst = kSessionsPerTerm + 1;
-constexpr SessionId kSecond = kSessionsPerTerm + 2;
-
 // A log that ends in a view of two members of term 1, made at step 2, which is durable.
 class ReturningCoordinatorTest : public CoordinatorTest {
  protected:

@@ -12,10 +12,6 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using Phase = Coordinator::Phase;
 
-constexpr SessionId kFirst = kSessionsPerTerm + 1;
-constexpr SessionId kSecond = kSessionsPerTerm + 2;
-constexpr SessionId kThird = kSessionsPerTerm + 3;
-
 TEST_F(CoordinatorTest, TheFirstViewComesWhenAllStartNodesHold) {
   facts_.start_nodes = 2;
   begin();

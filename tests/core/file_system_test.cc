@@ -8,6 +8,7 @@
 #include <set>
 
 #include "host/core/files.h"
+#include "tests/core/text_of.h"
 #include "tests/support/crashing_file_system.h"
 #include "tests/support/test_folder.h"
 
@@ -17,8 +18,6 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-std::string text_of(const Status& status) { return status.ok() ? "ok" : status.error().message; }
 
 class PosixFiles : public ::testing::Test {
  protected:

@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <optional>
 
+#include "tests/core/text_of.h"
 #include "tests/support/test_folder.h"
 
 namespace lockstep {
@@ -81,8 +82,6 @@ class Child {
   std::array<int, 2> pipe_{};
   pid_t process_ = 0;
 };
-
-std::string text_of(const Status& status) { return status.ok() ? "ok" : status.error().message; }
 
 TEST_F(Files, WritesAndReadsWholeFiles) {
   std::string contents;

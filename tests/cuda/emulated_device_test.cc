@@ -22,7 +22,7 @@ using emulated::toy_batch;
 using emulated::toy_dense_graph;
 using emulated::toy_graph;
 
-constexpr uint64_t kSeeds = 32;
+constexpr uint64_t kDeviceSeeds = 32;
 
 std::vector<float> flat_on(Device& device, const Graph& graph, const HostBatch& batch,
                            int partitions) {
@@ -158,7 +158,7 @@ TEST(EmulatedDevice, NoOrderOfTheWorkChangesABit) {
   const Graph graph = toy_graph();
   const std::vector<float> expected = train(*device, graph, 4, 4);
   for (const float value : expected) ASSERT_FALSE(std::isnan(value));
-  for (uint64_t seed = 2; seed <= kSeeds; ++seed) {
+  for (uint64_t seed = 2; seed <= kDeviceSeeds; ++seed) {
     machine.set_seed(seed);
     ASSERT_EQ(train(*device, graph, 4, 4), expected) << "seed " << seed;
   }
@@ -170,7 +170,7 @@ TEST(EmulatedDevice, NoOrderChangesABitOfManyPartitions) {
   const auto device = make_gpu();
   const Graph graph = toy_dense_graph();
   const std::vector<float> expected = train(*device, graph, 4, 16);
-  for (uint64_t seed = 2; seed <= kSeeds; ++seed) {
+  for (uint64_t seed = 2; seed <= kDeviceSeeds; ++seed) {
     machine.set_seed(seed);
     ASSERT_EQ(train(*device, graph, 4, 16), expected) << "seed " << seed;
   }

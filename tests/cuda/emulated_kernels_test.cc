@@ -24,7 +24,7 @@ using emulated::Machine;
 using emulated::TestGpu;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr uint64_t kSeeds = 4;
+constexpr uint64_t kKernelSeeds = 4;
 
 // Equal bits; any NaN is as good as another.
 void expect_same(const Floats& found, const Floats& expected, const std::string& what) {
@@ -48,7 +48,7 @@ class EmulatedKernels : public testing::Test {
   // Calls test(offset) for each order and for aligned and unaligned memory.
   template <class Test>
   void each(const Test& test) {
-    for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    for (uint64_t seed = 1; seed <= kKernelSeeds; ++seed) {
       machine_.set_seed(seed);
       for (const size_t offset : {0, 1}) {
         test(offset);

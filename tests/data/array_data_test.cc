@@ -21,8 +21,8 @@ Dataset load(const std::string& spec, Split split = Split::train, const DataOpti
   return data.ok() ? *data : Dataset{};
 }
 
-std::string message_of(const std::string& spec, Split split = Split::train,
-                       const DataOptions& options = {}) {
+std::string array_message_of(const std::string& spec, Split split = Split::train,
+                             const DataOptions& options = {}) {
   const auto data = load_dataset(spec, split, options);
   return data.ok() ? "no error" : data.error().message;
 }
@@ -72,14 +72,14 @@ TEST(ArrayData, TargetsHaveWeightsOfTheirOwn) {
   ASSERT_EQ(2u, data.weights.size());
   EXPECT_EQ("b_sample_weight", data.weights[0].name);
   folder.write("sample_weight.npy", member_bytes("sample_weight"));
-  EXPECT_THAT(message_of(folder.path(), Split::train, options), HasSubstr("leave one out"));
+  EXPECT_THAT(array_message_of(folder.path(), Split::train, options), HasSubstr("leave one out"));
   const TestFolder half;
   for (const char* name : {"x", "a", "b", "a_sample_weight"}) {
     half.write(std::string(name) + ".npy", member_bytes(*name == 'x'     ? "x_train"
                                                         : name[1] == '_' ? "sample_weight"
                                                                          : "y_train"));
   }
-  EXPECT_THAT(message_of(half.path(), Split::train, options), HasSubstr("b_sample_weight"));
+  EXPECT_THAT(array_message_of(half.path(), Split::train, options), HasSubstr("b_sample_weight"));
 }
 
 TEST(ArrayData, DigestIsThatOfTheArrays) {
@@ -101,9 +101,10 @@ TEST(ArrayData, DigestIsThatOfTheArrays) {
 
 TEST(ArrayData, NamedInputsAndTargets) {
   const std::string path = array_path("named.npz");
-  EXPECT_THAT(message_of(path), HasSubstr("holds no array x_train or x, but age, image, price, "
-                                          "rating; name the arrays so, or say which are targets "
-                                          "with --target"));
+  EXPECT_THAT(array_message_of(path),
+              HasSubstr("holds no array x_train or x, but age, image, price, "
+                        "rating; name the arrays so, or say which are targets "
+                        "with --target"));
   DataOptions options;
   options.targets = {"rating", "price"};
   const Dataset data = load(path, Split::train, options);
@@ -127,11 +128,11 @@ TEST(ArrayData, NamedInputsAndTargets) {
   EXPECT_NE(data.digest, other.digest);
 
   options.targets = {"ratings"};
-  EXPECT_THAT(message_of(path, Split::train, options),
+  EXPECT_THAT(array_message_of(path, Split::train, options),
               HasSubstr("no array ratings_train or ratings"));
   options = {};
   options.targets = {"z"};  // is not taken for y
-  EXPECT_THAT(message_of(array_path("stored.npz"), Split::train, options),
+  EXPECT_THAT(array_message_of(array_path("stored.npz"), Split::train, options),
               HasSubstr("no array z_train or z, but sample_weight, x_test"));
 }
 
@@ -148,7 +149,7 @@ TEST(ArrayData, AnOnlyInputMayBeCalledX) {
 TEST(ArrayData, WithoutTargets) {
   const TestFolder folder;
   folder.write("x.npy", array_file("f4.npy"));
-  EXPECT_THAT(message_of(folder.path()), HasSubstr("holds no array y_train or y, but x;"));
+  EXPECT_THAT(array_message_of(folder.path()), HasSubstr("holds no array y_train or y, but x;"));
   DataOptions options;
   options.needs_targets = false;
   const Dataset data = load(folder.path(), Split::test, options);
@@ -186,32 +187,32 @@ TEST(ArrayData, WhatDoesNotBelongTogether) {
   const TestFolder folder;
   folder.write("x.npy", array_file("f4.npy"));
   folder.write("y.npy", array_file("half.npy"));
-  EXPECT_THAT(message_of(folder.path()),
+  EXPECT_THAT(array_message_of(folder.path()),
               HasSubstr("'x' has 4 rows and 'y' 10; check that they belong together"));
   folder.write("y.npy", array_file("f8.npy"));
   folder.write("sample_weight.npy", array_file("f8.npy"));
-  EXPECT_THAT(message_of(folder.path()), HasSubstr("'sample_weight' has 6 values a row"));
+  EXPECT_THAT(array_message_of(folder.path()), HasSubstr("'sample_weight' has 6 values a row"));
   folder.write("x.npy", array_file("objects.npy"));
-  EXPECT_THAT(message_of(folder.path()),
+  EXPECT_THAT(array_message_of(folder.path()),
               HasSubstr("'" + folder.path() + "/x.npy' holds objects, which are pickled Python"));
   folder.write("train-images-idx3-ubyte", idx_images(6, 4, 5));
-  EXPECT_THAT(message_of(folder.path()), HasSubstr("holds IDX and NPY files"));
+  EXPECT_THAT(array_message_of(folder.path()), HasSubstr("holds IDX and NPY files"));
 }
 
 TEST(ArrayData, FilesOfOtherKinds) {
   const TestFolder folder;
-  EXPECT_THAT(message_of(array_path("f4.npy")), HasSubstr("is one array"));
-  EXPECT_THAT(message_of(folder.write("a", "")), HasSubstr("is empty"));
-  EXPECT_THAT(message_of(folder.write("b", std::string("\x89HDF\r\n\x1a\n\0\0", 10))),
+  EXPECT_THAT(array_message_of(array_path("f4.npy")), HasSubstr("is one array"));
+  EXPECT_THAT(array_message_of(folder.write("a", "")), HasSubstr("is empty"));
+  EXPECT_THAT(array_message_of(folder.write("b", std::string("\x89HDF\r\n\x1a\n\0\0", 10))),
               HasSubstr("is of no kind that can be read: it begins with 89 48 44 46"));
   DataOptions options;
   options.missing = 0;
-  EXPECT_THAT(message_of(array_path("stored.npz"), Split::train, options),
+  EXPECT_THAT(array_message_of(array_path("stored.npz"), Split::train, options),
               HasSubstr("--missing is for CSV files"));
-  EXPECT_THAT(message_of("digits:10", Split::train, options), HasSubstr("--missing"));
+  EXPECT_THAT(array_message_of("digits:10", Split::train, options), HasSubstr("--missing"));
   options = {};
   options.targets = {"y"};
-  EXPECT_THAT(message_of("digits:10", Split::train, options), HasSubstr("--target"));
+  EXPECT_THAT(array_message_of("digits:10", Split::train, options), HasSubstr("--target"));
 }
 
 TEST(ArrayData, StoredMembersAreNotCopied) {
@@ -233,13 +234,13 @@ TEST(ArrayData, DamagedArchives) {
   const TestFolder folder;
   const std::string whole = array_file("stored.npz");
   for (size_t size = 4; size < whole.size(); size += 7) {
-    EXPECT_THAT(message_of(folder.write("cut.npz", whole.substr(0, size))),
+    EXPECT_THAT(array_message_of(folder.write("cut.npz", whole.substr(0, size))),
                 HasSubstr("no directory of its members ends it"));
   }
   const auto with_byte = [&](size_t at, int change) {
     std::string bytes = whole;
     bytes[at] = static_cast<char>(bytes[at] + change);
-    return message_of(folder.write("changed.npz", bytes));
+    return array_message_of(folder.write("changed.npz", bytes));
   };
   const size_t value = whole.find("\x93NUMPY") + 130;
   EXPECT_THAT(with_byte(value, 1), HasSubstr("does not have the checksum"));
@@ -250,20 +251,22 @@ TEST(ArrayData, DamagedArchives) {
   EXPECT_THAT(with_byte(entry + 24, 1), HasSubstr("two sizes"));
   EXPECT_THAT(with_byte(entry + 42, 1), HasSubstr("is not where its directory says"));
   EXPECT_THAT(with_byte(entry + 46, -'x' + 1), HasSubstr("control characters"));
-  EXPECT_THAT(message_of(array_path("lzma.npz")), HasSubstr("is compressed with method 14"));
+  EXPECT_THAT(array_message_of(array_path("lzma.npz")), HasSubstr("is compressed with method 14"));
   const std::string deflated = array_file("deflated.npz");
   std::string bomb = deflated;
   const size_t deflated_entry = deflated.find("PK\1\2");
   bomb[deflated_entry + 27] = '\x7f';
-  EXPECT_THAT(message_of(folder.write("bomb.npz", bomb)), HasSubstr("deflated ones can hold"));
+  EXPECT_THAT(array_message_of(folder.write("bomb.npz", bomb)),
+              HasSubstr("deflated ones can hold"));
   bomb = deflated;
   ++bomb[deflated_entry + 24];
-  EXPECT_THAT(message_of(folder.write("bomb.npz", bomb)), HasSubstr("does not inflate to the"));
+  EXPECT_THAT(array_message_of(folder.write("bomb.npz", bomb)),
+              HasSubstr("does not inflate to the"));
   const std::string end = whole.substr(whole.size() - 22);
   std::string many = whole;
   many[whole.size() - 22 + 10] = '\xff';
-  EXPECT_THAT(message_of(folder.write("many.npz", many)), HasSubstr("no directory"));
-  EXPECT_THAT(message_of(folder.write("none.npz", end.substr(0, 4) + std::string(18, '\0'))),
+  EXPECT_THAT(array_message_of(folder.write("many.npz", many)), HasSubstr("no directory"));
+  EXPECT_THAT(array_message_of(folder.write("none.npz", end.substr(0, 4) + std::string(18, '\0'))),
               HasSubstr("but none at all"));
 }
 

@@ -22,7 +22,7 @@ CsvTable read(const std::string& text, const DataOptions& options = {}) {
 }
 
 // Without the folder's name.
-std::string message_of(const std::string& text, const DataOptions& options = {}) {
+std::string csv_message_of(const std::string& text, const DataOptions& options = {}) {
   const TestFolder folder;
   const auto table = read_csv(folder.write("x.csv", text), options);
   if (table.ok()) return "no error";
@@ -55,10 +55,10 @@ TEST(Csv, NamedTargetsInputsAndWeights) {
   options.inputs = {"b"};
   table = read(text, options);
   EXPECT_EQ((std::vector<float>{4, 9}), table.input_values);
-  EXPECT_THAT(message_of("a,b,label\n1,2,3\n", {.targets = {"lable"}}),
+  EXPECT_THAT(csv_message_of("a,b,label\n1,2,3\n", {.targets = {"lable"}}),
               HasSubstr("unknown column 'lable'; did you mean 'label'?"));
-  EXPECT_THAT(message_of("a,b\n1,2\n", {.targets = {"a", "a"}}), HasSubstr("named twice"));
-  EXPECT_THAT(message_of("a,b\n1,2\n", {.targets = {"a", "b"}}),
+  EXPECT_THAT(csv_message_of("a,b\n1,2\n", {.targets = {"a", "a"}}), HasSubstr("named twice"));
+  EXPECT_THAT(csv_message_of("a,b\n1,2\n", {.targets = {"a", "b"}}),
               HasSubstr("no column beside its targets"));
 }
 
@@ -78,24 +78,25 @@ TEST(Csv, QuotesLineEndsAndSpaces) {
 TEST(Csv, TrueAndFalseAreAType) {
   EXPECT_EQ((std::vector<float>{1, 0, 1}), read("a,y\ntrue,0\nFalse,0\nTRUE,1\n").input_values);
   EXPECT_EQ("'x.csv', line 3, column 1 ('a'): 'true' in a column of numbers; write one of the two",
-            message_of("a,y\n1,0\ntrue,0\n"));
-  EXPECT_THAT(message_of("a,y\ntrue,0\n1,0\n"), HasSubstr("'1' in a column of true and false"));
+            csv_message_of("a,y\n1,0\ntrue,0\n"));
+  EXPECT_THAT(csv_message_of("a,y\ntrue,0\n1,0\n"), HasSubstr("'1' in a column of true and false"));
 }
 
 TEST(Csv, MissingValues) {
   EXPECT_EQ(
       "'x.csv', line 2, column 2 ('b'): the value is missing; fill it in, or give --missing "
       "VALUE",
-      message_of("a,b,y\n1,,0\n"));
+      csv_message_of("a,b,y\n1,,0\n"));
   for (const char* text : {"", "NA", "nan", "NaN", "null", "None", " ", "\"\""}) {
-    EXPECT_THAT(message_of(std::string("a,y\n") + text + ",0\n"), HasSubstr("is missing")) << text;
+    EXPECT_THAT(csv_message_of(std::string("a,y\n") + text + ",0\n"), HasSubstr("is missing"))
+        << text;
     EXPECT_EQ((std::vector<float>{-1}),
               read(std::string("a,y\n") + text + ",0\n", {.missing = -1}).input_values);
   }
   EXPECT_EQ(
       "'x.csv', line 2, column 2 ('y'): the value is missing; targets and weights must be "
       "there",
-      message_of("a,y\n1,NA\n", {.missing = 0}));
+      csv_message_of("a,y\n1,NA\n", {.missing = 0}));
 }
 
 TEST(Csv, ErrorsSayWhere) {
@@ -121,7 +122,7 @@ TEST(Csv, ErrorsSayWhere) {
       {"a,y\n" + std::string(70000, '1') + ",2\n", "a field of more than 65536 bytes"},
       {"a,y\n\"" + std::string(70000, '\n'), "a field of more than 65536 bytes"}};
   for (const auto& [text, words] : cases) {
-    EXPECT_THAT(message_of(text), HasSubstr(words)) << text.substr(0, 40);
+    EXPECT_THAT(csv_message_of(text), HasSubstr(words)) << text.substr(0, 40);
   }
 }
 
@@ -139,7 +140,7 @@ TEST(Csv, LargerThanAPiece) {
   const CsvTable zipped = read(gzip(text));
   EXPECT_EQ(inputs, zipped.input_values);
   EXPECT_EQ(sha256_hex(text), zipped.sha256);
-  EXPECT_THAT(message_of(gzip(text).substr(0, 1000)), HasSubstr("damaged gzip"));
+  EXPECT_THAT(csv_message_of(gzip(text).substr(0, 1000)), HasSubstr("damaged gzip"));
 }
 
 TEST(Csv, AsADataSet) {

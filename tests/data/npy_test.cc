@@ -16,7 +16,7 @@ using ::testing::HasSubstr;
 
 const Shape kShape = {4, 2, 3};
 
-std::string message_of(const std::string& bytes) {
+std::string npy_message_of(const std::string& bytes) {
   const auto array = read_npy(shared(bytes), "'x.npy'");
   return array.ok() ? "no error" : array.error().message;
 }
@@ -131,28 +131,28 @@ TEST(Npy, RefusesWhatHoldsNoNumbers) {
       {"scalar", "a single number, not rows"},
       {"empty", "holds no values: its shape is (0, 3)"}};
   for (const auto& [name, words] : cases) {
-    EXPECT_THAT(message_of(array_file(name + ".npy")), HasSubstr(words)) << name;
-    EXPECT_THAT(message_of(array_file(name + ".npy")), HasSubstr("'x.npy'")) << name;
+    EXPECT_THAT(npy_message_of(array_file(name + ".npy")), HasSubstr(words)) << name;
+    EXPECT_THAT(npy_message_of(array_file(name + ".npy")), HasSubstr("'x.npy'")) << name;
   }
 }
 
 TEST(Npy, EveryCutIsAnError) {
   const std::string whole = array_file("f4.npy");
   for (size_t size = 0; size < whole.size(); ++size) {
-    const std::string message = message_of(whole.substr(0, size));
+    const std::string message = npy_message_of(whole.substr(0, size));
     EXPECT_THAT(message, HasSubstr("'x.npy'")) << size;
     EXPECT_NE("no error", message) << size;
   }
-  EXPECT_THAT(message_of(whole.substr(0, 200)),
+  EXPECT_THAT(npy_message_of(whole.substr(0, 200)),
               HasSubstr("ends early: its header says float32 values of shape (4, 2, 3), 224 bytes "
                         "in all, and it has 200; copy or save it again"));
-  EXPECT_THAT(message_of(whole + "x"), HasSubstr("is too long"));
+  EXPECT_THAT(npy_message_of(whole + "x"), HasSubstr("is too long"));
 }
 
 TEST(Npy, HeadersThatLie) {
   const std::string end = "'fortran_order': False, 'shape': (2, 3)}";
   const auto with = [](const std::string& dictionary) {
-    return message_of(npy_file(dictionary, std::string(24, '\0')));
+    return npy_message_of(npy_file(dictionary, std::string(24, '\0')));
   };
   EXPECT_EQ("no error", with("{'descr': '<f4', " + end));
   EXPECT_EQ("no error", with("{\"shape\":(2L,3L,),\n'fortran_order':False,'descr':'f4',}  \n"));
@@ -187,14 +187,14 @@ TEST(Npy, HeadersThatLie) {
 }
 
 TEST(Npy, OtherBeginnings) {
-  EXPECT_THAT(message_of(""), HasSubstr("is no NPY array"));
-  EXPECT_THAT(message_of("PK\3\4"), HasSubstr("is no NPY array"));
+  EXPECT_THAT(npy_message_of(""), HasSubstr("is no NPY array"));
+  EXPECT_THAT(npy_message_of("PK\3\4"), HasSubstr("is no NPY array"));
   std::string version = array_file("f4.npy");
   version[6] = 9;
-  EXPECT_THAT(message_of(version), HasSubstr("version 9 of NPY, and versions 1 to 3"));
+  EXPECT_THAT(npy_message_of(version), HasSubstr("version 9 of NPY, and versions 1 to 3"));
   std::string huge = array_file("version_2.npy");
   huge[11] = '\x7f';
-  EXPECT_THAT(message_of(huge), HasSubstr("and at most 65536 can be read"));
+  EXPECT_THAT(npy_message_of(huge), HasSubstr("and at most 65536 can be read"));
 }
 
 TEST(Npy, WritesWhatNumPyWrites) {

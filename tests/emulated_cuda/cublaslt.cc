@@ -13,7 +13,7 @@ namespace {
 constexpr uint64_t kMagic = 0x656d756c61746564u;
 constexpr size_t kWorkspaceAlignment = 256;
 
-struct Handle {
+struct CublasLtHandle {
   int device = 0;
 };
 struct MatmulDesc {
@@ -348,7 +348,7 @@ cublasStatus_t matmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const 
   const Call call("cublasLtMatmul");
   if (call.fails()) return CUBLAS_STATUS_EXECUTION_FAILED;
   const int device = stream_of(stream_handle, "cublasLtMatmul").device;
-  if (reinterpret_cast<Handle*>(handle)->device != device || current_device() != device) {
+  if (reinterpret_cast<CublasLtHandle*>(handle)->device != device || current_device() != device) {
     violation("cublasLtMatmul: handle, stream and current device differ");
   }
   const Problem problem{*as<MatmulDesc>(desc), *as<Layout>(a_layout), *as<Layout>(b_layout),
@@ -398,10 +398,11 @@ const char* status_name(cublasStatus_t status) {
 
 void fill_objects(CublasLtApi& api) {
   api.create = [](cublasLtHandle_t* handle) {
-    return create("cublasLtCreate", "handles of cublasLt", handle, Handle{current_device()});
+    return create("cublasLtCreate", "handles of cublasLt", handle,
+                  CublasLtHandle{current_device()});
   };
   api.destroy = [](cublasLtHandle_t handle) {
-    return destroy<Handle>("cublasLtDestroy", "handles of cublasLt", handle);
+    return destroy<CublasLtHandle>("cublasLtDestroy", "handles of cublasLt", handle);
   };
   api.matmul_desc_create = [](cublasLtMatmulDesc_t* desc, cublasComputeType_t compute,
                               cudaDataType_t) {

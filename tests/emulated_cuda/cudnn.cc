@@ -19,7 +19,7 @@ Result<std::shared_ptr<const CudnnApi>> load_real_cudnn(const char* file);
 namespace emulated {
 namespace {
 
-struct Handle {
+struct CudnnHandle {
   int device = 0;
   cudaStream_t stream = nullptr;
 };
@@ -82,14 +82,14 @@ Library& library() {
 cudnnStatus_t create_handle(cudnnHandle_t* handle) {
   const Call call("cudnnCreate");
   if (call.chosen()) return CUDNN_STATUS_INTERNAL_ERROR;
-  *handle = reinterpret_cast<cudnnHandle_t>(new Handle{current_device(), nullptr});
+  *handle = reinterpret_cast<cudnnHandle_t>(new CudnnHandle{current_device(), nullptr});
   ++state().vendor_objects["handles of cuDNN"];
   return CUDNN_STATUS_SUCCESS;
 }
 
 cudnnStatus_t destroy_handle(cudnnHandle_t handle) {
   const Call call("cudnnDestroy");
-  delete reinterpret_cast<Handle*>(handle);
+  delete reinterpret_cast<CudnnHandle*>(handle);
   --state().vendor_objects["handles of cuDNN"];
   return call.chosen() ? CUDNN_STATUS_INTERNAL_ERROR : CUDNN_STATUS_SUCCESS;
 }
@@ -97,7 +97,7 @@ cudnnStatus_t destroy_handle(cudnnHandle_t handle) {
 cudnnStatus_t set_stream(cudnnHandle_t opaque, cudaStream_t stream) {
   const Call call("cudnnSetStream");
   if (call.chosen()) return CUDNN_STATUS_INTERNAL_ERROR;
-  auto* handle = reinterpret_cast<Handle*>(opaque);
+  auto* handle = reinterpret_cast<CudnnHandle*>(opaque);
   if (stream_of(stream, "cudnnSetStream").device != handle->device) {
     violation("cudnnSetStream: a stream of another device");
   }
@@ -228,7 +228,7 @@ cudnnStatus_t execute(cudnnHandle_t opaque, cudnnBackendDescriptor_t plan_descri
                       cudnnBackendDescriptor_t pack_descriptor) {
   const Call call("cudnnBackendExecute");
   if (call.fails()) return CUDNN_STATUS_EXECUTION_FAILED;
-  const Handle handle = *reinterpret_cast<Handle*>(opaque);
+  const CudnnHandle handle = *reinterpret_cast<CudnnHandle*>(opaque);
   if (current_device() != handle.device) violation("cudnnBackendExecute: another current device");
   const VariantPack& pack = library().packs[pack_descriptor];
   if (pack.ids.size() != pack.pointers.size()) violation("cudnnBackendExecute: the variant pack");

@@ -26,7 +26,7 @@ namespace lockstep::emulated {
 namespace {
 
 constexpr size_t kStackBytes = size_t{256} << 10;
-constexpr size_t kPage = 4096;
+constexpr size_t kGuardPage = 4096;
 
 template <class T>
 void shuffle(std::vector<T>& values, uint64_t* random) {
@@ -45,7 +45,7 @@ void fill_shared_memory() {
 }
 
 Grid::~Grid() {
-  for (const auto& fiber : fibers_) munmap(fiber->stack - kPage, kStackBytes + kPage);
+  for (const auto& fiber : fibers_) munmap(fiber->stack - kGuardPage, kStackBytes + kGuardPage);
 }
 
 // A pointer to the fiber in two halves, as makecontext wants it.
@@ -99,10 +99,10 @@ Grid::Fiber* Grid::idle_fiber() {
     return fiber;
   }
   auto fiber = std::make_unique<Fiber>();
-  void* memory = mmap(nullptr, kStackBytes + kPage, PROT_READ | PROT_WRITE,
+  void* memory = mmap(nullptr, kStackBytes + kGuardPage, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  LOCKSTEP_CHECK(memory != MAP_FAILED && mprotect(memory, kPage, PROT_NONE) == 0);
-  fiber->stack = static_cast<std::byte*>(memory) + kPage;
+  LOCKSTEP_CHECK(memory != MAP_FAILED && mprotect(memory, kGuardPage, PROT_NONE) == 0);
+  fiber->stack = static_cast<std::byte*>(memory) + kGuardPage;
   LOCKSTEP_CHECK(getcontext(&fiber->context) == 0);
   fiber->context.uc_stack.ss_sp = fiber->stack;
   fiber->context.uc_stack.ss_size = kStackBytes;

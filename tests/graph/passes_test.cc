@@ -8,11 +8,10 @@
 
 #include "host/nn/model.h"
 #include "models/models.h"
+#include "tests/support/loss.h"
 
 namespace lockstep {
 namespace {
-
-const char* const kLoss = "sparse_categorical_crossentropy";
 
 std::vector<std::string> op_names(const Graph& graph) {
   std::vector<std::string> names;

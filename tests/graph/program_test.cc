@@ -9,11 +9,10 @@
 #include "models/models.h"
 #include "tests/nn/test_devices.h"
 #include "tests/nn/training_step.h"
+#include "tests/support/loss.h"
 
 namespace lockstep {
 namespace {
-
-const char* const kLoss = "sparse_categorical_crossentropy";
 
 struct Life {
   int first = -1;

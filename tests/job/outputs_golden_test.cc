@@ -13,7 +13,7 @@
 namespace lockstep {
 namespace {
 
-constexpr double kTolerance = 1e-5;  // of the largest value
+constexpr double kOutputsTolerance = 1e-5;  // of the largest value
 
 class OutputsGolden : public testing::TestWithParam<std::tuple<std::string, std::string>> {
  protected:
@@ -113,7 +113,7 @@ class OutputsGolden : public testing::TestWithParam<std::tuple<std::string, std:
       const auto at = std::find(table.names().begin(), table.names().end(), name);
       ASSERT_NE(at, table.names().end()) << name;
       EXPECT_NEAR(values[static_cast<size_t>(at - table.names().begin())], value.get<double>(),
-                  kTolerance * std::max(0.1, std::abs(value.get<double>())))
+                  kOutputsTolerance * std::max(0.1, std::abs(value.get<double>())))
           << name;
     }
   }
@@ -132,7 +132,7 @@ class OutputsGolden : public testing::TestWithParam<std::tuple<std::string, std:
               probe.gradient_offset < 0 ? 0 : root[static_cast<size_t>(probe.gradient_offset + f)];
           ASSERT_NEAR(ours / static_cast<float>(rows_),
                       expected[static_cast<size_t>(row * probe.count() + f)].get<double>(),
-                      kTolerance * largest)
+                      kOutputsTolerance * largest)
               << probe.layer << ", row " << row << ", element " << f;
         }
       }
@@ -171,7 +171,7 @@ TEST_P(OutputsGolden, job_files_say_the_same) {
   EXPECT_EQ(recipe_sha256(*again), recipe_sha256(job_));
 }
 
-std::string case_name(const testing::TestParamInfo<OutputsGolden::ParamType>& info) {
+std::string outputs_case_name(const testing::TestParamInfo<OutputsGolden::ParamType>& info) {
   std::string name = std::get<0>(info.param) + "_on_" + std::get<1>(info.param);
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
@@ -180,7 +180,7 @@ std::string case_name(const testing::TestParamInfo<OutputsGolden::ParamType>& in
 INSTANTIATE_TEST_SUITE_P(objectives, OutputsGolden,
                          testing::Combine(testing::ValuesIn(golden_names("losses", "objectives")),
                                           testing::ValuesIn(test_device_names())),
-                         case_name);
+                         outputs_case_name);
 
 Result<std::vector<OutputObjective>> two(const nlohmann::json& options) {
   return output_objectives(options, {"left", "right"});

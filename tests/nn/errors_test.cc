@@ -9,11 +9,10 @@
 #include "host/nn/activations.h"
 #include "host/nn/losses.h"
 #include "host/nn/model.h"
+#include "tests/support/loss.h"
 
 namespace lockstep {
 namespace {
-
-const char* const kLoss = "sparse_categorical_crossentropy";
 
 std::string predict_error(const Model& model) {
   const auto graph = model.predict_graph();

@@ -9,16 +9,15 @@
 #include "models/models.h"
 #include "tests/nn/test_devices.h"
 #include "tests/nn/training_step.h"
+#include "tests/support/loss.h"
 #include "tests/support/source_folder.h"
 
 namespace lockstep {
 namespace {
 
-constexpr double kTolerance = 1e-5;  // of the largest absolute value of the tensor
+constexpr double kModelTolerance = 1e-5;  // of the largest absolute value of the tensor
 constexpr int kClasses = 10;
 constexpr int kSteps = 10;
-const char* const kLoss = "sparse_categorical_crossentropy";
-
 nlohmann::json read_golden(const std::string& model) {
   std::ifstream file(source_folder() + "/tests/golden/" + model + ".json");
   LOCKSTEP_CHECK(file.good());
@@ -68,10 +67,10 @@ void compare_tensors(const nlohmann::json& golden, const Graph& graph,
       if (difference > worst) worst_index = i;
       worst = std::max(worst, difference);
     }
-    EXPECT_LE(worst, kTolerance) << key << " of " << tensor["name"] << " at index "
-                                 << tensor["indices"][worst_index] << ", gradient "
-                                 << tensor["gradient"][worst_index] << " of at most "
-                                 << tensor["gradient_max_abs"];
+    EXPECT_LE(worst, kModelTolerance)
+        << key << " of " << tensor["name"] << " at index " << tensor["indices"][worst_index]
+        << ", gradient " << tensor["gradient"][worst_index] << " of at most "
+        << tensor["gradient_max_abs"];
   }
 }
 
@@ -109,7 +108,7 @@ class GoldenTest : public testing::TestWithParam<GoldenCase> {
     for (int t = 1; t <= kSteps; ++t) {
       const std::vector<float> flat = step.flat(batch_, partitions());
       const double expected = golden_[key + "_loss"][t - 1];
-      EXPECT_NEAR(mean_loss(flat), expected, kTolerance * expected) << "step " << t;
+      EXPECT_NEAR(mean_loss(flat), expected, kModelTolerance * expected) << "step " << t;
       upload(*device_, flat, gradient->data());
       ASSERT_TRUE(device_
                       ->update(optimizer.update_at(t), gradient->data(), step.weights(), slot_data,
@@ -139,7 +138,7 @@ TEST_P(GoldenTest, forward) {
   for (int row = 0; row < batch_.rows; ++row) {
     for (int c = 0; c < kClasses; ++c) {
       EXPECT_NEAR(probabilities[row * kClasses + c], golden_["forward"][row][c].get<double>(),
-                  kTolerance);
+                  kModelTolerance);
     }
   }
 }
@@ -160,7 +159,7 @@ TEST_P(GoldenTest, loss_and_gradients) {
   step.set_weights(golden_weights(graph_));
   const std::vector<float> flat = step.flat(batch_, partitions());
   const double expected = golden_["loss"];
-  EXPECT_NEAR(mean_loss(flat), expected, kTolerance * expected);
+  EXPECT_NEAR(mean_loss(flat), expected, kModelTolerance * expected);
   compare_tensors(golden_, graph_, flat, "gradient");
 }
 

@@ -14,8 +14,8 @@ namespace lockstep {
 namespace {
 
 constexpr double kStep = 1e-5;
-constexpr double kTolerance = 2e-5;  // of the tensor's largest gradient
-constexpr uint64_t kSeed = 7;        // those of TrainingStep
+constexpr double kGradientTolerance = 2e-5;  // of the tensor's largest gradient
+constexpr uint64_t kSeed = 7;                // those of TrainingStep
 constexpr uint32_t kEpoch = 3;
 
 struct Image {
@@ -213,7 +213,7 @@ void check_gradients(const CheckedModel& checked, Device& device) {
     EXPECT_GT(largest, 1e-3) << parameter.layer << "/" << parameter.name;
     for (size_t i = 0; i < numeric.size(); ++i) {
       EXPECT_NEAR(flat[parameter.offset + static_cast<int64_t>(i)], numeric[i],
-                  kTolerance * largest)
+                  kGradientTolerance * largest)
           << checked.name << " " << parameter.layer << "/" << parameter.name << "[" << i << "]";
     }
   }

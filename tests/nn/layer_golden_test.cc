@@ -14,7 +14,7 @@ TEST_P(LayerGolden, computes_what_keras_computes) {
   golden::LayerCase(name, *device).check();
 }
 
-std::string case_name(const testing::TestParamInfo<LayerGolden::ParamType>& info) {
+std::string layer_case_name(const testing::TestParamInfo<LayerGolden::ParamType>& info) {
   std::string name = std::get<0>(info.param) + "_on_" + std::get<1>(info.param);
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
@@ -23,7 +23,7 @@ std::string case_name(const testing::TestParamInfo<LayerGolden::ParamType>& info
 INSTANTIATE_TEST_SUITE_P(layers, LayerGolden,
                          testing::Combine(testing::ValuesIn(golden::case_names()),
                                           testing::ValuesIn(test_device_names())),
-                         case_name);
+                         layer_case_name);
 
 }  // namespace
 }  // namespace lockstep

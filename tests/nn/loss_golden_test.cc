@@ -12,7 +12,7 @@
 namespace lockstep {
 namespace {
 
-constexpr double kTolerance = 1e-5;  // of the largest value
+constexpr double kLossTolerance = 1e-5;  // of the largest value
 // Where float32 cannot tell 1 - 1e-7 from its neighbours, logarithms of it are as coarse.
 constexpr double kSaturatedTolerance = 0.02;
 
@@ -98,7 +98,7 @@ class LossGolden : public testing::TestWithParam<std::tuple<std::string, std::st
         // As the only row of a batch; Keras divides by the rows of its own.
         ASSERT_NEAR(root[f] / static_cast<float>(rows_),
                     expected.at(static_cast<size_t>(row) * features + f).get<double>(),
-                    kTolerance * largest)
+                    kLossTolerance * largest)
             << "row " << row << ", element " << f;
       }
     }
@@ -106,8 +106,9 @@ class LossGolden : public testing::TestWithParam<std::tuple<std::string, std::st
 
   void expect_value(double expected, double actual) const {
     const bool saturated = std::get<0>(GetParam()).find("saturated") != std::string::npos;
-    EXPECT_NEAR(actual, expected,
-                (saturated ? kSaturatedTolerance : kTolerance) * std::max(0.1, std::abs(expected)));
+    EXPECT_NEAR(
+        actual, expected,
+        (saturated ? kSaturatedTolerance : kLossTolerance) * std::max(0.1, std::abs(expected)));
   }
 
   std::unique_ptr<Device> device_;
@@ -176,7 +177,7 @@ TEST_P(MetricsGolden, compute_what_keras_computes) {
   if (golden_.contains("weighted")) expect_value(golden_.at("weighted"), measured(true));
 }
 
-std::string case_name(const testing::TestParamInfo<LossGolden::ParamType>& info) {
+std::string loss_case_name(const testing::TestParamInfo<LossGolden::ParamType>& info) {
   std::string name = std::get<0>(info.param) + "_on_" + std::get<1>(info.param);
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
@@ -185,11 +186,11 @@ std::string case_name(const testing::TestParamInfo<LossGolden::ParamType>& info)
 INSTANTIATE_TEST_SUITE_P(losses, LossesGolden,
                          testing::Combine(testing::ValuesIn(golden_names("losses", "losses")),
                                           testing::ValuesIn(test_device_names())),
-                         case_name);
+                         loss_case_name);
 INSTANTIATE_TEST_SUITE_P(metrics, MetricsGolden,
                          testing::Combine(testing::ValuesIn(golden_names("losses", "metrics")),
                                           testing::ValuesIn(test_device_names())),
-                         case_name);
+                         loss_case_name);
 
 }  // namespace
 }  // namespace lockstep

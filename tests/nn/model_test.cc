@@ -8,11 +8,10 @@
 
 #include "host/nn/model.h"
 #include "models/models.h"
+#include "tests/support/loss.h"
 
 namespace lockstep {
 namespace {
-
-const char* const kLoss = "sparse_categorical_crossentropy";
 
 Graph training_graph_of(const std::string& name) {
   return build_model(name, {28, 28, 1}, 10).value()->training_graph(kLoss).value();

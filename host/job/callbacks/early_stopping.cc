@@ -52,8 +52,8 @@ class EarlyStopping final : public Callback {
   int64_t wait_ = 0;
 };
 
-Result<std::unique_ptr<Callback>> make(const nlohmann::json& config,
-                                       const CallbackContext& context) {
+Result<std::unique_ptr<Callback>> make_early_stopping(const nlohmann::json& config,
+                                                      const CallbackContext& context) {
   LOCKSTEP_ASSIGN(Monitor monitor, Monitor::create(config, context));
   for (const char* key : {"patience", "start_from_epoch"}) {
     LOCKSTEP_RETURN_IF_ERROR(whole_number(config, key, 0));
@@ -74,7 +74,7 @@ CallbackType early_stopping_type() {
                            {"restore_best_weights", KeyKind::flag, false},
                            {"start_from_epoch", KeyKind::integer, 0}});
   return {"EarlyStopping", "ends the job when a quantity has stopped getting better", keys, true,
-          make};
+          make_early_stopping};
 }
 
 }  // namespace lockstep

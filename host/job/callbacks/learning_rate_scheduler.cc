@@ -36,8 +36,8 @@ class LearningRateScheduler final : public Callback {
   bool begun_ = false;
 };
 
-Result<std::unique_ptr<Callback>> make(const nlohmann::json& config,
-                                       const CallbackContext& context) {
+Result<std::unique_ptr<Callback>> make_learning_rate_scheduler(const nlohmann::json& config,
+                                                               const CallbackContext& context) {
   LOCKSTEP_RETURN_IF_ERROR(check_rate_is_settable(context));
   const auto& table = config.at("schedule");
   if (!table.is_object() || table.empty()) {
@@ -73,7 +73,7 @@ CallbackType learning_rate_scheduler_type() {
           "sets the learning rate at the beginning of epochs",
           {{"schedule", KeyKind::any}},
           true,
-          make};
+          make_learning_rate_scheduler};
 }
 
 }  // namespace lockstep

@@ -89,8 +89,8 @@ Status check_filepath(const nlohmann::json& config, const CallbackContext& conte
   return {};
 }
 
-Result<std::unique_ptr<Callback>> make(const nlohmann::json& config,
-                                       const CallbackContext& context) {
+Result<std::unique_ptr<Callback>> make_model_checkpoint(const nlohmann::json& config,
+                                                        const CallbackContext& context) {
   const auto& threshold = config.at("initial_value_threshold");
   if (!threshold.is_null() && !threshold.is_number()) {
     return usage_error(
@@ -121,7 +121,7 @@ CallbackType model_checkpoint_type() {
            {"verbose", KeyKind::integer, 0},
            {"initial_value_threshold", KeyKind::any, nullptr}},
           false,
-          make};
+          make_model_checkpoint};
 }
 
 }  // namespace lockstep

@@ -48,8 +48,8 @@ class ReduceLROnPlateau final : public Callback {
   int64_t cooling_ = 0;
 };
 
-Result<std::unique_ptr<Callback>> make(const nlohmann::json& config,
-                                       const CallbackContext& context) {
+Result<std::unique_ptr<Callback>> make_reduce_lr_on_plateau(const nlohmann::json& config,
+                                                            const CallbackContext& context) {
   LOCKSTEP_RETURN_IF_ERROR(check_rate_is_settable(context));
   LOCKSTEP_ASSIGN(Monitor monitor, Monitor::create(config, context));
   for (const char* key : {"patience", "cooldown"}) {
@@ -76,7 +76,7 @@ CallbackType reduce_lr_on_plateau_type() {
            {"cooldown", KeyKind::integer, 0},
            {"min_lr", KeyKind::number, 0.0}},
           true,
-          make};
+          make_reduce_lr_on_plateau};
 }
 
 }  // namespace lockstep

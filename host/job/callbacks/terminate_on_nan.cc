@@ -20,15 +20,19 @@ class TerminateOnNaN final : public Callback {
   }
 };
 
-Result<std::unique_ptr<Callback>> make(const nlohmann::json&, const CallbackContext&) {
+Result<std::unique_ptr<Callback>> make_terminate_on_nan(const nlohmann::json&,
+                                                        const CallbackContext&) {
   return std::unique_ptr<Callback>(new TerminateOnNaN());
 }
 
 }  // namespace
 
 CallbackType terminate_on_nan_type() {
-  return {
-      "TerminateOnNaN", "ends the job at the first step whose loss is no number", {}, true, make};
+  return {"TerminateOnNaN",
+          "ends the job at the first step whose loss is no number",
+          {},
+          true,
+          make_terminate_on_nan};
 }
 
 }  // namespace lockstep

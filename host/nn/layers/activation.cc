@@ -3,7 +3,7 @@
 namespace lockstep::layers {
 namespace {
 
-Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
+Result<SymbolicTensor> build_activation(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   return layer.activate(inputs[0], layer.at("activation"));
 }
@@ -14,7 +14,7 @@ LayerType activation() {
   return {"Activation",
           "an activation function",
           {{"activation", KeyKind::activation}},
-          build,
+          build_activation,
           Masking::pass};
 }
 

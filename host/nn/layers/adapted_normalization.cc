@@ -73,7 +73,7 @@ Result<Statistics> statistics_of(LayerContext& layer, const Shape& shape,
   return found;
 }
 
-Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
+Result<SymbolicTensor> build_adapted_normalization(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   const SymbolicTensor& x = inputs[0];
   LOCKSTEP_ASSIGN(const std::vector<size_t> axes, kept_axes(layer, x.shape));
@@ -105,7 +105,7 @@ LayerType normalization() {
            {"mean", KeyKind::any, nullptr},
            {"variance", KeyKind::any, nullptr},
            {"invert", KeyKind::flag, false}},
-          build,
+          build_adapted_normalization,
           Masking::pass};
 }
 

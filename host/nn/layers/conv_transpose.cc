@@ -122,7 +122,7 @@ Result<SymbolicTensor> transposed_volume(LayerContext& layer, const ConvCall& ca
 }
 
 template <size_t kAxes>
-Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
+Result<SymbolicTensor> build_conv_transpose(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_ASSIGN(const ConvCall call, read_conv_call(layer, inputs, kAxes, true));
   LOCKSTEP_RETURN_IF_ERROR(layer.check_positive("filters"));
   const int64_t filters = layer.integer("filters");
@@ -156,7 +156,8 @@ LayerType transposed(const char* summary) {
   std::vector<ConfigKey> keys = conv_keys(kAxes, {"kernel"});
   keys.push_back({"filters", KeyKind::integer});
   keys.push_back({"output_padding", KeyKind::sizes, nullptr, kAxes});
-  return {fmt::format("Conv{}DTranspose", kAxes), summary, std::move(keys), build<kAxes>};
+  return {fmt::format("Conv{}DTranspose", kAxes), summary, std::move(keys),
+          build_conv_transpose<kAxes>};
 }
 
 }  // namespace

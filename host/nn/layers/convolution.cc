@@ -71,7 +71,7 @@ SymbolicTensor lay_out_windows(LayerContext& layer, const ConvCall& call, int64_
 }
 
 template <size_t kAxes>
-Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
+Result<SymbolicTensor> build_convolution(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_ASSIGN(ConvCall call, read_conv_call(layer, inputs, kAxes));
   LOCKSTEP_RETURN_IF_ERROR(layer.check_positive("filters"));
   LOCKSTEP_RETURN_IF_ERROR(layer.check_positive("groups"));
@@ -107,7 +107,7 @@ LayerType convolution(const char* summary) {
   std::vector<ConfigKey> keys = conv_keys(kAxes, {"kernel"});
   keys.push_back({"filters", KeyKind::integer});
   keys.push_back({"groups", KeyKind::integer, 1});
-  return {fmt::format("Conv{}D", kAxes), summary, std::move(keys), build<kAxes>};
+  return {fmt::format("Conv{}D", kAxes), summary, std::move(keys), build_convolution<kAxes>};
 }
 
 Status check_dilation(const LayerContext& layer, const std::vector<int64_t>& dilation) {

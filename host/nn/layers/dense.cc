@@ -20,7 +20,7 @@ Result<SymbolicTensor> build_for_each_place(LayerContext& layer, const SymbolicT
   return layer.activate(layer.op("forward", op, {input}, output), layer.at("activation"));
 }
 
-Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
+Result<SymbolicTensor> build_dense(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   const SymbolicTensor& input = inputs[0];
   LOCKSTEP_RETURN_IF_ERROR(layer.check_positive("units"));
@@ -54,7 +54,7 @@ LayerType dense() {
            {"bias_constraint", KeyKind::constraint, nullptr},
            {"lora_rank", KeyKind::any, nullptr},
            {"quantization_config", KeyKind::any, nullptr}},
-          build,
+          build_dense,
           Masking::pass};
 }
 

@@ -40,7 +40,7 @@ Result<std::vector<size_t>> dot_axes(const LayerContext& layer, const Tensors& i
   return axes;
 }
 
-Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
+Result<SymbolicTensor> build_dot(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 2));
   LOCKSTEP_ASSIGN(const std::vector<size_t> axes, dot_axes(layer, inputs));
   const int64_t inner = inputs[0].shape[axes[0]];
@@ -83,7 +83,7 @@ LayerType dot() {
   return {"Dot",
           "the products of its two inputs, summed along an axis of each",
           {{"axes", KeyKind::axis}, {"normalize", KeyKind::flag, false}},
-          build};
+          build_dot};
 }
 
 }  // namespace lockstep::layers

@@ -18,7 +18,7 @@ SymbolicTensor drop_together(LayerContext& layer, const SymbolicTensor& x, const
                    {x, layer.stretch("noise", factors, x.shape)});
 }
 
-Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
+Result<SymbolicTensor> build_dropout(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   const SymbolicTensor& input = inputs[0];
   const double asked = layer.number("rate");
@@ -48,7 +48,7 @@ LayerType dropout() {
           {{"rate", KeyKind::number},
            {"noise_shape", KeyKind::any, nullptr},
            {"seed", KeyKind::any, nullptr}},
-          build,
+          build_dropout,
           Masking::pass};
 }
 

@@ -134,7 +134,7 @@ Result<SymbolicTensor> add_bias(LayerContext& layer, const Equation& equation,
                    {whole_operand(0, y), parameter_operand(bias, broadcast)}, y.shape);
 }
 
-Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
+Result<SymbolicTensor> build_einsum_dense(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   LOCKSTEP_ASSIGN(const Equation equation, read_equation(layer, inputs[0].shape));
   std::string kept, summed, made;  // of the input, of both, of the kernel
@@ -203,7 +203,7 @@ LayerType einsum_dense() {
            {"lora_rank", KeyKind::any, nullptr},
            {"gptq_unpacked_column_size", KeyKind::any, nullptr},
            {"quantization_config", KeyKind::any, nullptr}},
-          build};
+          build_einsum_dense};
 }
 
 }  // namespace lockstep::layers

@@ -3,7 +3,7 @@
 namespace lockstep::layers {
 namespace {
 
-Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
+Result<SymbolicTensor> build_flatten(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   const SymbolicTensor& input = inputs[0];
   const Shape flat{input.features()};
@@ -28,7 +28,7 @@ LayerType flatten() {
   return {"Flatten",
           "all axes of a row as one",
           {{"data_format", KeyKind::text, "channels_last"}},
-          build};
+          build_flatten};
 }
 
 }  // namespace lockstep::layers

@@ -303,7 +303,7 @@ Result<SymbolicTensor> build_any(LayerContext& layer, const Tensors& inputs) {
   return build_reduce<LayerContext::Reduction::maximum>(layer, {truths});
 }
 
-Result<SymbolicTensor> build_reshape(LayerContext& layer, const Tensors& inputs) {
+Result<SymbolicTensor> build_reshape_call(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   const Json& given = layer.at("newshape");
   Shape shape;
@@ -401,7 +401,7 @@ std::vector<LayerType> operation_types() {
       operation("OnesLike", "1 for each entry of its tensor", build_filled<1>, {type}),
       operation("Power", "the first operand to the power of the second",
                 build_binary<Binary::power>),
-      operation("Reshape", "its tensor with another shape", build_reshape,
+      operation("Reshape", "its tensor with another shape", build_reshape_call,
                 {{"newshape", KeyKind::any}}),
       operation("Sqrt", "the square root", build_unary<Unary::square_root>),
       operation("Square", "the square", build_unary<Unary::square>),

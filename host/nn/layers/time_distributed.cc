@@ -39,7 +39,7 @@ bool is_stepwise(const std::string& class_name) {
          class_name == "Rescaling";
 }
 
-Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
+Result<SymbolicTensor> build_time_distributed(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   const SymbolicTensor& x = inputs[0];
   if (x.shape.size() < 2) {
@@ -77,7 +77,7 @@ LayerType time_distributed() {
   return {"TimeDistributed",
           "a layer on each step of its input",
           {{"layer", KeyKind::any}},
-          build,
+          build_time_distributed,
           Masking::pass};
 }
 
