@@ -12,7 +12,7 @@
 namespace lockstep {
 namespace {
 
-const auto now = std::chrono::system_clock::now;
+const auto wall_clock = std::chrono::system_clock::now;
 
 constexpr const char* kTrainHelp =
     "lockstep train: trains a model on this machine\n\n{}\n"
@@ -197,7 +197,7 @@ int run_coordinator(const Arguments& arguments, Context& context) {
   const Status network = use_network(
       *values, context, [json = values->at("log_format") == "json"](const std::string& line) {
         fmt::print(stderr, "{}",
-                   json ? json_log_line({"", "coordinator"}, line, now()) : line + "\n");
+                   json ? json_log_line({"", "coordinator"}, line, wall_clock()) : line + "\n");
       });
   if (!network.ok()) return report_error(network.error());
   auto request = coordinator_request(*values);

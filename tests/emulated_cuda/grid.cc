@@ -22,10 +22,37 @@ extern __attribute__((weak)) char __start_emulated_shared[];
 extern __attribute__((weak)) char __stop_emulated_shared[];
 }
 
+// Keeps what a call preserves on this stack, whose end goes to *from, and goes on where the other
+// stack was left. swapcontext would ask the kernel for the signals' mask each time, and the address
+// sanitizer's clears what it knows of the whole stack.
+extern "C" void lockstep_switch_stack(void** from, void* to);
+asm(R"(
+.text
+.type lockstep_switch_stack, @function
+lockstep_switch_stack:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+.size lockstep_switch_stack, . - lockstep_switch_stack
+)");
+
 namespace lockstep::emulated {
 namespace {
 
 constexpr size_t kStackBytes = size_t{256} << 10;
+constexpr size_t kKeptWords = 6;  // by lockstep_switch_stack, below the address to return to
 constexpr size_t kGuardPage = 4096;
 
 template <class T>
@@ -48,10 +75,9 @@ Grid::~Grid() {
   for (const auto& fiber : fibers_) munmap(fiber->stack - kGuardPage, kStackBytes + kGuardPage);
 }
 
-// A pointer to the fiber in two halves, as makecontext wants it.
-void Grid::enter(unsigned high, unsigned low) {
-  auto* fiber = reinterpret_cast<Fiber*>(uint64_t{high} << 32 | low);
-  state().grid.loop(*fiber);
+void Grid::enter() {
+  Grid& grid = state().grid;
+  grid.loop(*grid.current_);
 }
 
 void Grid::loop(Fiber& fiber) {
@@ -75,20 +101,20 @@ void Grid::switch_to(Fiber& fiber) {
 #ifdef LOCKSTEP_SANITIZED
   void* fake_stack = nullptr;
   __sanitizer_start_switch_fiber(&fake_stack, fiber.stack, kStackBytes);
-  swapcontext(&caller_, &fiber.context);
+  lockstep_switch_stack(&caller_, fiber.top);
   __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
 #else
-  swapcontext(&caller_, &fiber.context);
+  lockstep_switch_stack(&caller_, fiber.top);
 #endif
 }
 
 void Grid::switch_back(Fiber& fiber) {
 #ifdef LOCKSTEP_SANITIZED
   __sanitizer_start_switch_fiber(&fiber.fake_stack, caller_stack_, caller_stack_bytes_);
-  swapcontext(&fiber.context, &caller_);
+  lockstep_switch_stack(&fiber.top, caller_);
   __sanitizer_finish_switch_fiber(fiber.fake_stack, &caller_stack_, &caller_stack_bytes_);
 #else
-  swapcontext(&fiber.context, &caller_);
+  lockstep_switch_stack(&fiber.top, caller_);
 #endif
 }
 
@@ -103,13 +129,10 @@ Grid::Fiber* Grid::idle_fiber() {
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   LOCKSTEP_CHECK(memory != MAP_FAILED && mprotect(memory, kGuardPage, PROT_NONE) == 0);
   fiber->stack = static_cast<std::byte*>(memory) + kGuardPage;
-  LOCKSTEP_CHECK(getcontext(&fiber->context) == 0);
-  fiber->context.uc_stack.ss_sp = fiber->stack;
-  fiber->context.uc_stack.ss_size = kStackBytes;
-  fiber->context.uc_link = nullptr;
-  const auto address = reinterpret_cast<uint64_t>(fiber.get());
-  makecontext(&fiber->context, reinterpret_cast<void (*)()>(&Grid::enter), 2,
-              static_cast<unsigned>(address >> 32), static_cast<unsigned>(address));
+  // As if `enter` had been called from where nothing is, and had been left at once.
+  auto* top = reinterpret_cast<void**>(fiber->stack + kStackBytes) - 2;
+  *top = reinterpret_cast<void*>(&Grid::enter);
+  fiber->top = top - kKeptWords;
   fibers_.push_back(std::move(fiber));
   return fibers_.back().get();
 }

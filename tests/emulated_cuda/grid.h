@@ -1,8 +1,6 @@
 // Runs the threads of a kernel's blocks, as fibers.
 #pragma once
 
-#include <ucontext.h>
-
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -33,14 +31,14 @@ class Grid {
 
  private:
   struct Fiber {
-    ucontext_t context;
     std::byte* stack = nullptr;
+    void* top = nullptr;         // where it was left
     void* fake_stack = nullptr;  // the address sanitizer's
     unsigned thread = 0;
     unsigned line = 0;  // of the barrier where it waits; 0: it does not
   };
 
-  static void enter(unsigned high, unsigned low);
+  static void enter();
   void loop(Fiber& fiber);
   void switch_to(Fiber& fiber);
   void switch_back(Fiber& fiber);
@@ -61,7 +59,7 @@ class Grid {
   LaunchShape shape_;
   uint64_t random_ = 0;
   int64_t skipped_ = 0;
-  ucontext_t caller_;
+  void* caller_ = nullptr;  // its stack, where it was left
   const void* caller_stack_ = nullptr;
   size_t caller_stack_bytes_ = 0;
 };
