@@ -8,6 +8,7 @@
 #include "host/core/files.h"
 #include "host/job/metric_table.h"
 #include "host/job/output_options.h"
+#include "host/keras/onnx_file.h"
 #include "host/keras/safetensors.h"
 #include "host/keras/save_model.h"
 #include "host/nn/losses.h"
@@ -18,12 +19,13 @@ namespace lockstep {
 namespace {
 
 // The order matters: .weights.h5 is an .h5 too.
-constexpr const char* kEndings[] = {".keras", ".weights.h5", ".h5", ".safetensors"};
+constexpr const char* kEndings[] = {".keras", ".weights.h5", ".h5", ".safetensors", ".onnx"};
 
 constexpr const char* kConvertHelp =
     "lockstep convert IN OUT: a model's file in another form, chosen by OUT's name: .keras, "
-    ".weights.h5, .h5 or\n.safetensors. IN is one of these, or the output folder of a run; where "
-    "it holds weights alone, --model says of\nwhich model. What OUT cannot hold is told.\n\n{}";
+    ".weights.h5, .h5,\n.safetensors or .onnx (inference, opset 17). IN is one of these but "
+    ".onnx, or the output folder of a run;\nwhere it holds weights alone, --model says of which "
+    "model. What OUT cannot hold is told.\n\n{}";
 
 std::vector<OptionSpec> convert_options() {
   using enum OptionType;
@@ -36,8 +38,8 @@ Result<std::string> ending_of(const std::string& path) {
   for (const char* ending : kEndings) {
     if (path.ends_with(ending)) return std::string(ending);
   }
-  return usage_error(
-      fmt::format("'{}': the name must end in .keras, .weights.h5, .h5 or .safetensors", path));
+  return usage_error(fmt::format(
+      "'{}': the name must end in .keras, .weights.h5, .h5, .safetensors or .onnx", path));
 }
 
 // All that IN and --model hold.
@@ -133,6 +135,12 @@ Status convert(const std::string& in, const std::string& out, const nlohmann::js
   } else if (ending == ".h5") {
     bytes = make_legacy_h5(trained);
     if (source.state) left_out = "the optimizer's state";
+  } else if (ending == ".onnx") {
+    bytes = make_onnx_file(source.graph, source.weights, source.model->name(),
+                           output_names(source.model_file().config));
+    left_out =
+        "the layers, what acts in training alone, what the model was compiled with and the "
+        "optimizer's state";
   } else {
     const std::string_view flat(reinterpret_cast<const char*>(source.weights.data()),
                                 source.weights.size() * sizeof(float));

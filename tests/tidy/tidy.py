@@ -28,7 +28,7 @@ MAY_INCLUDE = {
     "host/cluster": "core reduce",
     "host/checkpoint": "core tensor",
     "host/runtime": "core tensor device graph nn optim data job reduce strategy cluster checkpoint",
-    "host/keras": "core tensor graph nn optim data job",
+    "host/keras": "core tensor device graph nn optim data job",
     "host/train": "core tensor device graph nn optim data job reduce strategy cluster checkpoint "
                   "runtime keras",
     "host/observe": "core job cluster train",

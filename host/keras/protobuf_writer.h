@@ -1,0 +1,45 @@
+// A message of Protocol Buffers as bytes: https://protobuf.dev/programming-guides/encoding
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace lockstep {
+
+// Fields in the order of the calls.
+class ProtobufWriter {
+ public:
+  // int32, int64, enumerations: negative numbers take ten bytes.
+  void add_number(int field, int64_t value) {
+    add_tag(field, 0);
+    add_varint(static_cast<uint64_t>(value));
+  }
+  void add_float(int field, float value) {
+    add_tag(field, 5);
+    const auto bits = std::bit_cast<uint32_t>(value);
+    for (int shift = 0; shift < 32; shift += 8) bytes_ += static_cast<char>(bits >> shift & 0xff);
+  }
+  // Texts, bytes and messages within.
+  void add_bytes(int field, std::string_view value) {
+    add_tag(field, 2);
+    add_varint(value.size());
+    bytes_ += value;
+  }
+  const std::string& bytes() const { return bytes_; }
+
+ private:
+  void add_tag(int field, unsigned wire_type) {
+    add_varint(static_cast<uint64_t>(field) << 3 | wire_type);
+  }
+  // Seven bits a byte, the lowest first; the highest bit says that more follow.
+  void add_varint(uint64_t value) {
+    for (; value > 0x7f; value >>= 7) bytes_ += static_cast<char>((value & 0x7f) | 0x80);
+    bytes_ += static_cast<char>(value);
+  }
+
+  std::string bytes_;
+};
+
+}  // namespace lockstep
