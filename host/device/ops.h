@@ -216,6 +216,7 @@ struct BatchNormOp {
 struct RowSumOp {
   int64_t count = 0;
   int64_t offset = 0;
+  bool of_average = false;  // `offset` names a moving average, until gradients have places
 };
 
 // logits -> probabilities, one softmax a row.

@@ -57,13 +57,15 @@ class GradientAppender {
            parameter->gradient_offset >= 0;
   }
 
-  // A value's gradient is needed where a trained parameter stands before it.
+  // A value's gradient is needed where a trained parameter stands before it, and it is not stopped.
   void mark_needed(const OpDesc& op) {
     bool needed = false;
     OpAttributes attributes = op.attributes;
     visit_parameters(attributes, [&](int64_t& offset) { needed = needed || is_trained(offset); });
     for (const int input : op.inputs) needed = needed || needed_[input];
-    for (const int output : op.outputs) needed_[output] = needed;
+    for (const int output : op.outputs) {
+      needed_[output] = needed && !graph_.values[static_cast<size_t>(output)].stopped;
+    }
   }
   bool needs(int value) const { return needed_[static_cast<size_t>(value)]; }
 
@@ -83,6 +85,9 @@ class GradientAppender {
 
   void place_moving_averages() {
     for (OpDesc& op : graph_.ops) {
+      if (auto* sum = std::get_if<RowSumOp>(&op.attributes); sum != nullptr && sum->of_average) {
+        *sum = {sum->count, parameter_at(sum->offset)->gradient_offset};
+      }
       auto* norm = std::get_if<BatchNormOp>(&op.attributes);
       if (norm == nullptr || norm->pass != Pass::forward || norm->mean_offset < 0) continue;
       norm->mean_offset = parameter_at(norm->mean_offset)->gradient_offset;

@@ -16,6 +16,7 @@ struct Value {
   std::string name;
   Shape shape;  // of one row
   bool per_partition = false;
+  bool stopped = false;  // gradients do not go through it
   int64_t features() const { return element_count(shape); }
 };
 
@@ -101,6 +102,8 @@ void visit_parameters(OpAttributes& attributes, const Visit& visit) {
     optional(norm->gamma_offset);
     optional(norm->beta_offset);
     if (norm->pass == Pass::forward) optional(norm->mean_offset);  // until gradients have places
+  } else if (auto* sum = std::get_if<RowSumOp>(&attributes)) {
+    if (sum->of_average) visit(sum->offset);
   } else if (auto* map = std::get_if<MapOp>(&attributes)) {
     for (MapOperand& operand : map->operands) {
       if (operand.input < 0) visit(operand.offset);

@@ -80,6 +80,14 @@ SymbolicTensor GraphBuilder::add_op(const std::string& what, OpAttributes attrib
   return {.value = graph_.ops.back().outputs[0], .shape = std::move(output_shape)};
 }
 
+void GraphBuilder::add_average(int64_t parameter, const SymbolicTensor& value) {
+  OpDesc op;
+  op.name = layer_name_ + "/average";
+  op.attributes = RowSumOp{value.features(), parameter, true};
+  op.inputs = {value.value};
+  graph_.ops.push_back(std::move(op));
+}
+
 Graph GraphBuilder::finish(const std::vector<SymbolicTensor>& outputs) {
   // Parameters in the order of the layers, which need not be that of the calls.
   std::vector<size_t> order(graph_.parameters.size());

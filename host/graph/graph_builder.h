@@ -62,6 +62,12 @@ class GraphBuilder {
   SymbolicTensor add_op(const std::string& what, OpAttributes attributes,
                         const std::vector<SymbolicTensor>& inputs, Shape output_shape,
                         const std::vector<Shape>& statistics);
+  // The moving average takes the mean of a value over the rows, of as many features.
+  void add_average(int64_t parameter, const SymbolicTensor& value);
+  // Gradients go no further than this value: what it is made of counts as constant.
+  void stop_gradient(const SymbolicTensor& value) {
+    graph_.values[static_cast<size_t>(value.value)].stopped = true;
+  }
   // Adds a value of one feature to each row's loss, beside what the objective says.
   void add_row_loss(const SymbolicTensor& loss) { row_losses_.push_back(loss); }
   const std::vector<SymbolicTensor>& row_losses() const { return row_losses_; }

@@ -65,7 +65,7 @@ void fuse_activations(Graph* graph) {
 
 namespace {
 
-// Whether each value is read, however far, by the loss or an output.
+// Whether each value is read, however far, by the loss or an output, in a way that gradients go.
 std::vector<bool> read_values(const Graph& graph) {
   std::vector<bool> read(graph.values.size());
   if (graph.loss != kNone) {
@@ -77,7 +77,8 @@ std::vector<bool> read_values(const Graph& graph) {
     const bool is_read = std::any_of(op->outputs.begin(), op->outputs.end(),
                                      [&](int output) { return read[static_cast<size_t>(output)]; });
     for (const int input : op->inputs) {
-      if (is_read) read[static_cast<size_t>(input)] = true;
+      const auto value = static_cast<size_t>(input);
+      if (is_read && !graph.values[value].stopped) read[value] = true;
     }
   }
   return read;
@@ -97,6 +98,9 @@ std::vector<int64_t> gradient_uses(Graph* graph) {
 
 bool feeds_moving_average(const Graph& graph, const Parameter& parameter) {
   return std::any_of(graph.ops.begin(), graph.ops.end(), [&](const OpDesc& op) {
+    if (const auto* sum = std::get_if<RowSumOp>(&op.attributes)) {
+      return sum->of_average && sum->offset == parameter.offset;
+    }
     const auto* norm = std::get_if<BatchNormOp>(&op.attributes);
     if (norm == nullptr || norm->mean_offset < 0) return false;
     return parameter.offset == norm->mean_offset ||

@@ -106,19 +106,18 @@ Result<std::string> make_legacy_h5(const TrainedModel& trained) {
   std::vector<std::string> names;
   for (const Model::LayerInstance& layer : trained.model->layers()) names.push_back(layer.name);
   file.set_texts("model_weights", "layer_names", names);
-  std::vector<std::vector<const Parameter*>> trained_first(names.size());
-  for (const bool trains : {true, false}) {
-    for (const StoredLayer& layer : stored_layers(*trained.model, *trained.parameters)) {
-      for (const Parameter* parameter : layer.parameters) {
-        const bool is_trained = parameter->role == ParameterRole::trained;
-        if (is_trained != trains) continue;
-        trained_first[static_cast<size_t>(layer.top)].push_back(parameter);
-      }
-    }
+  std::vector<std::vector<const Parameter*>> parameters(names.size());
+  for (const StoredLayer& layer : stored_layers(*trained.model, *trained.parameters)) {
+    auto& of_top = parameters[static_cast<size_t>(layer.top)];
+    of_top.insert(of_top.end(), layer.parameters.begin(), layer.parameters.end());
   }
   for (size_t i = 0; i < names.size(); ++i) {
+    sort_by_offset(&parameters[i]);
+    std::stable_partition(parameters[i].begin(), parameters[i].end(), [](const Parameter* each) {
+      return each->role == ParameterRole::trained;
+    });
     file.add_group("model_weights/" + names[i]);
-    add_layer_weights(trained, names[i], trained_first[i], &file);
+    add_layer_weights(trained, names[i], parameters[i], &file);
   }
   return file.finish();
 }

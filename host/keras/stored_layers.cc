@@ -2,11 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cctype>
 #include <map>
 
 namespace lockstep {
 namespace {
+
+constexpr const char* kSpectral = "SpectralNormalization";
 
 // Keras' to_snake_case of a class that is no layer type: "Functional".
 std::string group_name(const Model::LayerInstance& layer) {
@@ -30,7 +33,7 @@ void add_layers(const Model& model, const std::string& prefix, const std::string
     } else {
       stored->push_back({prefix + layer.name, at, outermost, {}});
       // A wrapper has a group of its own, and its layer the weights.
-      if (layer.class_name == "TimeDistributed") {
+      if (layer.class_name == "TimeDistributed" || layer.class_name == kSpectral) {
         stored->push_back({prefix + layer.name, at + "/layer", outermost, {}});
       }
     }
@@ -47,9 +50,28 @@ std::vector<StoredLayer> stored_layers(const Model& model,
   for (StoredLayer& layer : stored)
     by_name[layer.name] = &layer;  // a wrapped one after its wrapper
   for (const Parameter& parameter : parameters) {
-    by_name.at(parameter.layer)->parameters.push_back(&parameter);
+    StoredLayer* layer = by_name.at(parameter.layer);
+    // A SpectralNormalization itself keeps its vector, and its layer's kernel once more.
+    if (parameter.name == "vector_u") {
+      StoredLayer& wrapper = *(layer - 1);
+      wrapper.again = {layer->parameters.front()};
+      wrapper.parameters.push_back(&parameter);
+    } else {
+      layer->parameters.push_back(&parameter);
+    }
   }
   return stored;
+}
+
+std::vector<const Parameter*> StoredLayer::written() const {
+  std::vector<const Parameter*> all = again;
+  all.insert(all.end(), parameters.begin(), parameters.end());
+  return all;
+}
+
+void sort_by_offset(std::vector<const Parameter*>* parameters) {
+  std::sort(parameters->begin(), parameters->end(),
+            [](const Parameter* a, const Parameter* b) { return a->offset < b->offset; });
 }
 
 std::vector<const Parameter*> trained_parameters(const std::vector<Parameter>& parameters) {

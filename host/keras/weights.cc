@@ -63,7 +63,7 @@ Status read_keras_3(const ModelFile& file, const std::vector<StoredLayer>& layer
     LOCKSTEP_ASSIGN(const auto names, file.weights->names(group));
     std::vector<std::string> arrays;
     for (const std::string& name : names) arrays.push_back(group + "/" + name);
-    LOCKSTEP_RETURN_IF_ERROR(read_arrays(file, layer.name, layer.parameters, arrays, weights));
+    LOCKSTEP_RETURN_IF_ERROR(read_arrays(file, layer.name, layer.written(), arrays, weights));
   }
   return {};
 }
@@ -85,6 +85,7 @@ std::vector<LegacyLayer> legacy_layers(const Model& model, const std::vector<Sto
       (trained ? top.trained : top.others).push_back(parameter);
     }
   }
+  for (LegacyLayer& layer : layers) sort_by_offset(&layer.others);
   std::erase_if(layers, [](const LegacyLayer& layer) {
     return layer.trained.empty() && layer.others.empty();
   });
@@ -223,8 +224,9 @@ Result<std::string> make_weights_h5(const Model& model, const std::vector<Parame
   file.add_group("vars");  // Keras 3.3 asks for it
   for (const StoredLayer& layer : stored_layers(model, parameters)) {
     file.add_group(layer.path + "/vars");
-    for (size_t i = 0; i < layer.parameters.size(); ++i) {
-      const Parameter& parameter = *layer.parameters[i];
+    const Parameters written = layer.written();
+    for (size_t i = 0; i < written.size(); ++i) {
+      const Parameter& parameter = *written[i];
       file.add_floats(fmt::format("{}/vars/{}", layer.path, i), parameter.shape,
                       weights.data() + parameter.offset);
     }

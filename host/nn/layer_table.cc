@@ -82,6 +82,7 @@ constexpr LayerType (*kLayers[])() = {
     layers::spatial_dropout1d,
     layers::spatial_dropout2d,
     layers::spatial_dropout3d,
+    layers::spectral_normalization,
     layers::stochastic_depth,
     layers::subtract,
     layers::time_distributed,

@@ -71,6 +71,7 @@ LayerType softmax();
 LayerType spatial_dropout1d();
 LayerType spatial_dropout2d();
 LayerType spatial_dropout3d();
+LayerType spectral_normalization();
 LayerType stochastic_depth();
 LayerType subtract();
 LayerType time_distributed();

@@ -49,6 +49,7 @@ def wrapped():
     image = keras.Input((8, 8, 1))
     x = layers.TimeDistributed(layers.Dense(3, activation="relu"))(layers.Reshape((8, 8))(image))
     x = layers.GroupNormalization(3)(2 * x - 1)
+    x = layers.SpectralNormalization(layers.Conv1D(4, 2), power_iterations=2)(x)
     return keras.Model(image, layers.Dense(CLASSES, activation="softmax")(layers.Flatten()(x)))
 
 
@@ -218,6 +219,32 @@ class KerasTest(runs.RunTest):
                     self.assert_near(np.asarray(mine), np.asarray(other))
                 for mine, other in zip(ours.get_weights(), theirs.get_weights()):
                     self.assert_near(mine, other)
+
+    def test_spectral_normalization_trains_as_keras(self):
+        """Keras on JAX leaves the kernel itself as it is; sums of P = 1 are those of the batch."""
+        spectral = layers.SpectralNormalization
+        model = self.compiled(keras.Sequential([
+            keras.Input((8, 8, 1)), spectral(layers.Conv2D(3, 3, activation="relu"), 2),
+            layers.Flatten(), spectral(layers.Dense(CLASSES, activation="softmax"))]),
+            keras.optimizers.SGD(0.1))
+        for ending in (".keras", ".h5"):
+            with self.subTest(ending=ending):
+                path = self.folder / f"spectral{ending}"
+                model.save(path)
+                self.assert_near(self.predict(path), model.predict(self.x, verbose=0))
+                theirs = keras.models.load_model(path)
+                self.fit(theirs, 6)
+                sha256, output = self.train(
+                    "--model", path, "--data", self.data, "--epochs", 6, "--batch-size", 8,
+                    "--no-shuffle", "--partitions", 1)
+                ours = keras.models.load_model(output / "model.keras")
+                self.assertEqual(digest(ours), sha256)
+                for mine, other in zip(ours.get_weights(), theirs.get_weights()):
+                    self.assert_near(mine, other)
+                out = self.folder / f"out{ending}"
+                done = run("convert", output / "model.keras", out)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertEqual(digest(keras.models.load_model(out)), sha256)
 
     def test_convert(self):
         model = self.compiled(functional(), keras.optimizers.SGD(0.05, momentum=0.9))

@@ -242,6 +242,36 @@ TEST(ModelConfigTest, AWrappedLayerMayBeFrozen) {
   EXPECT_EQ(role_of(false), ParameterRole::frozen);
 }
 
+TEST(ModelConfigTest, WhatSpectralNormalizationTakes) {
+  const auto error = [](const Json& inner, const Json& more, GraphMode mode) {
+    Model model("m", {3, 4});
+    Json config = {{"layer", inner}};
+    config.update(more);
+    model.add("SpectralNormalization", config);
+    model.add("Flatten");
+    model.add("Dense", {{"units", 2}, {"activation", "softmax"}});
+    const auto graph = mode == GraphMode::inference
+                           ? model.predict_graph()
+                           : model.training_graph("sparse_categorical_crossentropy");
+    return graph.ok() ? "" : graph.error().message;
+  };
+  const Json none = Json::object(), frozen = {{"trainable", false}};
+  const Json dense = {{"class_name", "Dense"}, {"config", {{"units", 2}}}};
+  EXPECT_EQ(error(dense, none, GraphMode::training), "");
+  EXPECT_EQ(error(dense, frozen, GraphMode::inference), "");
+  EXPECT_THAT(error(dense, frozen, GraphMode::training), HasSubstr("is frozen"));
+  EXPECT_THAT(error(dense, {{"power_iterations", 0}}, GraphMode::training),
+              HasSubstr("power_iterations must be at least 1"));
+  for (const Json& inner : {Json{{"class_name", "Flatten"}, {"config", none}},
+                            Json{{"class_name", "TimeDistributed"}, {"config", {{"layer", dense}}}},
+                            Json{{"class_name", "LayerNormalization"}, {"config", none}}}) {
+    EXPECT_THAT(error(inner, none, GraphMode::inference), HasSubstr("has no kernel to normalize"));
+  }
+  EXPECT_THAT(error({{"class_name", "Embedding"}, {"config", {{"input_dim", 3}, {"output_dim", 2}}}},
+                    none, GraphMode::inference),
+              HasSubstr("around an Embedding it is not supported"));
+}
+
 TEST(ModelConfigTest, GraphsThatAreNoneAreErrors) {
   const auto with = [](const Json& nodes) {
     return functional({input_layer("x", {nullptr, 4}), layer("Dense", "a", {{"units", 4}}, nodes),

@@ -1,36 +1,10 @@
 // TimeDistributed: one layer on each step of its input.
-#include <fmt/format.h>
-
-#include "host/nn/class_config.h"
 #include "host/nn/layer_table.h"
+#include "host/nn/layers/wrapper.h"
 #include "host/nn/regularizers.h"
 
 namespace lockstep::layers {
 namespace {
-
-struct InnerLayer {
-  LayerType type;
-  nlohmann::json config;  // resolved
-  bool trainable = true;
-};
-
-Result<InnerLayer> inner_layer(const LayerContext& layer) {
-  const nlohmann::json& given = layer.at("layer");
-  const std::string class_name = text_of(given, "class_name");
-  if (class_name.empty()) return layer.error("layer must be an object with class_name and config");
-  if (has_activity_losses(given)) {
-    return layer.error("an activity regularizer within it has no effect in Keras; leave it out");
-  }
-  if (class_name == "Sequential" || class_name == "Functional") {
-    return layer.error("a model in the place of its layer is not supported yet");
-  }
-  InnerLayer inner;
-  LOCKSTEP_ASSIGN(inner.type, layer_type(class_name));
-  const nlohmann::json config = given.value("config", nlohmann::json::object());
-  LOCKSTEP_ASSIGN(inner.config, resolve_config(inner.type, layer.name(), config));
-  inner.trainable = config.value("trainable", true);
-  return inner;
-}
 
 // Layers that do with every step what they do with one: the whole input goes through at once.
 bool is_stepwise(const std::string& class_name) {
@@ -44,6 +18,9 @@ Result<SymbolicTensor> build_time_distributed(LayerContext& layer, const Tensors
   const SymbolicTensor& x = inputs[0];
   if (x.shape.size() < 2) {
     return layer.error("expected an input of steps and features, got shape " + to_string(x.shape));
+  }
+  if (has_activity_losses(layer.at("layer"))) {
+    return layer.error("an activity regularizer within it has no effect in Keras; leave it out");
   }
   LOCKSTEP_ASSIGN(const InnerLayer inner, inner_layer(layer));
   if (is_stepwise(inner.type.class_name)) {
