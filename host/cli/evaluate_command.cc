@@ -97,6 +97,7 @@ Status evaluate_model(const nlohmann::json& values) {
   job.weighted = job.weighted || !dataset.weights.empty();
   LOCKSTEP_ASSIGN(const ReadyModel ready, trained.make_ready(dataset));
   if (!trained.job) LOCKSTEP_RETURN_IF_ERROR(complete_job(dataset, ready, &job));
+  LOCKSTEP_RETURN_IF_ERROR(set_weight_entries(dataset, &job));
   LOCKSTEP_RETURN_IF_ERROR(check_measured_data(job, ready.graph.output_shapes, dataset));
   LOCKSTEP_ASSIGN(int devices, parse_devices(values.at("devices")));
   const std::string kind = values.at("device");

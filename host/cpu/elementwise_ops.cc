@@ -54,16 +54,16 @@ class PoolOp : public PreparedOp {
 class CpuInputOp : public PreparedOp {
  public:
   CpuInputOp(const OpSetting& setting, const InputOp& op) : setting_(setting), op_(op) {
-    if (op.part == BatchPart::weights) ones_.assign(static_cast<size_t>(setting.rows()), 1.0f);
+    if (op.part != BatchPart::weights) return;
+    ones_.assign(static_cast<size_t>(setting.rows() * op.features), 1.0f);
   }
 
   void run(const RunContext& context, std::span<float* const> values) override {
     LOCKSTEP_CHECK(context.batch != nullptr && context.batch->rows == setting_.rows());
     const HostBatch& batch = *context.batch;
     if (op_.part == BatchPart::weights) {
-      LOCKSTEP_CHECK(op_.features == 1);
       if (batch.weights.empty()) {
-        copy(ones_, 1, 0, values);
+        copy(ones_, op_.features, 0, values);
       } else {
         copy(batch.weights, batch.weight_columns, op_.offset, values);
       }

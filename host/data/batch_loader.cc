@@ -32,13 +32,22 @@ int64_t class_of_row(const Field& target, int64_t row) {
 }
 
 float weight_of_row(const Dataset& dataset, const LoaderOptions& options, size_t target,
-                    int64_t row) {
+                    int64_t row, int64_t entry) {
   float weight = 1;
-  const auto& weights = dataset.weights;
-  if (!weights.empty()) weights[weights.size() == 1 ? 0 : target].copy_floats(row, 1, &weight);
+  if (!dataset.weights.empty()) {
+    const Field& field = dataset.weights[dataset.weights.size() == 1 ? 0 : target];
+    const int64_t entries = field.features();
+    field.copy_floats(entries == 1 ? row : row * entries + entry, 1, &weight);
+  }
   if (options.class_weights.empty()) return weight;
   const auto found = options.class_weights.find(class_of_row(dataset.targets[0], row));
   return found == options.class_weights.end() ? weight : weight * found->second;
+}
+
+int64_t weights_of_row(const LoaderOptions& options) {
+  int64_t count = 0;
+  for (const WeightColumn& column : options.weights) count += column.entries;
+  return count;
 }
 
 // Room for `rows` rows of all that the batches of these options hold.
@@ -51,8 +60,8 @@ void reserve_rows(const Dataset& dataset, const LoaderOptions& options, size_t r
     batch->target_features = dataset.target_features();
     batch->targets.resize(rows * static_cast<size_t>(batch->target_features));
   }
-  batch->weight_columns = std::max<int64_t>(1, std::ssize(options.weights));
-  batch->weights.reserve(rows * options.weights.size());
+  batch->weight_columns = std::max<int64_t>(1, weights_of_row(options));
+  batch->weights.reserve(rows * static_cast<size_t>(weights_of_row(options)));
   batch->positions.reserve(rows);
   batch->samples.reserve(rows);
 }
@@ -71,8 +80,11 @@ void append_row(const Dataset& dataset, const LoaderOptions& options,
     copy_row(dataset.targets, row, batch->targets.data() + batch->rows * batch->target_features);
   }
   for (size_t i = 0; i < scales.size(); ++i) {
-    const float weight = weight_of_row(dataset, options, options.weights[i].target, row);
-    batch->weights.push_back(weight * scales[i]);
+    const WeightColumn& column = options.weights[i];
+    for (int64_t entry = 0; entry < column.entries; ++entry) {
+      const float weight = weight_of_row(dataset, options, column.target, row, entry);
+      batch->weights.push_back(weight * scales[i]);
+    }
   }
   batch->positions.push_back(static_cast<uint32_t>(position));
   batch->samples.push_back(sample);
@@ -168,7 +180,10 @@ std::vector<float> BatchLoader::weight_scales(const SampleOrder& order, int64_t 
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t row = options_.rows.begin + order.row_at(first + i);
       const bool weighted = column.divisor != Divisor::entries;
-      double term = weighted ? weight_of_row(dataset_, options_, column.target, row) : 1;
+      double term = weighted ? 0 : 1;
+      for (int64_t entry = 0; weighted && entry < column.entries; ++entry) {
+        term += weight_of_row(dataset_, options_, column.target, row, entry);
+      }
       if (column.reads_mask()) term *= entries.at(column.mask).at(static_cast<size_t>(i));
       divisor += term;
     }

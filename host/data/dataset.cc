@@ -183,12 +183,6 @@ Result<Dataset> assemble_dataset(Dataset parts) {
   for (const Field& field : parts.targets) LOCKSTEP_RETURN_IF_ERROR(check_rows(parts, field));
   for (const Field& weights : parts.weights) {
     LOCKSTEP_RETURN_IF_ERROR(check_rows(parts, weights));
-    if (weights.features() != 1) {
-      return Error{
-          fmt::format("'{}': '{}' has {} values a row, and weights are one a row; save "
-                      "them so",
-                      parts.name, weights.name, weights.features())};
-    }
   }
   const int64_t features = set_offsets(&parts.inputs);
   set_offsets(&parts.targets);

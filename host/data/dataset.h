@@ -19,7 +19,8 @@ struct Dataset {
   int64_t classes = 0;  // targets are whole numbers below it; 0: they are no classes
   std::vector<Field> inputs;
   std::vector<Field> targets;
-  std::vector<Field> weights;  // one a row each: none, one for all targets, or one for each
+  // None, a field for all targets, or one for each. A row has one weight, or one for each position.
+  std::vector<Field> weights;
   std::string digest;          // SHA-256 over the manifest: files, their rows and digests
 
   int64_t rows() const { return inputs.empty() ? 0 : inputs[0].rows(); }
@@ -60,7 +61,7 @@ struct Images {
 Dataset make_dataset(Images images);
 
 // Sets offsets, the row's shape and the classes. Refuses fields with different numbers of rows,
-// more rows than positions can be numbered, and weights that are not one a row.
+// and more rows than positions can be numbered.
 Result<Dataset> assemble_dataset(Dataset parts);
 
 // A part of a data set: rows [begin, end).

@@ -7,13 +7,14 @@
 
 namespace lockstep {
 
-// One of the weights of a row: its sample weight, times rows / divisor, both of the whole batch. A
-// loss that is the mean over rows is then one that is divided by something else.
+// Weights of a row: its sample weights, times rows / divisor, both of the whole batch. A loss that is
+// the mean over rows is then one that is divided by something else.
 struct WeightColumn {
   enum class Divisor { rows, one, weights, entries, weighted_entries };
-  size_t target = 0;  // whose sample weight
+  size_t target = 0;  // whose sample weights
   Divisor divisor = Divisor::rows;
-  size_t mask = 0;  // of entries: whose ones they are
+  size_t mask = 0;      // of entries: whose ones they are
+  int64_t entries = 1;  // of a row: one weight, or one for each position of the loss
   bool reads_mask() const {
     return divisor == Divisor::entries || divisor == Divisor::weighted_entries;
   }

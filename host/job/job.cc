@@ -76,6 +76,9 @@ nlohmann::json outputs_json(const Job& job) {
   std::vector<bool> masked;
   for (const OutputObjective& output : job.outputs) masked.push_back(output.masked);
   if (std::count(masked.begin(), masked.end(), true) > 0) json["masked"] = masked;
+  std::vector<int64_t> entries;
+  for (const OutputObjective& output : job.outputs) entries.push_back(output.weight_entries);
+  if (*std::max_element(entries.begin(), entries.end()) > 1) json["weight_entries"] = entries;
   const auto weighted = weighted_metrics_json(job.outputs);
   if (!weighted.is_null()) json["weighted_metrics"] = weighted;
   if (job.outputs.size() == 1) {
@@ -93,6 +96,10 @@ void read_outputs(const nlohmann::json& json, Job* job) {
   const auto masked = json.find("masked");
   for (size_t i = 0; masked != json.end() && i < job->outputs.size(); ++i) {
     job->outputs[i].masked = masked->at(i);
+  }
+  const auto entries = json.find("weight_entries");
+  for (size_t i = 0; entries != json.end() && i < job->outputs.size(); ++i) {
+    job->outputs[i].weight_entries = entries->at(i);
   }
   const auto shapes = json.find("target_shape");
   if (shapes == json.end()) return;

@@ -33,6 +33,7 @@ struct OutputObjective {
   std::vector<nlohmann::json> weighted_metrics;  // those that count rows by their weights
   Shape target_shape;                            // of a row; (): one number
   bool masked = false;                           // it carries a mask, and is asked for something
+  int64_t weight_entries = 1;  // sample weights of a row: one, or one for each position of the loss
 
   // Whether anything is asked of it. If not, it has no target.
   bool is_asked() const { return !loss.is_null() || !metrics.empty() || !weighted_metrics.empty(); }

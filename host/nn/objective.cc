@@ -75,8 +75,14 @@ void append_weights(const Objective& objective, GraphBuilder& builder,
   std::vector<std::optional<SymbolicTensor>> columns(placed.columns.size());
   const auto column = [&](int number, const std::string& name) -> std::optional<SymbolicTensor> {
     if (number < 0) return std::nullopt;
-    auto& known = columns[static_cast<size_t>(number)];
-    if (!known) known = builder.add_batch_part(BatchPart::weights, number, name, {1});
+    const auto index = static_cast<size_t>(number);
+    int64_t offset = 0;
+    for (size_t i = 0; i < index; ++i) offset += placed.columns[i].entries;
+    auto& known = columns[index];
+    if (!known) {
+      known = builder.add_batch_part(BatchPart::weights, offset, name,
+                                     {placed.columns[index].entries});
+    }
     return known;
   };
   for (size_t i = 0; i < compared->size(); ++i) {
@@ -91,6 +97,15 @@ SymbolicTensor mask_of(const SymbolicTensor& y_pred) {
   return {y_pred.mask, {element_count(y_pred.mask_shape), 1}};
 }
 
+// n positions of some entries each, times what is one a position.
+SymbolicTensor times_positions(LayerContext& layer, const std::string& what,
+                               const SymbolicTensor& x, const SymbolicTensor& factor) {
+  ExpressionBuilder e;
+  const Broadcast repeated{x.features() / factor.features(), factor.features()};
+  return layer.map(what, e.finish({e.operand(0) * e.operand(1)}), {x, factor},
+                   {whole_operand(0, x), {1, 0, repeated}}, x.shape);
+}
+
 // What stands at positions, n of them or n of some entries each, times the mask.
 Result<SymbolicTensor> times_mask(LayerContext& layer, const SymbolicTensor& x,
                                   const SymbolicTensor& y_pred) {
@@ -101,10 +116,23 @@ Result<SymbolicTensor> times_mask(LayerContext& layer, const SymbolicTensor& x,
         "of as many axes as the output has, or end the mask before (GlobalAveragePooling1D does)",
         layer.name(), x.shape[0], to_string(y_pred.mask_shape)));
   }
-  ExpressionBuilder e;
-  const Broadcast repeated{x.features() / mask.features(), mask.features()};
-  return layer.map("masked", e.finish({e.operand(0) * e.operand(1)}), {x, mask},
-                   {whole_operand(0, x), {1, 0, repeated}}, x.shape);
+  return times_positions(layer, "masked", x, mask);
+}
+
+// The same times the weights of the positions.
+Result<SymbolicTensor> times_position_weights(LayerContext& layer, const SymbolicTensor& x,
+                                              const SymbolicTensor& weights) {
+  if (x.shape[0] != weights.features()) {
+    return usage_error(
+        fmt::format("'{}' has {} values for each row, and a row has {} sample weights: give one a "
+                    "row, or one for each value, as of each step",
+                    layer.name(), x.shape[0], weights.features()));
+  }
+  return times_positions(layer, "weighted_positions", x, weights);
+}
+
+bool is_of_positions(const std::optional<SymbolicTensor>& weights) {
+  return weights && weights->features() > 1;
 }
 
 SymbolicTensor times_weights(LayerContext& layer, const SymbolicTensor& x,
@@ -115,11 +143,19 @@ SymbolicTensor times_weights(LayerContext& layer, const SymbolicTensor& x,
 }
 
 // What the metrics of an output are divided by, of each row.
-SymbolicTensor append_total(const PlacedTotal& total, GraphBuilder& builder, const Compared& of) {
-  if (!total.masked) return *of.sample_weights;
-  builder.begin_layer("mask_of_" + std::to_string(total.output), kLossPosition, 0);
-  LayerContext layer(builder, {"mask", "metric"});
-  const SymbolicTensor share = mean_of_row(layer, mask_of(of.y_pred));
+Result<SymbolicTensor> append_total(const PlacedTotal& total, GraphBuilder& builder,
+                                    const Compared& of) {
+  const bool of_positions = total.weighted && is_of_positions(of.sample_weights);
+  if (!total.masked && !of_positions) return *of.sample_weights;
+  builder.begin_layer("total_of_" + std::to_string(total.output), kLossPosition, 0);
+  LayerContext layer(builder, {"total", "metric"});
+  if (!total.masked) return mean_of_row(layer, *of.sample_weights);
+  SymbolicTensor counted = mask_of(of.y_pred);
+  if (of_positions) {
+    LOCKSTEP_ASSIGN(counted, times_position_weights(layer, counted, *of.sample_weights));
+    return mean_of_row(layer, counted);
+  }
+  const SymbolicTensor share = mean_of_row(layer, counted);
   return total.weighted ? times_weights(layer, share, of.sample_weights) : share;
 }
 
@@ -127,7 +163,9 @@ SymbolicTensor append_total(const PlacedTotal& total, GraphBuilder& builder, con
 Status append_metrics(const MetricPlaces& places, GraphBuilder& builder,
                       const std::vector<Compared>& compared, std::vector<Measured>* measured) {
   for (const PlacedTotal& total : places.totals) {
-    measured->push_back({append_total(total, builder, compared[total.output]), total.offset});
+    LOCKSTEP_ASSIGN(const SymbolicTensor of_row,
+                    append_total(total, builder, compared[total.output]));
+    measured->push_back({of_row, total.offset});
   }
   for (const PlacedMetric& metric : places.metrics) {
     if (metric.by_loss) continue;
@@ -138,8 +176,12 @@ Status append_metrics(const MetricPlaces& places, GraphBuilder& builder,
     if (metric.masked) {
       LOCKSTEP_ASSIGN(value, times_mask(layer, value, of.y_pred));
     }
+    const bool by_position = metric.weighted && is_of_positions(of.sample_weights);
+    if (by_position) {
+      LOCKSTEP_ASSIGN(value, times_position_weights(layer, value, *of.sample_weights));
+    }
     if (metric.type.is_mean) value = mean_of_row(layer, value);
-    if (metric.weighted) value = times_weights(layer, value, of.sample_weights);
+    if (metric.weighted && !by_position) value = times_weights(layer, value, of.sample_weights);
     measured->push_back({value, metric.offset});
   }
   return {};
@@ -168,9 +210,21 @@ Result<SymbolicTensor> append_output_loss(const OutputObjective& output, bool we
   if (output.masked) {
     LOCKSTEP_ASSIGN(of_row, times_mask(loss, of_row, compared.y_pred));
   }
-  const bool mean = divisor_of(output, weighted) == WeightColumn::Divisor::rows;
+  const WeightColumn::Divisor divisor = divisor_of(output, weighted);
+  const bool by_position = is_of_positions(compared.loss_weights);
+  if (by_position && divisor == WeightColumn::Divisor::weighted_entries) {
+    return usage_error(
+        fmt::format("'{}': sample weights of each position of an output with a mask, and the "
+                    "reduction mean_with_sample_weight, are not supported together: give the "
+                    "weight 0 to what does not count, and end the mask before",
+                    name));
+  }
+  if (by_position) {
+    LOCKSTEP_ASSIGN(of_row, times_position_weights(loss, of_row, *compared.loss_weights));
+  }
+  const bool mean = divisor == WeightColumn::Divisor::rows;
   of_row = mean ? mean_of_row(loss, of_row) : sum_of_row(loss, of_row);
-  return times_weights(loss, of_row, compared.loss_weights);
+  return by_position ? of_row : times_weights(loss, of_row, compared.loss_weights);
 }
 
 // The sum of a and b; of b alone where there is no a.
@@ -252,10 +306,12 @@ PlacedWeights place_weights(const Objective& objective) {
     const bool plain_loss = has_loss && divisor == WeightColumn::Divisor::rows;
     PlacedWeights::Columns& columns = placed.outputs[i];
     if (objective.weighted && (plain_loss || !output.weighted_metrics.empty())) {
-      columns.sample = add({target, WeightColumn::Divisor::rows, 0});
+      columns.sample = add({target, WeightColumn::Divisor::rows, 0, output.weight_entries});
     }
     if (plain_loss) columns.loss = columns.sample;
-    if (has_loss && !plain_loss) columns.loss = add({target, divisor, mask});
+    if (has_loss && !plain_loss) {
+      columns.loss = add({target, divisor, mask, output.weight_entries});
+    }
     ++target;
     if (output.masked) ++mask;
   }
@@ -331,6 +387,12 @@ Status place_output_metrics(const Objective& objective, size_t i, bool weighted,
                       "metrics that are "
                       "not weighted",
                       metric.name));
+    }
+    if (placed.weighted && output.weight_entries > 1 && !metric.type.is_mean) {
+      return usage_error(fmt::format(
+          "metric '{}' takes one sample weight a row, and a row has {}: name it among the metrics "
+          "that are not weighted",
+          metric.name, output.weight_entries));
     }
     placed.name = name;
     placed.output = i;

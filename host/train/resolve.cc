@@ -118,6 +118,11 @@ Status check_weights(const Job& job, const JobData& data) {
         "out, or give sample weights",
         job.model, job.outputs.size()));
   }
+  if (job.outputs[0].weight_entries > 1) {
+    return usage_error(fmt::format(
+        "--class-weight weighs rows, and a row of '{}' has {} sample weights: leave one out",
+        data.train.name, job.outputs[0].weight_entries));
+  }
   if (data.train.targets.size() == 1) return {};
   return usage_error(
       fmt::format("--class-weight weighs the classes of one target, and '{}' has "
@@ -285,6 +290,25 @@ Status set_target_shapes(const Dataset& data, Job* job) {
   return {};
 }
 
+Status set_weight_entries(const Dataset& data, Job* job) {
+  if (data.weights.empty()) return {};
+  const auto outputs = asked_outputs(job);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const Field& field = data.weights[data.weights.size() == 1 ? 0 : i];
+    const int64_t entries = field.features();
+    int64_t& known = outputs[i]->weight_entries;
+    if (entries == 1 || entries == known) continue;
+    if (known != 1) {
+      return usage_error(fmt::format(
+          "'{}' has {} values in '{}' for a row, and the rows that the model is trained on {}: give "
+          "as many, or one",
+          data.name, entries, field.name, known));
+    }
+    known = entries;
+  }
+  return {};
+}
+
 Status set_masks(const Model& model, Job* job) {
   LOCKSTEP_ASSIGN(const std::vector<bool> masked, model.masked_outputs());
   bool any = false;
@@ -328,6 +352,8 @@ Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilde
   LOCKSTEP_RETURN_IF_ERROR(set_target_shapes(data.train, &job));
   job.weighted = !job.class_weight.empty() || !data.train.weights.empty() ||
                  !data.validation_set.weights.empty();
+  LOCKSTEP_RETURN_IF_ERROR(set_weight_entries(data.train, &job));
+  LOCKSTEP_RETURN_IF_ERROR(set_weight_entries(data.validation_set, &job));
   if (data.validation_rows.size() > 0) {
     LOCKSTEP_RETURN_IF_ERROR(check_target_count(job, data.validation()));
   }

@@ -98,6 +98,22 @@ TEST(BatchFields, WeightsAreThoseOfSamplesTimesThoseOfClasses) {
             all_rows(data, {.class_weights = classes}).weights);
 }
 
+TEST(BatchFields, RowsHaveAWeightForEachPosition) {
+  Dataset data = mixed_rows(2);
+  data.weights = {
+      field_of<float>("sample_weight", {3}, ElementType::float32, {1, 2, 3, 0, 0.5f, 1})};
+  const WeightColumn plain{.entries = 3};
+  EXPECT_EQ((std::vector<float>{1, 2, 3, 0, 0.5f, 1}), all_rows(data, {.weights = {plain}}).weights);
+  const WeightColumn divided{.divisor = WeightColumn::Divisor::weights, .entries = 3};
+  const HostBatch both = all_rows(data, {.weights = {{}, divided}});
+  EXPECT_EQ(4, both.weight_columns);
+  const float scale = 2 / 7.5f;
+  EXPECT_EQ((std::vector<float>{1, scale, 2 * scale, 3 * scale, 0, 0, 0.5f * scale, scale}),
+            both.weights);
+  data.weights = {field_of<float>("sample_weight", {}, ElementType::float32, {2, 5})};
+  EXPECT_EQ((std::vector<float>{2, 2, 2, 5, 5, 5}), all_rows(data, {.weights = {plain}}).weights);
+}
+
 TEST(BatchFields, ClassOfOneHotTargetsAndOfNumbers) {
   Dataset data = mixed_rows(4);
   data.targets = {

@@ -64,7 +64,7 @@ def several(first, second):
 
 
 def cases():
-    """(model and inputs, kinds of targets, how many sample weights) by name."""
+    """(model and inputs, kinds of targets, how many sample weights, or those of steps) by name."""
     found = {}
     mse, cross = losses.MeanSquaredError, losses.SparseCategoricalCrossentropy
     for reduction in REDUCTIONS:
@@ -79,6 +79,15 @@ def cases():
                                           "several", weights)
             found[f"several_other_{ending}"] = (several(losses.Huber(), mse(reduction=reduction)),
                                                 "several", 2 * weights)
+        weighted = ["mse", "accuracy"]
+        found[f"steps_{reduction}"] = (
+            sequences(False, mse(reduction=reduction), metrics=["mae"], weighted=weighted),
+            "numbers", "steps")
+        if reduction != "mean_with_sample_weight":
+            found[f"mask_steps_{reduction}"] = (
+                sequences(True, mse(reduction=reduction), metrics=["mae"], weighted=weighted),
+                "numbers", "steps")
+    found["features_steps"] = steps_of_features("mse", weighted=["mae"]), "one", "steps"
     found["mean"] = sequences(True, mse(reduction="mean")), "numbers", 1
     found["classes"] = sequences(True, "sparse_categorical_crossentropy",
                                  metrics=["accuracy"]), "classes", 0
@@ -127,7 +136,10 @@ def golden(made, kind, count):
     for number, weight in enumerate(model.weights):
         weight.assign(2 * made_up(500 + number, tuple(weight.shape)) - 1)
     y = targets_of(kind)
-    drawn = [np.round(3 * made_up(5000 + number, (ROWS,))) / 2 for number in range(count)]
+    steps = count == "steps"
+    shape = (ROWS, STEPS) if steps else (ROWS,)
+    drawn = [np.round(3 * made_up(5000 + number, shape)) / 2
+             for number in range(1 if steps else count)]
     result = {"config": json.loads(model.to_json()), "x": rounded(x), "x_shape": list(x.shape[1:]),
               "y": [rounded(value) for value in y], "y_shapes": [list(v.shape[1:]) for v in y],
               "sample_weights": [rounded(values) for values in drawn]}
@@ -135,7 +147,9 @@ def golden(made, kind, count):
     for key in ("loss", "loss_weights", "metrics", "weighted_metrics"):
         result[key] = compiled[key]
     weights = None
-    if drawn:
+    if steps:
+        weights = drawn
+    elif drawn:
         weights = [as_keras_has_them(drawn[min(i, count - 1)], value) for i, value in enumerate(y)]
     if kind == "several":  # Keras wants something for each
         y = [*y, y[0]]

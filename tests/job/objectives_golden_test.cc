@@ -41,7 +41,8 @@ class ObjectivesGolden : public testing::TestWithParam<std::tuple<std::string, s
       parts.targets.push_back(field_of(std::to_string(i), golden_.at("y")[i], shape));
     }
     for (const auto& values : golden_.at("sample_weights")) {
-      parts.weights.push_back(field_of("weights", values, {}));
+      const auto entries = static_cast<int64_t>(values.size()) / parts.inputs[0].rows();
+      parts.weights.push_back(field_of("weights", values, entries == 1 ? Shape{} : Shape{entries}));
     }
     data_ = assemble_dataset(std::move(parts)).value();
   }
@@ -62,6 +63,7 @@ class ObjectivesGolden : public testing::TestWithParam<std::tuple<std::string, s
     job_.train_rows = data_.rows();
     job_.weighted = !data_.weights.empty();
     ASSERT_TRUE(set_target_shapes(data_, &job_).ok());
+    ASSERT_TRUE(set_weight_entries(data_, &job_).ok());
     model_ = model_from_config(golden_.at("config")).value();
     job_.model_config = model_->config();
     const Status masks = set_masks(*model_, &job_);
@@ -161,6 +163,7 @@ TEST_P(ObjectivesGolden, a_job_file_says_the_same) {
   EXPECT_EQ(recipe_sha256(*again), recipe_sha256(job_));
   for (size_t i = 0; i < job_.outputs.size(); ++i) {
     EXPECT_EQ(again->outputs[i].masked, job_.outputs[i].masked);
+    EXPECT_EQ(again->outputs[i].weight_entries, job_.outputs[i].weight_entries);
   }
 }
 

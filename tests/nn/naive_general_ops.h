@@ -117,7 +117,7 @@ class GeneralOps : public OpBase {
           value = batch.targets[at * batch.target_features + op.offset + f];
         }
         if (op.part == BatchPart::weights && !batch.weights.empty()) {
-          value = batch.weights[at * batch.weight_columns + op.offset];
+          value = batch.weights[at * batch.weight_columns + op.offset + f];
         }
         out(row, op.features)[f] = value;
       }
