@@ -59,9 +59,9 @@ Thresholds even_thresholds(const Json& config) {
 }
 
 // For each threshold, and each label where labels count apart: true and false positives, then all
-// that is true, and all that is not.
+// that is true, and all that is not. An entry counts as the weight of its label says, if any.
 SymbolicTensor counts_at(LayerContext& layer, const LossInputs& in, const Thresholds& thresholds,
-                         bool by_label) {
+                         bool by_label, const std::vector<float>& label_weights = {}) {
   const auto count = static_cast<int64_t>(thresholds.limits.size());
   const int64_t entries = in.y_pred.features();
   const SymbolicTensor limits = layer.constant("limits", thresholds.limits, {count});
@@ -71,10 +71,20 @@ SymbolicTensor counts_at(LayerContext& layer, const LossInputs& in, const Thresh
       return e.minimum(e.maximum(p, e.constant(0)), e.constant(1)) * thresholds.scale();
     });
   }
-  const SymbolicTensor false_ones =
+  SymbolicTensor true_ones = in.y_true;
+  SymbolicTensor false_ones =
       map_each(layer, "untrue", in.y_true, [](Builder&, Term t) { return 1.0 - t; });
+  if (!label_weights.empty()) {
+    const auto labels = static_cast<int64_t>(label_weights.size());
+    const SymbolicTensor weights = layer.constant("label_weights", label_weights, {labels});
+    for (SymbolicTensor* of : {&true_ones, &false_ones}) {
+      Builder w;
+      *of = layer.map("weighted", w.finish({w.operand(0) * w.operand(1)}), {*of, weights},
+                      {whole_operand(0, *of), {1, 0, {1, labels}}}, of->shape);
+    }
+  }
   Tensors parts;
-  for (SymbolicTensor of : {in.y_true, false_ones}) {
+  for (SymbolicTensor of : {true_ones, false_ones}) {
     Builder e;
     const Term above = e.greater(e.operand(1), e.operand(2));
     const SymbolicTensor each = layer.map(
@@ -82,7 +92,7 @@ SymbolicTensor counts_at(LayerContext& layer, const LossInputs& in, const Thresh
         {{0, 0, {1, entries}}, {1, 0, {1, entries}}, {2, 0, {entries, count}}}, {count, entries});
     parts.push_back(by_label ? each : layer.reduce("at", each, {1}, Reduction::sum, false));
   }
-  for (const SymbolicTensor& of : {in.y_true, false_ones}) {
+  for (const SymbolicTensor& of : {true_ones, false_ones}) {
     parts.push_back(by_label ? of : sum_of_row(layer, of));
   }
   return side_by_side(layer, parts);
@@ -181,6 +191,12 @@ MetricType best_of(const char* name, const char* class_name, const char* key) {
 
 bool by_label(const Json& config) { return config.at("multi_label").get<bool>(); }
 
+// A list, or a tensor as Keras writes it.
+Json label_weights_of(const Json& config) {
+  const Json& given = config.at("label_weights");
+  return given.is_object() ? given.value("/config/value"_json_pointer, Json()) : given;
+}
+
 std::string lower(std::string text) {
   std::transform(text.begin(), text.end(), text.begin(),
                  [](unsigned char letter) { return static_cast<char>(std::tolower(letter)); });
@@ -195,14 +211,17 @@ Result<SymbolicTensor> measure_area(LayerContext& layer, const SymbolicTensor& y
         map_each(layer, "sigmoid", in.y_pred, [](Builder& e, Term p) { return e.sigmoid(p); });
   }
   const bool apart = by_label(layer.config());
-  const Json& weights = layer.at("label_weights");
+  const Json weights = label_weights_of(layer.config());
   const int64_t labels = in.y_pred.shape[1];
   if (apart && in.y_pred.shape[0] != 1) return layer.error("multi_label needs rows of one axis");
   if (!weights.is_null() && std::ssize(weights) != labels) {
     return layer.error("label_weights are " + std::to_string(weights.size()) + " for " +
                        std::to_string(labels) + " labels");
   }
-  return counts_at(layer, in, thresholds_of_curve(layer.config()), apart);
+  // Areas of single labels are weighed when all is counted.
+  std::vector<float> of_entries;
+  if (!apart && !weights.is_null()) of_entries = weights.get<std::vector<float>>();
+  return counts_at(layer, in, thresholds_of_curve(layer.config()), apart, of_entries);
 }
 
 using Curve = std::vector<double>;
@@ -268,9 +287,9 @@ double area_value(const Json& config, const MeasuredSums& sums) {
   if (!(sums.total > 0)) return kNan;
   const size_t thresholds = threshold_count(config);
   const size_t labels = sums.values.size() / (2 * thresholds + 2);
+  const Json given = by_label(config) ? label_weights_of(config) : Json();
   double area = 0, weights = 0;
   for (size_t label = 0; label < labels; ++label) {
-    const Json& given = config.at("label_weights");
     const double weight = given.is_null() ? 1 : given.at(label).get<double>();
     area += weight * area_of(config, confusion_of(sums, thresholds, labels, label));
     weights += weight;
@@ -301,11 +320,9 @@ Status check_area(const Json& config) {
   const Json& own = config.at("thresholds");
   if (!own.is_null() && !are_numbers(own)) return usage_error("thresholds are no list of numbers");
   if (config.at("num_thresholds") < 2) return usage_error("num_thresholds must be at least 2");
-  const Json& weights = config.at("label_weights");
-  if (weights.is_null()) return {};
-  if (!are_numbers(weights)) return usage_error("label_weights are no list of numbers");
-  if (by_label(config)) return {};
-  return usage_error("label_weights need multi_label here");
+  const bool has_weights = !config.at("label_weights").is_null();
+  if (!has_weights || are_numbers(label_weights_of(config))) return {};
+  return usage_error("label_weights are no list of numbers");
 }
 
 MetricType area_type() {
