@@ -146,12 +146,18 @@ wire::NewestState to_wire(const NewestState& state) {
   wired.__set_step(state.step);
   wired.__set_object(state.object);
   wired.__set_job(state.job);
+  if (state.learning_rate) wired.__set_learning_rate(*state.learning_rate);
   return wired;
 }
 
 Result<NewestState> from_wire(const wire::NewestState& state) {
   LOCKSTEP_RETURN_IF_ERROR(not_negative("newest_state.step", state.step));
-  return NewestState{state.step, state.object, state.job};
+  NewestState result{state.step, state.object, state.job, {}};
+  if (state.__isset.learning_rate) {
+    LOCKSTEP_ASSIGN(result.learning_rate,
+                    rate_from_wire("newest_state.learning_rate", state.learning_rate));
+  }
+  return result;
 }
 
 wire::Refusal to_wire(const Error& error) {

@@ -182,6 +182,7 @@ struct NewestState {
   1: i64 step
   2: string object
   3: string job
+  4: optional double learning_rate
 }
 
 service Coordinator {

@@ -64,8 +64,8 @@ Result<std::string> fetch(const std::string& where, const nlohmann::json& values
                                                       {{"format", "lockstep"},
                                                        {"step", std::to_string(newest.step)},
                                                        {"recipe_sha256", recipe_sha256(job)}})));
-  LOCKSTEP_ASSIGN(const std::string keras,
-                  keras_file_of(job, *model, graph.parameters, state, nullptr));
+  LOCKSTEP_ASSIGN(const std::string keras, keras_file_of(job, *model, graph.parameters, state,
+                                                         nullptr, newest.learning_rate));
   LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(output + "/model.keras", keras));
   return fmt::format("step {} of {}: model.keras and weights.safetensors in {}\nweights sha256: {}",
                      newest.step, job.total_steps(), output, sha256_hex(weights));

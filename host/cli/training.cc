@@ -88,7 +88,7 @@ Status Training::prepare() {
     LOCKSTEP_RETURN_IF_ERROR(store_.journal().begin_with(resolved_.initial_state));
     resolved_.initial_state = {};  // the journal has it
   }
-  report_.emplace(job, request_.run.keep_ledger);
+  report_.emplace(job, request_.run.keep_ledger, !request_.decisions.empty());
   report_->resume(store_.journal().recovered());
   LOCKSTEP_RETURN_IF_ERROR(store_.open_files(request_, *report_));
   if (store_.folder()) {

@@ -9,12 +9,13 @@ namespace lockstep {
 
 // With the learning rate that was decided after so many epochs.
 Result<std::string> Training::keras_file(const StateView& state, int64_t epochs) {
-  const auto rate = [&] {
-    const std::lock_guard lock(mutex_);
-    return report_->learning_rate_after(epochs);
-  }();
   return keras_file_of(resolved_.job, *resolved_.model, resolved_.graph.parameters, state,
-                       resolved_.file ? &*resolved_.file : nullptr, rate);
+                       resolved_.file ? &*resolved_.file : nullptr, learning_rate_after(epochs));
+}
+
+std::optional<double> Training::learning_rate_after(int64_t epochs) {
+  const std::lock_guard lock(mutex_);
+  return report_->learning_rate_after(epochs);
 }
 
 // OUTPUT/NAME.keras; a state that is gone by now is left out.
@@ -77,7 +78,8 @@ Status Training::save_models() {
     LOCKSTEP_ASSIGN(const StateView state, decode_state(*bytes));
     LOCKSTEP_ASSIGN(const std::string file, due.weights_only
                                                 ? weights_file_of(resolved_.job, *resolved_.model,
-                                                                  resolved_.graph.parameters, state)
+                                                                  resolved_.graph.parameters, state,
+                                                                  learning_rate_after(due.epochs))
                                                 : keras_file(state, due.epochs));
     LOCKSTEP_RETURN_IF_ERROR(file_system_.make_folders(folder_of(due.path)));
     LOCKSTEP_RETURN_IF_ERROR(write_file_atomically(due.path, file));

@@ -63,6 +63,7 @@ class Training {
   Result<StateView> final_state(const CoordinatorResult& result);
   Status write_files(const Status& status, const StateView& state);
   Result<std::string> keras_file(const StateView& state, int64_t epochs);
+  std::optional<double> learning_rate_after(int64_t epochs);
   Result<TrainingOutcome> outcome(const StateView& state);
 
   const TrainingRequest& request_;

@@ -155,6 +155,9 @@ class Coordinator {
   const View& view() const { return view_; }
   int64_t steps_done() const { return steps_done_; }
   const std::vector<CheckpointRecord>& checkpoints() const { return checkpoints_; }
+  // As EpochDecision's, of the steps that follow state[step]; where the epoch that it ends is not
+  // decided yet, of those before.
+  std::optional<double> learning_rate_at(int64_t step) const;
 
   // Replies are values; what else must happen is appended to `actions`.
   Result<Welcome> hello(const Hello& hello, int64_t now_ms);

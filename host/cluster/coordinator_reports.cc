@@ -265,6 +265,10 @@ std::optional<double> Coordinator::learning_rate_after(int64_t decided) const {
                       : epochs_[static_cast<size_t>(decided) - 1].decision.learning_rate;
 }
 
+std::optional<double> Coordinator::learning_rate_at(int64_t step) const {
+  return learning_rate_after(std::min(std::ssize(epochs_), step / facts_.steps_per_epoch()));
+}
+
 EpochEvent Coordinator::event_of(const EpochRecord& epoch) const {
   return {epoch.done.epoch, goes_on_after(epoch), epoch.decision.learning_rate};
 }

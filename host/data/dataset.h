@@ -21,7 +21,7 @@ struct Dataset {
   std::vector<Field> targets;
   // None, a field for all targets, or one for each. A row has one weight, or one for each position.
   std::vector<Field> weights;
-  std::string digest;          // SHA-256 over the manifest: files, their rows and digests
+  std::string digest;  // SHA-256 over the manifest: files, their rows and digests
 
   int64_t rows() const { return inputs.empty() ? 0 : inputs[0].rows(); }
   int64_t features() const;

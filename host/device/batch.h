@@ -7,8 +7,8 @@
 
 namespace lockstep {
 
-// Weights of a row: its sample weights, times rows / divisor, both of the whole batch. A loss that is
-// the mean over rows is then one that is divided by something else.
+// Weights of a row: its sample weights, times rows / divisor, both of the whole batch. A loss that
+// is the mean over rows is then one that is divided by something else.
 struct WeightColumn {
   enum class Divisor { rows, one, weights, entries, weighted_entries };
   size_t target = 0;  // whose sample weights

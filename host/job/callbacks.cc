@@ -8,6 +8,7 @@
 #include "host/core/check.h"
 #include "host/core/suggest.h"
 #include "host/job/callback_table.h"
+#include "host/nn/class_config.h"
 
 namespace lockstep {
 namespace {
@@ -42,7 +43,9 @@ Result<Json> resolve_callback(const Json& callback) {
     if (std::find(known.begin(), known.end(), key) != known.end()) continue;
     return usage_error("a callback: " + unknown_name_message("key", key, known));
   }
-  LOCKSTEP_ASSIGN(const CallbackType type, callback_type(callback["class_name"]));
+  const std::string class_name = callback["class_name"];
+  LOCKSTEP_RETURN_IF_ERROR(check_is_keras("callback " + class_name, callback));
+  LOCKSTEP_ASSIGN(const CallbackType type, callback_type(class_name));
   LOCKSTEP_ASSIGN(Json config, resolve_keys("callback " + type.class_name, type.keys,
                                             callback.value("config", Json::object())));
   return Json{{"class_name", type.class_name}, {"config", std::move(config)}};

@@ -10,6 +10,7 @@
 #include "host/job/data_job.h"
 #include "host/job/fit_job.h"
 #include "host/job/output_options.h"
+#include "host/nn/class_config.h"
 #include "host/nn/losses.h"
 #include "host/optim/optimizer.h"
 
@@ -40,8 +41,22 @@ Status check_partitions(const Job& job) {
   return {};
 }
 
+// An optimizer and its schedule may be of classes of others, called as Keras' own.
+Status check_optimizer_is_keras(const nlohmann::json& optimizer) {
+  if (!optimizer.is_object()) return {};
+  LOCKSTEP_RETURN_IF_ERROR(check_is_keras("optimizer " + class_name_of(optimizer), optimizer));
+  const nlohmann::json config = optimizer.value("config", nlohmann::json());
+  for (const nlohmann::json* keys : {&optimizer, &config}) {
+    const auto rate = keys->find("learning_rate");
+    if (!keys->is_object() || rate == keys->end() || !rate->is_object()) continue;
+    LOCKSTEP_RETURN_IF_ERROR(check_is_keras("schedule " + class_name_of(*rate), *rate));
+  }
+  return {};
+}
+
 Result<nlohmann::json> resolve_optimizer(const nlohmann::json& options) {
   nlohmann::json config = options.at("optimizer");
+  LOCKSTEP_RETURN_IF_ERROR(check_optimizer_is_keras(config));
   if (config.is_string()) config = nlohmann::json{{"name", config}};
   const auto learning_rate = options.find("learning_rate");
   if (learning_rate != options.end() && !learning_rate->is_null()) {

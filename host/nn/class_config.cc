@@ -28,6 +28,13 @@ std::string foreign_module(const nlohmann::json& object) {
   return module.empty() || trusted ? "" : module;
 }
 
+Status check_is_keras(const std::string& what, const nlohmann::json& object) {
+  const std::string module = foreign_module(object);
+  if (module.empty()) return {};
+  return usage_error(what + " is code of '" + module +
+                     "', which never runs here: use one of Keras' own");
+}
+
 std::string class_name_of(const nlohmann::json& value) {
   const auto name = [](const nlohmann::json& given) {
     return given.is_string() ? given.get<std::string>() : std::string();

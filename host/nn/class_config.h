@@ -22,6 +22,9 @@ std::string text_of(const nlohmann::json& object, const char* key);
 // Where the class of one of Keras' objects would have to be imported from, if it is none of Keras'
 // own; else "". Whoever refuses it says that code of files never runs.
 std::string foreign_module(const nlohmann::json& object);
+// Refuses such an object; `what` begins the message. Names of Keras' classes are no protection:
+// packages have classes of the same names.
+Status check_is_keras(const std::string& what, const nlohmann::json& object);
 
 // The name that `value` gives, a string or an object's class_name; "" where it gives none.
 std::string class_name_of(const nlohmann::json& value);

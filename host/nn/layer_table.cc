@@ -184,10 +184,7 @@ Result<nlohmann::json> resolve_value(const ConfigKey& key, const nlohmann::json&
   }
   const Error wrong{fmt::format("{} must be {}, not {}", key.name, kind_name(key), value.dump()),
                     ErrorKind::usage};
-  if (const std::string module = foreign_module(value); !module.empty()) {
-    return usage_error(fmt::format(
-        "{} is code of '{}', which never runs here: use one of Keras' own", key.name, module));
-  }
+  LOCKSTEP_RETURN_IF_ERROR(check_is_keras(key.name, value));
   switch (key.kind) {
     case KeyKind::integer:
       if (!is_integer(value)) return wrong;

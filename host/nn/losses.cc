@@ -79,10 +79,7 @@ Result<ResolvedLoss> find_loss(const nlohmann::json& loss) {
         loss.dump()));
   }
   const std::string name = is_object ? loss["class_name"] : loss;
-  if (const std::string module = foreign_module(loss); !module.empty()) {
-    return usage_error(fmt::format(
-        "loss {} is code of '{}', which never runs here: use one of Keras' own", name, module));
-  }
+  LOCKSTEP_RETURN_IF_ERROR(check_is_keras("loss " + name, loss));
   LOCKSTEP_RETURN_IF_ERROR(check_not_refused(name));
   ResolvedLoss found;
   found.type = find_loss_type(name);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "host/core/suggest.h"
+#include "host/nn/class_config.h"
 #include "host/nn/metric_types.h"
 
 namespace lockstep {
@@ -124,6 +125,7 @@ Result<Metric> metric_of(const nlohmann::json& metric) {
                     metric.dump()));
   }
   const std::string class_name = metric["class_name"];
+  LOCKSTEP_RETURN_IF_ERROR(check_is_keras("metric " + class_name, metric));
   LOCKSTEP_ASSIGN(found.type, metric_type(class_name, true));
   const nlohmann::json given = metric.value("config", nlohmann::json::object());
   LOCKSTEP_ASSIGN(found.config, resolve_metric_config(class_name, found.type, given));

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,7 +26,8 @@ struct StatePart {
 struct NewestState {
   int64_t step = 0;
   std::string object;
-  std::string job;  // JSON, as Welcome's
+  std::string job;                           // JSON, as Welcome's
+  std::optional<double> learning_rate = {};  // of the steps from there on, where one was decided
 };
 
 // What the coordinator offers to nodes, and to those who ask. Called from many threads at once;

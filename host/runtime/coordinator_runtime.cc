@@ -337,7 +337,7 @@ Result<NewestState> CoordinatorRuntime::newest_state() {
     return Error{"no state is durable yet: ask again when the first checkpoint is written"};
   }
   const StateRef& state = machine_->checkpoints().back().state;
-  return NewestState{state.step, state.object, job_};
+  return NewestState{state.step, state.object, job_, machine_->learning_rate_at(state.step)};
 }
 
 Result<std::string> CoordinatorRuntime::read_state(const std::string& object, int64_t offset) {

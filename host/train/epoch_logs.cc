@@ -9,17 +9,18 @@
 
 namespace lockstep {
 
-EpochLogTable::EpochLogTable(const Job& job) : job_(job), metrics_(job) {
+EpochLogTable::EpochLogTable(const Job& job, bool decided_outside) : job_(job), metrics_(job) {
   const auto& own = job.optimizer.is_object() && job.optimizer.contains("learning_rate")
                         ? job.optimizer.at("learning_rate")
                         : nlohmann::json();
-  if (own.is_number()) first_rate_ = static_cast<float>(own.get<double>());
-  shows_rate_ = has_callback(job.callbacks, "ReduceLROnPlateau") ||
-                has_callback(job.callbacks, "LearningRateScheduler");
-  if (!shows_rate_) return;
+  if (own.is_number()) own_rate_ = static_cast<float>(own.get<double>());
+  const bool by_callbacks = has_callback(job.callbacks, "ReduceLROnPlateau") ||
+                            has_callback(job.callbacks, "LearningRateScheduler");
+  shows_rate_ = by_callbacks || (decided_outside && own.is_number());
+  if (!by_callbacks) return;
   const auto callbacks = job_callbacks(job);
   LOCKSTEP_CHECK(callbacks.ok());  // a job has no other
-  first_rate_ = callbacks->first_learning_rate(job.initial_epoch).value_or(first_rate_);
+  first_set_rate_ = callbacks->first_learning_rate(job.initial_epoch);
 }
 
 EpochLogs EpochLogTable::logs(const EpochDone& done) const {
@@ -37,8 +38,8 @@ EpochLogs EpochLogTable::logs(const EpochDone& done) const {
 EpochLogs EpochLogTable::logs(const std::vector<EpochRecord>& epochs, size_t i) const {
   EpochLogs result = logs(epochs[i].done);
   if (!shows_rate_) return result;
-  const auto decided = i == 0 ? std::nullopt : epochs[i - 1].decision.learning_rate;
-  result.values["learning_rate"] = decided.value_or(first_rate_);
+  const auto set = i == 0 ? first_set_rate_ : epochs[i - 1].decision.learning_rate;
+  result.values["learning_rate"] = set.value_or(own_rate_);
   return result;
 }
 

@@ -158,7 +158,8 @@ nlohmann::json JobReport::nodes_json() const {
 }
 
 std::optional<double> JobReport::learning_rate_after(int64_t epochs) const {
-  if (epochs < 1 || epochs > decided_epochs()) return std::nullopt;
+  if (epochs == 0) return log_table_.first_set_rate();
+  if (epochs < 0 || epochs > decided_epochs()) return std::nullopt;
   return epochs_[static_cast<size_t>(epochs) - 1].decision.learning_rate;
 }
 

@@ -17,7 +17,9 @@ namespace lockstep {
 
 class JobReport {
  public:
-  JobReport(const Job& job, bool keep_ledger) : job_(job), log_table_(job) {
+  // `decided_outside`: as EpochLogTable's.
+  JobReport(const Job& job, bool keep_ledger, bool decided_outside = false)
+      : job_(job), log_table_(job, decided_outside) {
     if (keep_ledger) ledger_.emplace(job);
   }
 
@@ -38,8 +40,8 @@ class JobReport {
   bool restores_best() const {
     return !epochs_.empty() && epochs_.back().decision.best.has_value();
   }
-  // That callbacks have set for the steps after so many epochs; none: they have not, or the epochs
-  // are not decided yet.
+  // That was set for the steps after so many epochs; none: it was not, or the epochs are not
+  // decided yet.
   std::optional<double> learning_rate_after(int64_t epochs) const;
   int64_t decided_epochs() const { return std::ssize(epochs_); }
   int64_t samples_consumed() const { return samples_consumed_; }

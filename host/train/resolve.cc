@@ -299,10 +299,11 @@ Status set_weight_entries(const Dataset& data, Job* job) {
     int64_t& known = outputs[i]->weight_entries;
     if (entries == 1 || entries == known) continue;
     if (known != 1) {
-      return usage_error(fmt::format(
-          "'{}' has {} values in '{}' for a row, and the rows that the model is trained on {}: give "
-          "as many, or one",
-          data.name, entries, field.name, known));
+      return usage_error(
+          fmt::format("'{}' has {} values in '{}' for a row, and the rows that the model is "
+                      "trained on {}: give "
+                      "as many, or one",
+                      data.name, entries, field.name, known));
     }
     known = entries;
   }

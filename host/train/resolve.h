@@ -61,8 +61,8 @@ Status check_rows(const Model& model, const Dataset& data);
 // What the job's graphs read of the targets, one for each output that is asked for something.
 Status set_target_shapes(const Dataset& data, Job* job);
 
-// How many sample weights a row of the data has for each of the job's outputs; where it has one, the
-// job keeps the number that it knows. Refuses two numbers.
+// How many sample weights a row of the data has for each of the job's outputs; where it has one,
+// the job keeps the number that it knows. Refuses two numbers.
 Status set_weight_entries(const Dataset& data, Job* job);
 
 // Which of the job's outputs carry a mask. Refuses a mask that cannot reach a loss.

@@ -82,11 +82,13 @@ Result<StateView> with_averages(const Job& job, const std::vector<Parameter>& pa
 
 namespace {
 
-OptimizerView optimizer_of(const Job& job, const Optimizer& optimizer, const StateView& state) {
+OptimizerView optimizer_of(const Job& job, const Optimizer& optimizer, const StateView& state,
+                           std::optional<double> learning_rate) {
   OptimizerView trained{&optimizer, job.optimizer_iterations + state.header.step, {}};
   for (size_t i = 1; i < state.vectors.size(); ++i) {
     trained.slots.push_back(floats_of(state.vectors[i]));
   }
+  trained.learning_rate = learning_rate;
   return trained;
 }
 
@@ -100,8 +102,7 @@ Result<std::string> keras_file_of(const Job& job, const Model& model,
   trained.model = &model;
   trained.parameters = &parameters;
   trained.weights = floats_of(state.vectors[0]);
-  trained.optimizer = optimizer_of(job, optimizer, state);
-  trained.optimizer->learning_rate = learning_rate;
+  trained.optimizer = optimizer_of(job, optimizer, state, learning_rate);
   trained.compile = {job.optimizer, losses_json(job.outputs), metrics_json(job.outputs),
                      loss_weights_json(job.outputs), weighted_metrics_json(job.outputs)};
   trained.source = source;
@@ -110,10 +111,10 @@ Result<std::string> keras_file_of(const Job& job, const Model& model,
 
 Result<std::string> weights_file_of(const Job& job, const Model& model,
                                     const std::vector<Parameter>& parameters,
-                                    const StateView& state) {
+                                    const StateView& state, std::optional<double> learning_rate) {
   LOCKSTEP_ASSIGN(const Optimizer optimizer, Optimizer::create(job.optimizer));
   return make_weights_h5(model, parameters, floats_of(state.vectors[0]),
-                         optimizer_of(job, optimizer, state));
+                         optimizer_of(job, optimizer, state, learning_rate));
 }
 
 }  // namespace lockstep

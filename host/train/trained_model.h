@@ -58,6 +58,7 @@ Result<std::string> keras_file_of(const Job& job, const Model& model,
 // Of a .weights.h5 file.
 Result<std::string> weights_file_of(const Job& job, const Model& model,
                                     const std::vector<Parameter>& parameters,
-                                    const StateView& state);
+                                    const StateView& state,
+                                    std::optional<double> learning_rate = {});
 
 }  // namespace lockstep

@@ -65,6 +65,12 @@ def _write(folder: pathlib.Path, file: str, value: Any, name: str) -> int:
     return array.shape[0]
 
 
+def unwrapped(value: Any) -> Any:
+    """The array that a list of one array is, as Keras takes it where there is one input."""
+    is_list = isinstance(value, (list, tuple)) and len(value) == 1
+    return value[0] if is_list and hasattr(value[0], "shape") and np.ndim(value[0]) > 0 else value
+
+
 def _by_name(called: str, value: Any, names: Sequence[str], what: str) -> dict[str, Any]:
     """The array of each input, or each output."""
     if isinstance(value, Mapping):
@@ -72,7 +78,8 @@ def _by_name(called: str, value: Any, names: Sequence[str], what: str) -> dict[s
             raise LockstepError(f"{called} holds {', '.join(map(str, value))}, and the model's "
                                 f"{what}s are {', '.join(names)}: give an array of each")
         return dict(value)
-    arrays = list(value) if isinstance(value, (list, tuple)) and len(names) > 1 else [value]
+    several = isinstance(value, (list, tuple)) and len(names) > 1
+    arrays = list(value) if several else [unwrapped(value)]
     if len(arrays) != len(names):
         raise LockstepError(f"{called} is {len(arrays)} array(s), and the model has {len(names)} "
                             f"{what}s ({', '.join(names)}): give a list of as many")
@@ -112,7 +119,7 @@ def write_data(folder: pathlib.Path, inputs: Sequence[str], outputs: Sequence[st
         rows |= _write_named(folder, "", {f"{name}_sample_weight": array
                                           for name, array in weights.items()}, ending)
     elif sample_weight is not None:
-        rows["sample_weight"] = _write(folder, "sample_weight" + ending, sample_weight,
+        rows["sample_weight"] = _write(folder, "sample_weight" + ending, unwrapped(sample_weight),
                                        "sample_weight")
     if len(set(rows.values())) > 1:
         raise LockstepError("rows differ: " + ", ".join(f"{k} has {v}" for k, v in rows.items()))

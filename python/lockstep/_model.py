@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from lockstep import _binary
+from lockstep._arrays import unwrapped
 from lockstep._binary import LockstepError
 
 
@@ -121,7 +122,7 @@ def check(model: Any, training: bool) -> None:
 def build(model: Any, x: Any) -> None:
     """Makes weights and the optimizer's state, where fit() would make them at its first step."""
     if not model.built:
-        shape = np.shape(x)
+        shape = np.shape(unwrapped(x))
         model.build((None, *shape[1:]) if len(shape) > 1 else (None, 1))
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and not optimizer.built:

@@ -70,6 +70,9 @@ TEST_F(CoordinatorDecisionsTest, WhoIsGivenAStateLearnsTheRateThatHoldsThere) {
   held(kSecond, {});
   EXPECT_EQ(coordinator_->view().decided_epochs, 1);
   EXPECT_EQ(coordinator_->view().learning_rate, std::optional<double>(0.125));
+  EXPECT_EQ(coordinator_->learning_rate_at(1), std::optional<double>(1));
+  EXPECT_EQ(coordinator_->learning_rate_at(2), std::optional<double>(0.125));
+  EXPECT_EQ(coordinator_->learning_rate_at(4), std::optional<double>(0.125));  // not decided yet
 }
 
 // The member that had measured the epoch died; the joiner is given the state before its last step.

@@ -103,7 +103,8 @@ TEST(BatchFields, RowsHaveAWeightForEachPosition) {
   data.weights = {
       field_of<float>("sample_weight", {3}, ElementType::float32, {1, 2, 3, 0, 0.5f, 1})};
   const WeightColumn plain{.entries = 3};
-  EXPECT_EQ((std::vector<float>{1, 2, 3, 0, 0.5f, 1}), all_rows(data, {.weights = {plain}}).weights);
+  EXPECT_EQ((std::vector<float>{1, 2, 3, 0, 0.5f, 1}),
+            all_rows(data, {.weights = {plain}}).weights);
   const WeightColumn divided{.divisor = WeightColumn::Divisor::weights, .entries = 3};
   const HostBatch both = all_rows(data, {.weights = {{}, divided}});
   EXPECT_EQ(4, both.weight_columns);

@@ -87,6 +87,9 @@ class DecisionsTest(runs.RunTest):
             for key in ("loss", "val_loss", "accuracy"):
                 self.assertEqual(report["history"][key], history[key])
                 self.assertEqual([each[key] for each in logs], history[key])
+            self.assertEqual(report["history"]["learning_rate"], history["learning_rate"])
+            header = (output / "history.csv").read_text().splitlines()[0]
+            self.assertIn(",learning_rate,", header)
 
     def test_decisions_outlive_a_node_and_the_coordinator(self):
         expected, _ = self.decide_all(self.job("--epochs", 9, "--output", self.output()), RATES)

@@ -8,7 +8,9 @@ import urllib.request
 import faults
 import runs
 
-JOB = ["--model", "mlp", "--data", "digits:512", "--epochs", "40", "--batch-size", "32"]
+RATE = 0.0078125  # as float32 too
+JOB = ["--model", "mlp", "--data", "digits:512", "--epochs", "40", "--batch-size", "32",
+       "--callbacks", f"LearningRateScheduler(schedule={{2: {RATE}}})"]
 ENVIRONMENT = runs.ROOT / "build" / "venv-support"
 SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z0-9_]+="(?:[^"\\]|\\.)*",?)*)\})? (-?[0-9.e+-]+|NaN)$')
 
@@ -100,6 +102,10 @@ class MonitoringTest(faults.FaultTest):
         self.assertRegex(done.stdout, r"step \d+ of 640")
         evaluated = runs.run("evaluate", "--model", folder, "--data", "digits:64")
         self.assertEqual(evaluated.returncode, 0, evaluated.stderr)
+        # The model's optimizer has the rate that the job has come to.
+        _, output = self.train("--model", folder / "model.keras", "--data", "digits:64")
+        job = json.loads((output / "job.json").read_text())
+        self.assertEqual(job["optimizer"]["learning_rate"], RATE)
 
     def parse_by_prometheus(self, *texts):
         """The same by Prometheus' own parser, where PyPI could be reached."""

@@ -49,6 +49,38 @@ TEST(Job, SurvivesJson) {
   EXPECT_EQ(recipe_sha256(*read), recipe_sha256(job));
 }
 
+TEST(Job, ClassesOfOthersAreNotTheOnesOfKerasThatTheyAreCalledAs) {
+  const auto error = [](const char* option, const nlohmann::json& value) {
+    nlohmann::json options = defaults();
+    options[option] = value;
+    const auto job = job_from_options(options);
+    return job.ok() ? "" : job.error().message;
+  };
+  const nlohmann::json config = {{"learning_rate", 0.5}};
+  nlohmann::json sgd = {{"class_name", "SGD"}, {"module", "keras.optimizers"}, {"config", config}};
+  EXPECT_EQ(error("optimizer", sgd), "");
+  sgd["module"] = "mine.optimizers";
+  const std::string never = "', which never runs here: use one of Keras' own";
+  EXPECT_EQ(error("optimizer", sgd), "optimizer SGD is code of 'mine.optimizers" + never);
+  sgd["module"] = nullptr;
+  sgd["registered_name"] = "mine>SGD";
+  EXPECT_EQ(error("optimizer", sgd), "optimizer SGD is code of 'mine>SGD" + never);
+  sgd["registered_name"] = "SGD";
+  sgd["config"]["learning_rate"] = {
+      {"class_name", "ExponentialDecay"},
+      {"module", "mine"},
+      {"config", {{"initial_learning_rate", 0.1}, {"decay_steps", 3}, {"decay_rate", 0.5}}}};
+  EXPECT_EQ(error("optimizer", sgd), "schedule ExponentialDecay is code of 'mine" + never);
+  const nlohmann::json of_another = {{"module", "mine"}, {"config", nlohmann::json::object()}};
+  for (const auto& [option, class_name, what] :
+       {std::tuple{"metrics", "AUC", "metric"}, {"callbacks", "TerminateOnNaN", "callback"}}) {
+    nlohmann::json object = of_another;
+    object["class_name"] = class_name;
+    EXPECT_EQ(error(option, nlohmann::json::array({object})),
+              std::string(what) + " " + class_name + " is code of 'mine" + never);
+  }
+}
+
 TEST(Recipe, ChangesWithWhatDecidesBitsAndWithNothingElse) {
   const Job job = small_job();
   Job elsewhere = job;

@@ -267,9 +267,10 @@ TEST(ModelConfigTest, WhatSpectralNormalizationTakes) {
                             Json{{"class_name", "LayerNormalization"}, {"config", none}}}) {
     EXPECT_THAT(error(inner, none, GraphMode::inference), HasSubstr("has no kernel to normalize"));
   }
-  EXPECT_THAT(error({{"class_name", "Embedding"}, {"config", {{"input_dim", 3}, {"output_dim", 2}}}},
-                    none, GraphMode::inference),
-              HasSubstr("around an Embedding it is not supported"));
+  EXPECT_THAT(
+      error({{"class_name", "Embedding"}, {"config", {{"input_dim", 3}, {"output_dim", 2}}}}, none,
+            GraphMode::inference),
+      HasSubstr("around an Embedding it is not supported"));
 }
 
 TEST(ModelConfigTest, GraphsThatAreNoneAreErrors) {

@@ -141,6 +141,18 @@ class FitTest(PythonTest):
         self.assertLess(history.history["loss"][1], history.history["loss"][0])
         self.assert_near(lockstep.predict(model, parts), model.predict(parts, verbose=0))
 
+    def test_lists_of_one_array_are_that_array(self):
+        """As Keras takes them, where a model has one input and one output."""
+        plain, listed = compiled(), compiled()
+        weights = np.linspace(0, 2, ROWS)
+        self.fit(plain, sample_weight=weights)
+        lockstep.fit(listed, [self.x], [self.y], epochs=2, verbose=0, sample_weight=[weights],
+                     validation_data=([self.x], [self.y]))
+        self.assertEqual(digest(listed), digest(plain))
+        self.assert_near(lockstep.predict(plain, [self.x]), plain.predict([self.x], verbose=0))
+        self.assert_near(lockstep.evaluate(plain, (self.x,), [self.y], verbose=0),
+                         plain.evaluate([self.x], [self.y], verbose=0))
+
     def test_a_node_is_killed(self):
         quiet, shot, killed = compiled(), compiled(), []
 
@@ -306,6 +318,22 @@ class RefusalTest(PythonTest):
         for what in ("'own': the class Own", "'code': Lambda", "'dense': the function my_loss",
                      "loss: the function my_loss", "metric: the function my_loss"):
             self.assertIn(what, str(caught.exception))
+
+    def test_classes_called_as_keras_own_are_not_kerases(self):
+        class Adam(keras.optimizers.Adam):
+            pass
+
+        with self.assertRaisesRegex(lockstep.LockstepError, "optimizer: the class Adam"):
+            self.fit(compiled(optimizer=Adam()))
+        # The binary looks at a file for itself.
+        path = self.folder / "own.keras"
+        keras.saving.register_keras_serializable("own")(Adam)
+        compiled(optimizer=Adam()).save(path)
+        np.savez(self.folder / "data.npz", x=self.x, y=self.y)
+        done = runs.run("train", "--model", path, "--data", self.folder / "data.npz", "--output",
+                        self.output())
+        self.assertEqual(done.returncode, 2, done.stderr)
+        self.assertIn("optimizer Adam is code of 'own>Adam', which never runs here", done.stderr)
 
     def test_data(self):
         model = compiled()

@@ -173,6 +173,10 @@ TEST_F(ControlTest, FaultLeaveStatus) {
   const auto status = client->status();
   ASSERT_TRUE(status.ok());
   EXPECT_EQ(*status, "{\"step\":12}");
+  const auto newest = client->newest_state();
+  ASSERT_TRUE(newest.ok());
+  EXPECT_EQ(newest->object, "object");
+  EXPECT_EQ(newest->learning_rate, std::optional<double>(0.25));
 }
 
 TEST_F(ControlTest, UploadAndFetchKeepEveryByte) {

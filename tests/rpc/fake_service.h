@@ -99,7 +99,7 @@ class FakeService final : public ControlService {
   Result<NewestState> newest_state() override {
     record([] {});
     if (!answer.ok()) return answer.error();
-    return NewestState{12, "object", welcome.job};
+    return NewestState{12, "object", welcome.job, 0.25};
   }
   Result<std::string> read_state(const std::string& object, int64_t offset) override {
     return fetch(0, object, offset);

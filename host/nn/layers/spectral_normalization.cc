@@ -54,9 +54,9 @@ SymbolicTensor stopped_unit(LayerContext& layer, const SymbolicTensor& x) {
 }
 
 // x / sigma, which a kernel makes of x what the kernel / sigma makes of x: kernels are linear.
-// W is the kernel as a matrix of its last axis' columns; v = unit(u W^T), u = unit(v W), so often as
-// power_iterations says; sigma = v W u^T, whose gradient is the kernel's alone.
-// A kernel of zeros stays, as does u.
+// W is the kernel as a matrix, its last axis the columns; v = unit(u W^T), u = unit(v W), as often
+// as power_iterations says; sigma = v W u^T, with u and v constant to gradients. A kernel of zeros
+// stays, as does u.
 SymbolicTensor divided(LayerContext& layer, const SymbolicTensor& x, int64_t kernel,
                        const Shape& kernel_shape, int64_t vector_u) {
   DenseOp times_kernel;
@@ -83,9 +83,8 @@ SymbolicTensor divided(LayerContext& layer, const SymbolicTensor& x, int64_t ker
   const MapOperand whole_sigma = {1, 0, {1, 1}};
   ExpressionBuilder n;
   layer.builder().add_average(
-      vector_u,
-      layer.map("new_u", n.finish({n.select(n.operand(1), n.operand(0), n.operand(2))}), {u, sigma},
-                {whole_operand(0, u), whole_sigma, old_u}, columns));
+      vector_u, layer.map("new_u", n.finish({n.select(n.operand(1), n.operand(0), n.operand(2))}),
+                          {u, sigma}, {whole_operand(0, u), whole_sigma, old_u}, columns));
   ExpressionBuilder d;
   const Term divisor = d.select(d.operand(1), d.operand(1), d.constant(1));
   return layer.map("divided", d.finish({d.operand(0) / divisor}), {x, sigma},
@@ -123,9 +122,9 @@ Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
       layer.wrapped(class_name, inner.config, inner.trainable, layer.call_number() + 1);
   const int64_t kernel = add_kernel(wrapped, parameters[0]);
   const int64_t vector_u = add_vector_u(wrapped, parameters[0].shape.back());
-  const SymbolicTensor x =
-      layer.training() ? divided(layer, inputs[0], kernel, parameters[0].shape, vector_u)
-                       : inputs[0];
+  const SymbolicTensor x = layer.training()
+                               ? divided(layer, inputs[0], kernel, parameters[0].shape, vector_u)
+                               : inputs[0];
   return call_layer(inner.type, wrapped, {x});
 }
 
