@@ -55,7 +55,8 @@ struct Graph {
   std::vector<Parameter> parameters;
   int64_t parameter_count = 0;
   // A root holds gradients and moving averages' sums, end to end in the order of the parameters
-  // that have them; then the further gradients of parameters used twice; then metrics.
+  // that have them, but for averages of values (RowSumOp), which are the last; then the further
+  // gradients of parameters used twice; then metrics.
   int64_t gradient_count = 0;
   std::vector<GradientSum> gradient_sums;
   int64_t metric_count = kMetricCount;

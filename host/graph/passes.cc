@@ -96,11 +96,16 @@ std::vector<int64_t> gradient_uses(Graph* graph) {
   return uses;
 }
 
-bool feeds_moving_average(const Graph& graph, const Parameter& parameter) {
+// Whether a moving average takes what a RowSumOp sums.
+bool is_row_average(const Graph& graph, const Parameter& parameter) {
   return std::any_of(graph.ops.begin(), graph.ops.end(), [&](const OpDesc& op) {
-    if (const auto* sum = std::get_if<RowSumOp>(&op.attributes)) {
-      return sum->of_average && sum->offset == parameter.offset;
-    }
+    const auto* sum = std::get_if<RowSumOp>(&op.attributes);
+    return sum != nullptr && sum->of_average && sum->offset == parameter.offset;
+  });
+}
+
+bool is_norm_average(const Graph& graph, const Parameter& parameter) {
+  return std::any_of(graph.ops.begin(), graph.ops.end(), [&](const OpDesc& op) {
     const auto* norm = std::get_if<BatchNormOp>(&op.attributes);
     if (norm == nullptr || norm->mean_offset < 0) return false;
     return parameter.offset == norm->mean_offset ||
@@ -117,16 +122,22 @@ void place_gradients(Graph* graph, LossMode mode) {
   }
   const std::vector<int64_t> uses = gradient_uses(graph);
   std::map<int64_t, Parameter*> by_offset;
+  const auto place = [&](Parameter* parameter) {
+    parameter->gradient_offset = graph->gradient_count;
+    graph->gradient_count += parameter->count();
+  };
   for (Parameter& parameter : graph->parameters) {
     by_offset[parameter.offset] = &parameter;
     const bool used = std::find(uses.begin(), uses.end(), parameter.offset) != uses.end();
     const bool has_place = parameter.role == ParameterRole::trained ? used
                            : parameter.role == ParameterRole::moving_average
-                               ? feeds_moving_average(*graph, parameter)
+                               ? is_norm_average(*graph, parameter)
                                : false;
-    if (!has_place) continue;
-    parameter.gradient_offset = graph->gradient_count;
-    graph->gradient_count += parameter.count();
+    if (has_place) place(&parameter);
+  }
+  // They may stand between a kernel and its bias, whose gradients lie end to end.
+  for (Parameter& parameter : graph->parameters) {
+    if (is_row_average(*graph, parameter)) place(&parameter);
   }
   int64_t end = graph->gradient_count;
   std::map<int64_t, int> seen;

@@ -175,9 +175,11 @@ def count_cases(m):
     found["AUC_logits"] = (m.AUC(from_logits=True, num_thresholds=50), "binary", "centred", one)
     found["AUC_ends"] = (m.AUC(num_thresholds=5), "binary", "binary", row)
     found["AUC_labels"] = (m.AUC(multi_label=True, num_thresholds=40), "binary", "unit", row)
-    labels = m.AUC(multi_label=True, num_thresholds=40,
-                   label_weights=[1.0, 0.0, 2.0, 0.5, 1.0, 3.0])
-    found["AUC_label_weights"] = (labels, "binary", "unit", row)
+    label_weights = [1.0, 0.0, 2.0, 0.5, 1.0, 3.0]
+    for ending, options in {"": {"multi_label": True, "num_thresholds": 40}, "_together": {},
+                            "_own": {"thresholds": [0.7, 0.2, 0.3], "curve": "PR"}}.items():
+        found[f"AUC_label_weights{ending}"] = (m.AUC(label_weights=label_weights, **options),
+                                               "binary", "unit", row)
     for kind, key in ((m.SensitivityAtSpecificity, "specificity"), (m.PrecisionAtRecall, "recall"),
                       (m.SpecificityAtSensitivity, "sensitivity"),
                       (m.RecallAtPrecision, "precision")):

@@ -19,15 +19,16 @@ except ImportError:
 ROWS, STEPS, WORDS = 90, 6, 9
 
 
-def tagger(reduction="sum_over_batch_size"):
-    """A class of each word, where there is one."""
+def tagger(reduction="sum_over_batch_size", mask=True, counted=True):
+    """A class of each word, where there is one. `counted`: with metrics that are made of counts."""
     keras.utils.set_random_seed(5)
-    model = keras.Sequential([keras.Input((STEPS,)), layers.Embedding(WORDS, 4, mask_zero=True),
+    model = keras.Sequential([keras.Input((STEPS,)), layers.Embedding(WORDS, 4, mask_zero=mask),
                               layers.Dense(3, activation="softmax")])
     model.compile(keras.optimizers.SGD(0.2, momentum=0.9),
                   losses.CategoricalCrossentropy(reduction=reduction),
                   metrics=["accuracy", metrics.AUC(name="area")],
-                  weighted_metrics=["accuracy", metrics.Precision(name="precise")])
+                  weighted_metrics=["accuracy", metrics.Precision(name="precise") if counted
+                                    else "mse"])
     return model
 
 
@@ -84,6 +85,66 @@ class ObjectivesTest(runs.RunTest):
                 # On JAX fit() loses the mask of what metrics are given, but for validation.
                 self.assert_histories(self.report(output)["history"], theirs,
                                       but=("accuracy", "weighted_accuracy"))
+
+    def test_steps_have_weights_of_their_own(self):
+        steps = np.random.default_rng(8).integers(0, 4, (ROWS, STEPS)).astype("float32") / 2
+        rows = np.linspace(0.5, 2, ROWS).astype("float32")
+        for reduction, mask in (("sum_over_batch_size", False), ("sum", False),
+                                ("mean_with_sample_weight", False), ("sum_over_batch_size", True)):
+            with self.subTest(reduction=reduction, mask=mask):
+                how = {"batch_size": 16, "epochs": 2, "shuffle": False, "verbose": 0,
+                       "sample_weight": steps}
+                ours, theirs = (tagger(reduction, mask, counted=False) for _ in range(2))
+                ours.save(self.path)
+                mine = lockstep.fit(ours, self.words, self.tags, partitions=1, nodes=2,
+                                    validation_split=0.2, **how).history
+                # On JAX fit() loses the mask of what metrics are given, but for validation.
+                self.assert_histories(
+                    mine, theirs.fit(self.words, self.tags, validation_split=0.2, **how).history,
+                    but=("accuracy", "weighted_accuracy", "mse") if mask else ())
+                for left, right in zip(ours.get_weights(), theirs.get_weights()):
+                    self.assertLessEqual(np.abs(left - right).max(), 1e-5)
+                for weights in (steps, rows):  # weights of rows are those of each of their steps
+                    theirs_have = weights if weights is steps else rows[:, None]
+                    self.assert_histories(
+                        lockstep.evaluate(theirs, self.words, self.tags, sample_weight=weights,
+                                          return_dict=True, verbose=0),
+                        theirs.evaluate(self.words, self.tags, sample_weight=theirs_have,
+                                        return_dict=True, verbose=0))
+                np.savez(self.data, x=self.words, y=self.tags, sample_weight=steps)
+                options = ["--model", self.path, "--data", self.data, "--epochs", 2,
+                           "--batch-size", 16, "--validation-split", 0.2]
+                hashes = {self.train(*options, "--nodes", nodes)[0] for nodes in (1, 3)}
+                self.assertEqual(len(hashes), 1)
+
+    def test_steps_weights_that_cannot_be(self):
+        np.savez(self.data, x=self.words, y=self.tags, sample_weight=np.ones((ROWS, STEPS)))
+
+        def refused(model, *words, more=()):
+            model.save(self.path)
+            self.assert_fails(run("train", "--model", self.path, "--data", self.data, *more,
+                                  "--output", self.output()), 2, *words)
+
+        refused(tagger(), "metric 'precise' takes one sample weight a row")
+        refused(tagger("mean_with_sample_weight", counted=False), "not supported together")
+        refused(tagger(counted=False), f"a row of '{self.data}' has 6 sample weights",
+                more=("--class-weight", '{"1": 2}'))
+        np.savez(self.data, x=self.words, y=self.tags, sample_weight=np.ones((ROWS, 5)))
+        refused(tagger(counted=False), "6 values for each row, and a row has 5 sample weights")
+
+    def test_areas_count_by_the_weights_of_their_labels(self):
+        """Keras writes them as a tensor, and cannot read that itself."""
+        weights = [1.0, 0.5, 3.0]
+        model = tagger(mask=False)
+        model.compile("sgd", "categorical_crossentropy", metrics=[
+            metrics.AUC(label_weights=weights, name="together")], weighted_metrics=[
+                metrics.AUC(label_weights=weights, curve="PR", name="weighed")])
+        rows = np.linspace(0.5, 2, ROWS)
+        ours = lockstep.evaluate(model, self.words, self.tags, sample_weight=rows, verbose=0,
+                                 return_dict=True)
+        theirs = model.evaluate(self.words, self.tags, sample_weight=rows[:, None], verbose=0,
+                                return_dict=True)
+        self.assert_histories(ours, theirs)
 
     def test_outputs_have_weights_of_their_own(self):
         two_outputs().save(self.path)
