@@ -79,15 +79,6 @@ def cases():
                                           "several", weights)
             found[f"several_other_{ending}"] = (several(losses.Huber(), mse(reduction=reduction)),
                                                 "several", 2 * weights)
-        weighted = ["mse", "accuracy"]
-        found[f"steps_{reduction}"] = (
-            sequences(False, mse(reduction=reduction), metrics=["mae"], weighted=weighted),
-            "numbers", "steps")
-        if reduction != "mean_with_sample_weight":
-            found[f"mask_steps_{reduction}"] = (
-                sequences(True, mse(reduction=reduction), metrics=["mae"], weighted=weighted),
-                "numbers", "steps")
-    found["features_steps"] = steps_of_features("mse", weighted=["mae"]), "one", "steps"
     found["mean"] = sequences(True, mse(reduction="mean")), "numbers", 1
     found["classes"] = sequences(True, "sparse_categorical_crossentropy",
                                  metrics=["accuracy"]), "classes", 0
@@ -98,6 +89,16 @@ def cases():
     found["features_weighted"] = (
         steps_of_features(losses.Huber(reduction="mean_with_sample_weight"), weighted=["mse"]),
         "one", 1)
+    for reduction in REDUCTIONS:  # new ones last: Keras numbers its layers' names
+        weighted = ["mse", "accuracy"]
+        found[f"steps_{reduction}"] = (
+            sequences(False, mse(reduction=reduction), metrics=["mae"], weighted=weighted),
+            "numbers", "steps")
+        if reduction != "mean_with_sample_weight":
+            found[f"mask_steps_{reduction}"] = (
+                sequences(True, mse(reduction=reduction), metrics=["mae"], weighted=weighted),
+                "numbers", "steps")
+    found["features_steps"] = steps_of_features("mse", weighted=["mae"]), "one", "steps"
     return found
 
 
