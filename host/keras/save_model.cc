@@ -1,5 +1,6 @@
 #include "host/keras/save_model.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include "host/data/zip_writer.h"
