@@ -111,11 +111,11 @@ class ObjectivesTest(runs.RunTest):
                                           return_dict=True, verbose=0),
                         theirs.evaluate(self.words, self.tags, sample_weight=theirs_have,
                                         return_dict=True, verbose=0))
-                np.savez(self.data, x=self.words, y=self.tags, sample_weight=steps)
-                options = ["--model", self.path, "--data", self.data, "--epochs", 2,
-                           "--batch-size", 16, "--validation-split", 0.2]
-                hashes = {self.train(*options, "--nodes", nodes)[0] for nodes in (1, 3)}
-                self.assertEqual(len(hashes), 1)
+        np.savez(self.data, x=self.words, y=self.tags, sample_weight=steps)
+        options = ["--model", self.path, "--data", self.data, "--epochs", 2, "--batch-size", 16,
+                   "--validation-split", 0.2]
+        hashes = {self.train(*options, "--nodes", nodes)[0] for nodes in (1, 3)}
+        self.assertEqual(len(hashes), 1)
 
     def test_steps_weights_that_cannot_be(self):
         np.savez(self.data, x=self.words, y=self.tags, sample_weight=np.ones((ROWS, STEPS)))
