@@ -194,7 +194,9 @@ bool by_label(const Json& config) { return config.at("multi_label").get<bool>();
 // A list, or a tensor as Keras writes it.
 Json label_weights_of(const Json& config) {
   const Json& given = config.at("label_weights");
-  return given.is_object() ? given.value("/config/value"_json_pointer, Json()) : given;
+  if (!given.is_object()) return given;
+  const Json tensor = given.value("config", Json());
+  return tensor.is_object() ? tensor.value("value", Json()) : tensor;
 }
 
 std::string lower(std::string text) {

@@ -27,7 +27,7 @@ CHOICES = [
     ("ActivityRegularization", {"l1": 0.001}),
 ]
 OPTIMIZERS = ["adam", "sgd", "rmsprop", "lamb", "adamw", "nadam"]
-FIXED_SEEDS = (1, 2, 3)
+FIXED_SEEDS = (1, 9, 27)  # with SpectralNormalization, batches, noise
 EPOCHS = 8
 
 

@@ -262,6 +262,8 @@ TEST(ModelConfigTest, WhatSpectralNormalizationTakes) {
   EXPECT_THAT(error(dense, frozen, GraphMode::training), HasSubstr("is frozen"));
   EXPECT_THAT(error(dense, {{"power_iterations", 0}}, GraphMode::training),
               HasSubstr("power_iterations must be at least 1"));
+  EXPECT_THAT(error(dense, {{"power_iterations", 1 << 30}}, GraphMode::training),
+              HasSubstr("at most 100"));
   for (const Json& inner : {Json{{"class_name", "Flatten"}, {"config", none}},
                             Json{{"class_name", "TimeDistributed"}, {"config", {{"layer", dense}}}},
                             Json{{"class_name", "LayerNormalization"}, {"config", none}}}) {

@@ -14,6 +14,8 @@
 namespace lockstep::layers {
 namespace {
 
+constexpr int64_t kMostIterations = 100;  // each is ops of the graph
+
 // What the layer by itself would have: the kernel first.
 Result<std::vector<Parameter>> parameters_of(const LayerContext& layer, const InnerLayer& inner,
                                              const SymbolicTensor& x) {
@@ -94,6 +96,10 @@ SymbolicTensor divided(LayerContext& layer, const SymbolicTensor& x, int64_t ker
 Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   LOCKSTEP_RETURN_IF_ERROR(layer.check_positive("power_iterations"));
+  if (layer.integer("power_iterations") > kMostIterations) {
+    return layer.error(fmt::format("power_iterations is {}, and at most {} are computed here",
+                                   layer.integer("power_iterations"), kMostIterations));
+  }
   LOCKSTEP_ASSIGN(const InnerLayer inner, inner_layer(layer));
   const std::string& class_name = inner.type.class_name;
   if (class_name == "Embedding") {
