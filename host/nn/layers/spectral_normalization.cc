@@ -137,11 +137,13 @@ Result<SymbolicTensor> build(LayerContext& layer, const Tensors& inputs) {
 }  // namespace
 
 LayerType spectral_normalization() {
-  return {"SpectralNormalization",
-          "a layer whose kernel is divided by its largest singular value in training",
-          {{"layer", KeyKind::any}, {"power_iterations", KeyKind::integer, 1}},
-          build,
-          Masking::pass};
+  return {
+      "SpectralNormalization",
+      "a layer whose kernel counts divided by its largest singular value in training; the kernel "
+      "itself stays, as in Keras with JAX",
+      {{"layer", KeyKind::any}, {"power_iterations", KeyKind::integer, 1}},
+      build,
+      Masking::pass};
 }
 
 }  // namespace lockstep::layers
