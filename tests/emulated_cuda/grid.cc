@@ -13,6 +13,7 @@
 #include "tests/emulated_cuda/state.h"
 
 #ifdef LOCKSTEP_SANITIZED
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -72,7 +73,12 @@ void fill_shared_memory() {
 }
 
 Grid::~Grid() {
-  for (const auto& fiber : fibers_) munmap(fiber->stack - kGuardPage, kStackBytes + kGuardPage);
+  for (const auto& fiber : fibers_) {
+#ifdef LOCKSTEP_SANITIZED  // its threads have not returned
+    ASAN_UNPOISON_MEMORY_REGION(fiber->stack, kStackBytes);
+#endif
+    munmap(fiber->stack - kGuardPage, kStackBytes + kGuardPage);
+  }
 }
 
 void Grid::enter() {
