@@ -15,6 +15,16 @@ sigset_t watched_signals() {
   return set;
 }
 
+// As if nobody had watched.
+void end_at_once(int number) {
+  ::signal(number, SIG_DFL);
+  sigset_t set;
+  ::sigemptyset(&set);
+  ::sigaddset(&set, number);
+  ::raise(number);
+  ::pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+}
+
 }  // namespace
 
 SignalWatcher::SignalWatcher() {
@@ -44,7 +54,11 @@ void SignalWatcher::watch() {
   while (!stopping_) {
     const timespec pause{0, 50'000'000};
     const int number = ::sigtimedwait(&set, nullptr, &pause);
-    if (number <= 0 || received_ != 0) continue;
+    if (number <= 0) continue;
+    if (received_ != 0) {
+      if (number == SIGINT && received_ == SIGINT) end_at_once(number);
+      continue;
+    }
     const std::lock_guard lock(mutex_);
     received_ = number;
     if (callback_) callback_(number);

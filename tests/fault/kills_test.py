@@ -2,6 +2,7 @@
 import os
 import random
 import signal
+import time
 
 import faults
 import runs
@@ -105,6 +106,17 @@ class NodesByHandTest(faults.FaultTest):
         self.assert_ledger(ledger)
         for node in nodes[2:]:
             self.assertEqual(node.finish(10)[0], 0, node.log())
+
+    def test_a_second_interrupt_ends_a_node_that_waits(self):
+        coordinator, address = self.start_coordinator(self.output(), "--nodes", 1)
+        node = self.start_node(address, "n0")
+        wait_for_step(address, 3, coordinator)
+        coordinator.kill(signal.SIGSTOP)
+        node.kill(signal.SIGINT)
+        time.sleep(0.5)
+        self.assertIsNone(node.process.poll(), node.log())
+        node.kill(signal.SIGINT)
+        self.assertEqual(node.finish(2)[0], -signal.SIGINT, node.log())
 
     def test_the_last_node_hands_over_through_a_checkpoint(self):
         output = self.output()
