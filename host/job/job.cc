@@ -9,6 +9,7 @@
 #include "host/core/suggest.h"
 #include "host/job/data_job.h"
 #include "host/job/fit_job.h"
+#include "host/job/options.h"
 #include "host/job/output_options.h"
 #include "host/nn/class_config.h"
 #include "host/nn/losses.h"
