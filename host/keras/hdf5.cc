@@ -6,6 +6,7 @@
 #include <charconv>
 
 #include "host/core/check.h"
+#include "host/keras/hdf5_pieces.h"
 
 namespace lockstep {
 namespace {
@@ -196,8 +197,16 @@ Result<Field> Hdf5File::array(const std::string& path) const {
   if (object.find(kExternalMessage) != nullptr || (version == 4 && kind == 3)) {
     return error(path, "keeps its values in other files, which are not read: save it whole");
   }
+  if (version == 3 && kind == 2) {
+    auto pieces = read_hdf5_pieces(image_, object, layout->content, *shape, stored->bytes);
+    if (!pieces.ok()) return error(path, pieces.error().message);
+    field.values = std::move(*pieces);
+    return field;
+  }
   if ((version != 3 && version != 4) || kind > 1) {
-    return error(path, "is stored in pieces, as Keras does not: save the model by Keras");
+    return error(path,
+                 "is stored in pieces of a form that is not read here: save the model by Keras, or "
+                 "with h5py without libver='latest'");
   }
   std::optional<SharedBytes> values;
   if (kind == 1) {

@@ -3,7 +3,7 @@
 // enough). Nothing is followed out of the file: soft, external and virtual links and external
 // storage are refused, and so is what claims more than the file holds.
 // (The HDF5 File Format Specification, version 3: superblocks 0 to 3, old and new groups, object
-// headers 1 and 2, contiguous and compact arrays.)
+// headers 1 and 2, contiguous and compact arrays, and those in pieces that a tree lists.)
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,7 @@ class Hdf5File {
   Result<bool> contains(const std::string& object) const;
   // The names in a group, those that are numbers in their order. Empty where there is no group.
   Result<std::vector<std::string>> names(const std::string& group) const;
-  // An array of numbers, in place; its row_shape is the whole shape.
+  // An array of numbers, in place where it is stored whole; its row_shape is the whole shape.
   Result<Field> array(const std::string& path) const;
   // A single whole number.
   Result<int64_t> integer(const std::string& array) const;

@@ -66,6 +66,7 @@ constexpr int kDatatypeMessage = 0x03;
 constexpr int kLinkMessage = 0x06;
 constexpr int kExternalMessage = 0x07;
 constexpr int kLayoutMessage = 0x08;
+constexpr int kFilterMessage = 0x0b;
 constexpr int kAttributeMessage = 0x0c;
 constexpr int kContinuationMessage = 0x10;
 constexpr int kSymbolTableMessage = 0x11;
@@ -83,6 +84,8 @@ class Hdf5Image {
   size_t size() const { return bytes_.size(); }
   std::optional<Hdf5Object> object(uint64_t address) const;
   std::optional<std::map<std::string, Hdf5Link>> links(const Hdf5Object& group) const;
+  // From an address to the end, or to address + count; empty where it is outside.
+  std::string_view from(uint64_t address, uint64_t count = UINT64_MAX) const;
   // Bytes [address, address + count), which must be there.
   std::optional<SharedBytes> part(uint64_t address, uint64_t count) const;
   // Element `index` of the global heap's collection at `address`.
@@ -90,8 +93,6 @@ class Hdf5Image {
 
  private:
   using Links = std::map<std::string, Hdf5Link>;
-  // From an address to the end, or to address + count; empty where it is outside.
-  std::string_view from(uint64_t address, uint64_t count = UINT64_MAX) const;
   bool read_block(std::string_view block, int version, int flags, size_t most,
                   std::vector<std::string_view>* blocks, Hdf5Object* object) const;
   bool read_tree(uint64_t address, int level, std::string_view names, size_t* nodes,

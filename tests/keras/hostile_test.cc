@@ -56,6 +56,47 @@ TEST_F(HostileTest, NoMoreThanTheFileHolds) {
               HasSubstr("'layers/dense/vars/0' claims 1073741824 bytes, more than the file holds"));
 }
 
+TEST_F(HostileTest, PiecesOfOtherForms) {
+  EXPECT_THAT(
+      weights_error(keras_path("claims_pieces.weights.h5")),
+      HasSubstr("'layers/dense/vars/0' claims 240 bytes in pieces that are not all in the"));
+  EXPECT_THAT(
+      weights_error(keras_path("pieces_lzf.weights.h5")),
+      HasSubstr("'layers/dense/vars/0' is stored with the filter 'lzf', which is not read"));
+  EXPECT_THAT(weights_error(keras_path("pieces_latest.weights.h5")),
+              HasSubstr("'layers/dense/vars/0' is stored in pieces of a form that is not read"));
+}
+
+// A piece that says it is another's bytes, or has another place or size.
+TEST_F(HostileTest, PiecesThatAreNotWhereTheyAre) {
+  const TestFolder folder;
+  const std::string path = folder.path() + "/pieces.h5";
+  const std::string whole = read_file(keras_path("many_pieces.h5")).value();
+  const auto values = [&](const std::string& content) {
+    write(path, content);
+    const auto file = Hdf5File::open(map_file(path).value(), path);
+    return file.ok() ? file->array("many") : Result<Field>(file.error());
+  };
+  EXPECT_TRUE(values(whole).ok());
+  // The first leaf of the tree of pieces: its first entries, of (4, 4) shorts each.
+  const size_t leaf = whole.find(std::string("TREE\1\0", 6));
+  ASSERT_NE(leaf, std::string::npos);
+  constexpr size_t kHead = 24, kKey = 4 + 4 + 3 * 8, kEntry = kKey + 8;
+  std::string twice = whole;  // the second piece is at the first's place
+  twice.replace(leaf + kHead + kEntry, kKey, whole, leaf + kHead, kKey);
+  std::string astray = whole;
+  astray[leaf + kHead + 8] = 1;
+  std::string outside = whole;
+  outside[leaf + kHead + kKey + 5] = 1;
+  std::string shorter = whole;
+  shorter[leaf + kHead] = 31;
+  std::string inner = whole;  // a leaf that says it is none
+  inner[leaf + 5] = 1;
+  for (const auto& changed : {twice, astray, outside, shorter, inner}) {
+    EXPECT_THAT(values(changed).error().message, HasSubstr("'many' claims 2400 bytes in pieces"));
+  }
+}
+
 TEST_F(HostileTest, PathsStayInTheArchive) {
   EXPECT_THAT(read_model_file(keras_path("leaves.keras")).error().message,
               HasSubstr("holds a member '../../escape' whose path leaves the archive"));
@@ -133,7 +174,8 @@ TEST_F(HostileTest, CutFilesAreErrors) {
 TEST_F(HostileTest, ChangedBytesAreSurvived) {
   const TestFolder folder;
   const std::string path = folder.path() + "/changed";
-  for (const char* name : {"small_deflated.keras", "small.weights.h5", "small.h5"}) {
+  for (const char* name :
+       {"small_deflated.keras", "small.weights.h5", "small.h5", "pieces.weights.h5"}) {
     const std::string whole = read_file(keras_path(name)).value();
     for (size_t at = 0; at < whole.size(); at += 1 + whole.size() / 60) {
       std::string changed = whole;

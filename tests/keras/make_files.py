@@ -186,15 +186,39 @@ def write_keras_2(model):
                 inner.create_dataset(name, data=np.asarray(weight))
 
 
+def copy(name, **options):
+    """An open copy of the small model's weights."""
+    path = FOLDER / name
+    path.write_bytes((FOLDER / "small.weights.h5").read_bytes())
+    return h5py.File(path, "a", **options)
+
+
+def write_pieces():
+    """Arrays stored in pieces, as h5py does where it is told so."""
+    ways = {
+        "layers/conv2d": {"chunks": (2, 3, 1, 2)},
+        "layers/dense": {"chunks": (5, 2), "compression": "gzip", "shuffle": True},
+        "layers/dense_1": {"compression": "gzip", "maxshape": (None, None)},
+    }
+    with copy("pieces.weights.h5") as file:
+        for layer, way in ways.items():
+            values = file[f"{layer}/vars/0"][:]
+            del file[f"{layer}/vars/0"]
+            file[f"{layer}/vars"].create_dataset("0", data=values, **way)
+    with h5py.File(FOLDER / "many_pieces.h5", "w") as file:  # in a tree of two levels
+        values = np.arange(40 * 30, dtype="<i2").reshape(40, 30)
+        file.create_dataset("many", data=values, chunks=(4, 4), shuffle=True)
+    for name, libver, way in [("lzf", None, {"compression": "lzf"}),
+                              ("latest", "latest", {"chunks": (5, 2)})]:
+        with copy(f"pieces_{name}.weights.h5", libver=libver) as file:
+            values = file["layers/dense/vars/0"][:]
+            del file["layers/dense/vars/0"]
+            file["layers/dense/vars"].create_dataset("0", data=values, **way)
+
+
 def write_hostile():
     """HDF5 files that reach for what is not theirs, or claim what is not there."""
-    weights = FOLDER / "small.weights.h5"
     place = "layers/dense/vars"
-
-    def copy(name):
-        path = FOLDER / name
-        path.write_bytes(weights.read_bytes())
-        return h5py.File(path, "a")
 
     with copy("soft_link.weights.h5") as file:
         del file[place]["0"]
@@ -213,6 +237,10 @@ def write_hostile():
     with copy("claims.weights.h5") as file:
         del file[place]["0"]
         file[place].create_dataset("0", (1 << 14, 1 << 14), "<f4")  # nothing is stored
+    with copy("claims_pieces.weights.h5") as file:
+        del file[place]["0"]
+        pieces = file[place].create_dataset("0", (12, 5), "<f4", chunks=(6, 5), compression="gzip")
+        pieces[:6] = 1  # one of two
     for path, name in [("../../escape", "leaves.keras"), ("/etc/escape", "absolute.keras")]:
         with zipfile.ZipFile(FOLDER / name, "w") as archive:
             archive.writestr(zipfile.ZipInfo("config.json"), "{}")
@@ -222,6 +250,7 @@ def write_hostile():
 def main():
     FOLDER.mkdir(exist_ok=True)
     write_models()
+    write_pieces()
     write_hostile()
     return 0
 

@@ -50,6 +50,21 @@ INSTANTIATE_TEST_SUITE_P(
       return name;
     });
 
+// Pieces that reach over the array's ends, shuffled and deflated ones, and many in a tree.
+TEST(ReadTest, ArraysMayBeStoredInPieces) {
+  const auto model = model_from_config(read_model_file(keras_path("small.json"))->config).value();
+  const Graph graph = model->predict_graph().value();
+  const auto weights = [&](const char* name) {
+    return read_weights(read_model_file(keras_path(name)).value(), *model, graph.parameters)
+        .value();
+  };
+  EXPECT_EQ(weights("pieces.weights.h5"), weights("small.weights.h5"));
+  const std::string path = keras_path("many_pieces.h5");
+  const Field many = Hdf5File::open(map_file(path).value(), path)->array("many").value();
+  EXPECT_EQ(many.row_shape, (Shape{40, 30}));
+  for (int64_t i = 0; i < many.features(); ++i) ASSERT_EQ(many.value(i), static_cast<double>(i));
+}
+
 TEST(ReadTest, WeightsAloneFitTheirModel) {
   const ModelFile config = read_model_file(keras_path("small.json")).value();
   EXPECT_TRUE(config.has_model());
