@@ -110,6 +110,7 @@ def outputs_of_sequences():
         "probabilities": layers.Softmax()(x),
         "dense": layers.Dense(5, "relu")(x),
         "each": layers.TimeDistributed(layers.Dense(3, "sigmoid"))(x),
+        "spectral": layers.SpectralNormalization(layers.Conv1D(3, 2), power_iterations=2)(y),
         "einsum": layers.EinsumDense("abc,cde->adbe", (2, None, 3), bias_axes="e")(x),
         "dot": layers.Dot(axes=(2, 2))([x, x]),
         "cosine": layers.Dot(axes=(1, 1), normalize=True)([x, x]),
