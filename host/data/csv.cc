@@ -17,7 +17,7 @@ namespace {
 
 constexpr size_t kReadBytes = 256 << 10;
 constexpr size_t kShownBytes = 40;
-constexpr const char* kWeights = "sample_weight";
+constexpr const char* kWeightsColumn = "sample_weight";
 
 enum class ColumnUse { none, input, target, weight };
 enum class ColumnType { unknown, number, boolean };
@@ -199,8 +199,8 @@ Status CsvReader::assign_columns() {
                     path_)};
   }
   for (Column& column : columns_) {
-    if (column.name == kWeights) column.use = ColumnUse::weight;
-    table_.has_weights = table_.has_weights || column.name == kWeights;
+    if (column.name == kWeightsColumn) column.use = ColumnUse::weight;
+    table_.has_weights = table_.has_weights || column.name == kWeightsColumn;
   }
   LOCKSTEP_RETURN_IF_ERROR(assign_targets());
   LOCKSTEP_RETURN_IF_ERROR(assign_inputs());

@@ -10,7 +10,7 @@ namespace lockstep {
 namespace {
 
 constexpr size_t kMaxHeaderBytes = 64 << 10;
-constexpr size_t kShownBytes = 60;
+constexpr size_t kShownHeaderBytes = 60;
 
 // Reads the dictionary and nothing else of Python: no nesting, no expressions.
 class DictionaryParser {
@@ -97,7 +97,7 @@ Status DictionaryParser::read_type() {
   return Error{fmt::format(
       "{} holds values of type '{}', which cannot be read; save it as float32, float64, an integer "
       "type or bool",
-      called_, descr.substr(0, kShownBytes))};
+      called_, descr.substr(0, kShownHeaderBytes))};
 }
 
 // Kinds that hold no numbers, by name.
@@ -106,7 +106,7 @@ Status DictionaryParser::refuse_kind(std::string_view descr) const {
   const char kind = at == descr.npos ? ' ' : descr[at];
   const auto refused = [&](const char* what, const char* remedy) {
     return Error{fmt::format("{} holds {} (type '{}'); {}", called_, what,
-                             descr.substr(0, kShownBytes), remedy)};
+                             descr.substr(0, kShownHeaderBytes), remedy)};
   };
   switch (kind) {
     case 'O':

@@ -1,6 +1,6 @@
 // What reads files of others, given any bytes: `lockstep_fuzz READER [libFuzzer's arguments]`, as
-// `./dev fuzz` calls it. A reader may refuse what it is given; it may not crash, hang, leak or take
-// memory that the bytes do not account for.
+// `./dev fuzz` and `./dev test --sanitize` call it. A reader may refuse what it is given; it may
+// not crash, hang, leak or take memory that the bytes do not account for.
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
@@ -121,6 +121,9 @@ const Reader* reader = nullptr;
 
 }  // namespace
 }  // namespace lockstep
+
+// What ASan keeps of freed memory counts too.
+extern "C" const char* __asan_default_options() { return "quarantine_size_mb=16"; }
 
 // libFuzzer's own arguments begin behind the reader's name.
 extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
