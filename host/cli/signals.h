@@ -1,5 +1,5 @@
-// SIGINT and SIGTERM, taken by one thread of their own. Who presses Ctrl-C a second time doesn't want
-// to wait for what the first has begun: the process ends at once.
+// SIGINT and SIGTERM, taken by one thread of their own. Who presses Ctrl-C a second time doesn't
+// want to wait for what the first has begun: the process ends at once.
 #pragma once
 
 #include <atomic>
