@@ -12,6 +12,9 @@
 
 namespace lockstep {
 
+// Bytes that a deflated one becomes at most: https://zlib.net/zlib_tech.html
+inline constexpr int64_t kMaxDeflateRatio = 1032;
+
 // Owns the open file. One thread. Reads no further than it is asked to, so a small file that
 // inflates without end costs no memory.
 class ByteSource {

@@ -13,7 +13,6 @@ namespace lockstep {
 namespace {
 
 constexpr size_t kInflatedBytes = 256 << 10;  // stays in the cache between inflating and hashing
-constexpr int64_t kMaxDeflateRatio = 1032;    // https://zlib.net/zlib_tech.html
 constexpr int64_t kUsualDeflateRatio = 16;
 constexpr uint8_t kUnsignedByte = 0x08;
 

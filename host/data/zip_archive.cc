@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "host/core/check.h"
+#include "host/data/byte_source.h"
 
 namespace lockstep {
 namespace {
@@ -25,7 +26,6 @@ constexpr uint16_t kZip64Extra = 0x0001;
 constexpr uint16_t kStored = 0;
 constexpr uint16_t kDeflated = 8;
 constexpr uint16_t kEncrypted = 1;
-constexpr uint64_t kMaxDeflateRatio = 1032;  // https://zlib.net/zlib_tech.html
 constexpr uint64_t kUsualDeflateRatio = 16;
 constexpr size_t kPieceBytes = 1 << 20;
 

@@ -9,11 +9,12 @@
 #include <utility>
 #include <vector>
 
+#include "host/data/byte_source.h"
+
 namespace lockstep {
 namespace {
 
-constexpr uint64_t kMostOfADeflatedByte = 1032;  // https://zlib.net/zlib_tech.html
-constexpr uint64_t kPieceKeyBytes = 4 + 4 + 8;   // of a tree's entry, at least
+constexpr uint64_t kPieceKeyBytes = 4 + 4 + 8;  // of a tree's entry, at least
 constexpr int kMostTreeLevels = 16;
 constexpr uint64_t kDeflateFilter = 1;
 constexpr uint64_t kShuffleFilter = 2;
@@ -154,7 +155,7 @@ bool PieceReader::find(std::string_view layout, const PieceFilters& filters) {
   if (pieces_.size() != is_there_.size() || stored_ > image_.size()) return false;
   return std::all_of(pieces_.begin(), pieces_.end(), [&](const Piece& piece) {
     const bool deflated = filters.deflated && (piece.mask & filters.deflate_bit) == 0;
-    return deflated ? piece_bytes_ <= kMostOfADeflatedByte * piece.stored.size()
+    return deflated ? piece_bytes_ <= kMaxDeflateRatio * piece.stored.size()
                     : piece_bytes_ == piece.stored.size();
   });
 }
