@@ -7,7 +7,6 @@ downloaded. Needs Keras from PyPI, which
 """
 import os
 import unittest
-from unittest import mock
 
 # Each model runs once: most of the time would go into compiling it.
 os.environ.setdefault(
@@ -15,7 +14,7 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import runs  # noqa: E402
-from real_keras import MISSING, digest, keras, main, np  # noqa: E402
+from real_keras import MISSING, digest, keras, main, np, zeros_for_weights  # noqa: E402
 from runs import run  # noqa: E402
 
 ROWS = 2
@@ -44,17 +43,12 @@ def side_of(name):
     return next((side for start, side in LEAST_SIDES.items() if name.startswith(start)), 32)
 
 
-def zeros(_, shape, dtype=None, **__):
-    """An initializer for which JAX compiles nothing, where weights are set anyway."""
-    return np.zeros(shape, dtype or "float32")
-
-
 def make(name, options):
     side = side_of(name)
     options = {"classes": 10, "classifier_activation": None, **options}
     if not options.get("include_top", True):
         del options["classes"], options["classifier_activation"]
-    with mock.patch.object(keras.initializers.VarianceScaling, "__call__", zeros):
+    with zeros_for_weights():
         return getattr(keras.applications, name)(weights=None, input_shape=(side, side, 3),
                                                  **options)
 

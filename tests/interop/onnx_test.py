@@ -7,10 +7,9 @@ import collections
 import json
 import re
 import unittest
-from unittest import mock
 
 import runs
-from real_keras import MISSING, keras, layers, main, np
+from real_keras import MISSING, keras, layers, main, np, zeros_for_weights
 from runs import run
 
 try:
@@ -195,11 +194,6 @@ MODELS = [outputs_of_images, outputs_of_sequences, outputs_of_volumes, outputs_o
           outputs_of_words]
 
 
-def zeros(_, shape, dtype=None, **__):
-    """An initializer for which JAX compiles nothing, where weights are set anyway."""
-    return np.zeros(shape, dtype or "float32")
-
-
 def classes_of(config):
     """The names of all layers' classes."""
     found = set()
@@ -261,7 +255,7 @@ class OnnxTest(runs.RunTest):
         used = set()
         for make in MODELS:
             with self.subTest(model=make.__name__):
-                with mock.patch.object(keras.initializers.VarianceScaling, "__call__", zeros):
+                with zeros_for_weights():
                     inputs, outputs = make()
                 # A name of its own for each output: that of the layer that it comes from.
                 outputs = [layers.Identity(name=f"y_{name}")(y) for name, y in outputs.items()]
