@@ -72,7 +72,8 @@ def features(example):
             key, feature = (value for _, value in fields(entry))
             (_, values), = fields(feature)
             _, first = next(fields(values))
-            found[key.decode()] = first[0] if isinstance(first, bytes) and len(first) == 1 else first
+            packed = key == b"image/class/label" and isinstance(first, bytes)
+            found[key.decode()] = varint(first, 0)[0] if packed else first
     return found
 
 

@@ -35,8 +35,8 @@ class Lockstep:
     def step(self, model, batch_size, steps, partitions=None):
         chosen = ["--partitions", partitions] if partitions else []
         self.result = common.run_lockstep(
-            self.binary, "step", "--model", model, "--batch-size", batch_size, "--devices", self.devices,
-            "--steps", steps, *chosen, *self.numerics)
+            self.binary, "step", "--model", model, "--batch-size", batch_size,
+            "--devices", self.devices, "--steps", steps, *chosen, *self.numerics)
         return self.result["seconds_per_step"]
 
     def peak(self):
