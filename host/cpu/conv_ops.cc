@@ -49,12 +49,15 @@ class ConvGradientOp : public PreparedOp {
         tree_(make_tree_plan(setting.group)),
         blocks_(gradient_blocks(op, setting.kernels->lanes)) {
     capacity_ = padded(op.out_channels);
+    int64_t rows = 1;
     for (const GradientBlock& block : blocks_) {
       capacity_ = std::max(capacity_, padded(weights_of(block)));
+      rows = std::max(rows, block.rows);
     }
     const int64_t lanes = setting.kernels->lanes;
-    packed_x_ = allocate_floats(int64_t{op.in_width} * op.in_channels * lanes);
-    packed_dy_ = allocate_floats(int64_t{op.out_width} * op.out_channels * lanes);
+    const int64_t in_rows = (rows - 1) * op.stride_height + op.kernel_height;
+    packed_x_ = allocate_floats(in_rows * op.in_width * op.in_channels * lanes);
+    packed_dy_ = allocate_floats(rows * op.out_width * op.out_channels * lanes);
     sums_ = allocate_floats(capacity_ * lanes);
     leaf_ = allocate_floats(capacity_);
     stack_ = allocate_floats(capacity_ * (tree_.stack_depth + 1));
@@ -82,6 +85,7 @@ class ConvGradientOp : public PreparedOp {
     const int64_t lanes = setting_.kernels->lanes;
     ConvGradientArgs args;
     args.sums = sums_.get();
+    args.rows_at_once = block.rows;
     args.segments = block.segments.data();
     args.segment_count = static_cast<int>(block.segments.size());
     args.kernel_height = op_.kernel_height;

@@ -9,7 +9,8 @@
 namespace lockstep::cpu {
 namespace {
 
-constexpr int64_t kSumBytes = 20480;  // of a kernel row of a gradient block: most of L1
+constexpr int64_t kPixelsAtOnce = 64;  // of a gradient
+constexpr int64_t kSumBytes = 24576;   // of a kernel row of a gradient block: most of L1
 
 int floor_div(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 int ceil_div(int a, int b) { return -floor_div(-a, b); }
@@ -63,6 +64,16 @@ std::vector<GradientSegment> segments_of(const Conv2dOp& op, int64_t channels) {
   return segments;
 }
 
+// A tap of several segments goes through all of them in each row, before the next row.
+int64_t rows_of(const Conv2dOp& op, const std::vector<GradientSegment>& segments) {
+  int64_t taps = 0;
+  for (const GradientSegment& segment : segments) {
+    if (segment.tap_begin < taps) return 1;
+    taps = segment.tap_end;
+  }
+  return std::clamp<int64_t>(kPixelsAtOnce / op.out_width, 1, op.out_height);
+}
+
 }  // namespace
 
 std::vector<int> split_channels(int64_t channels) {
@@ -81,6 +92,8 @@ std::vector<GradientBlock> gradient_blocks(const Conv2dOp& op, int lanes) {
   if (op.kernel_width * ins * outs > limit) {
     outs = std::min<int64_t>(outs, 4 * kPanelChannels);
     ins = std::min(ins, std::max<int64_t>(3, limit / (op.kernel_width * outs) / 3 * 3));
+    const int64_t blocks = (op.in_channels + ins - 1) / ins;
+    ins = std::min(ins, ((op.in_channels + blocks - 1) / blocks + 2) / 3 * 3);  // as even as can be
   }
   std::vector<GradientBlock> blocks;
   for (int64_t in = 0; in < op.in_channels; in += ins) {
@@ -91,6 +104,7 @@ std::vector<GradientBlock> gradient_blocks(const Conv2dOp& op, int lanes) {
       block.out_begin = static_cast<int>(out);
       block.out_end = static_cast<int>(std::min<int64_t>(out + outs, op.out_channels));
       block.segments = segments_of(op, block.in_end - block.in_begin);
+      block.rows = rows_of(op, block.segments);
       blocks.push_back(std::move(block));
     }
   }

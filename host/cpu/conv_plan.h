@@ -59,6 +59,7 @@ class CorrelationPlan {
 struct GradientBlock {
   int in_begin = 0, in_end = 0;    // input channels
   int out_begin = 0, out_end = 0;  // output channels
+  int64_t rows = 1;                // output rows that are taken together, to load sums less often
   std::vector<GradientSegment> segments;
 };
 std::vector<GradientBlock> gradient_blocks(const Conv2dOp& op, int lanes);

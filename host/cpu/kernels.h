@@ -122,8 +122,9 @@ struct GradientSegment {
 struct ConvGradientArgs {
   const float* x = nullptr;   // of the row block, from the first channel of the weights' block on
   const float* dy = nullptr;  // likewise
-  float* packed_x = nullptr;  // room for a row of the block's channels, or none
+  float* packed_x = nullptr;  // room for the block's channels of rows_at_once, or none
   float* packed_dy = nullptr;
+  int64_t rows_at_once = 1;  // output rows between which sums stay in registers
   float* sums = nullptr;
   const GradientSegment* segments = nullptr;
   int segment_count = 0;
