@@ -10,7 +10,8 @@ namespace lockstep::cpu {
 namespace {
 
 constexpr int64_t kPixelsAtOnce = 64;  // of a gradient
-constexpr int64_t kSumBytes = 24576;   // of a kernel row of a gradient block: most of L1
+constexpr int64_t kGroupWeights = 40960;
+constexpr int64_t kSumBytes = 24576;  // of a kernel row of a gradient block: most of L1
 
 int floor_div(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 int ceil_div(int a, int b) { return -floor_div(-a, b); }
@@ -86,7 +87,13 @@ std::vector<int> split_channels(int64_t channels) {
   return widths;
 }
 
-std::vector<GradientBlock> gradient_blocks(const Conv2dOp& op, int lanes) {
+int64_t padded_weights(const Conv2dOp& op, const GradientBlock& block) {
+  const int64_t count = int64_t{op.kernel_height} * op.kernel_width *
+                        (block.in_end - block.in_begin) * (block.out_end - block.out_begin);
+  return (count + 7) / 8 * 8;
+}
+
+std::vector<GradientGroup> gradient_groups(const Conv2dOp& op, int lanes) {
   const int64_t limit = kSumBytes / (lanes * static_cast<int64_t>(sizeof(float)));
   int64_t ins = op.in_channels, outs = op.out_channels;
   if (op.kernel_width * ins * outs > limit) {
@@ -95,7 +102,8 @@ std::vector<GradientBlock> gradient_blocks(const Conv2dOp& op, int lanes) {
     const int64_t blocks = (op.in_channels + ins - 1) / ins;
     ins = std::min(ins, ((op.in_channels + blocks - 1) / blocks + 2) / 3 * 3);  // as even as can be
   }
-  std::vector<GradientBlock> blocks;
+  std::vector<GradientGroup> groups(1);
+  int64_t weights = 0;
   for (int64_t in = 0; in < op.in_channels; in += ins) {
     for (int64_t out = 0; out < op.out_channels; out += outs) {
       GradientBlock block;
@@ -105,10 +113,16 @@ std::vector<GradientBlock> gradient_blocks(const Conv2dOp& op, int lanes) {
       block.out_end = static_cast<int>(std::min<int64_t>(out + outs, op.out_channels));
       block.segments = segments_of(op, block.in_end - block.in_begin);
       block.rows = rows_of(op, block.segments);
-      blocks.push_back(std::move(block));
+      const int64_t more = padded_weights(op, block);
+      if (weights > 0 && weights + more > kGroupWeights) {
+        groups.emplace_back();
+        weights = 0;
+      }
+      weights += more;
+      groups.back().push_back(std::move(block));
     }
   }
-  return blocks;
+  return groups;
 }
 
 CorrelationPlan::Axis CorrelationPlan::forward_axis(int in, int out, int kernel, int stride,

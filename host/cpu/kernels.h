@@ -116,24 +116,33 @@ struct GradientSegment {
   int64_t tap_begin = 0, tap_end = 0;
 };
 
-// Weight gradients of one row block for a block of weights: sums[kh][tap][channel][V]. Where the
-// block has only some of the channels, image rows are packed first: pixels a power of two apart
-// would meet in the same sets of L1.
-struct ConvGradientArgs {
-  const float* x = nullptr;   // of the row block, from the first channel of the weights' block on
-  const float* dy = nullptr;  // likewise
-  float* packed_x = nullptr;  // room for the block's channels of rows_at_once, or none
-  float* packed_dy = nullptr;
-  int64_t rows_at_once = 1;  // output rows between which sums stay in registers
-  float* sums = nullptr;
+// A block of a convolution's weights: some input channels with some output channels.
+struct ConvGradientBlock {
+  int64_t in_begin = 0, inputs = 0;
+  int64_t out_begin = 0, outputs = 0;
   const GradientSegment* segments = nullptr;
   int segment_count = 0;
+  int64_t rows_at_once = 1;                // output rows between which sums stay in registers
+  bool packs_x = false, packs_dy = false;  // the first of `blocks` with these channels
+  float* sums = nullptr;                   // [kh][tap][output][V]
+};
+
+// Weight gradients of one row block for some blocks of weights. Where blocks have only some of the
+// channels, image rows are packed first, once for all blocks: pixels a power of two apart would
+// meet in the same sets of L1.
+struct ConvGradientArgs {
+  const float* x = nullptr;  // of the row block
+  const float* dy = nullptr;
+  float* packed_x = nullptr;  // room for what `rows` output rows need, or none
+  float* packed_dy = nullptr;
+  int64_t rows = 1;  // output rows that are packed at a time
+  const ConvGradientBlock* blocks = nullptr;
+  int block_count = 0;
   int kernel_height = 0, kernel_width = 0;
   int stride_height = 0, stride_width = 0;
   int pad_top = 0, pad_left = 0;
   int64_t in_height = 0, in_width = 0, out_height = 0, out_width = 0;
-  int64_t in_channels = 0, out_channels = 0;    // of the image
-  int64_t block_inputs = 0, block_outputs = 0;  // of the block
+  int64_t in_channels = 0, out_channels = 0;
 };
 
 // Convolutions with groups or dilation, and their data gradients: each output pixel has a list of

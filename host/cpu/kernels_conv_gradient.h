@@ -91,76 +91,110 @@ inline void conv_gradient_segment(SegmentOperands at) {
   }
 }
 
-// Image rows of which a block has some channels, or all.
+// Image rows of some channels, side by side or among the others.
 struct ImageRows {
   const float* first = nullptr;
-  int64_t row = 0;  // floats from row to row
+  int64_t row = 0, pixel = 0;  // floats from one to the next
 };
 
-// `channels` of each pixel of `rows` rows from `from` on, side by side; the rows themselves where
-// nothing is to be packed.
-inline ImageRows pack_rows(const float* from, int64_t rows, int64_t width, int64_t row_channels,
-                           int64_t channels, float* packed) {
-  if (packed == nullptr) return {from, width * row_channels * kLanes};
-  float* to = packed;
-  for (int64_t pixel = 0; pixel < rows * width; ++pixel) {
-    for (int64_t c = 0; c < channels; ++c) {
-      store(to + c * kLanes, load(from + (pixel * row_channels + c) * kLanes));
-    }
+// `channels` of each pixel of `rows` rows, side by side.
+inline void pack_rows(const float* from, int64_t pixels, int64_t row_channels, int64_t channels,
+                      float* to) {
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+    for (int64_t c = 0; c < channels; ++c) store(to + c * kLanes, load(from + c * kLanes));
+    from += row_channels * kLanes;
     to += channels * kLanes;
   }
-  return {packed, width * channels * kLanes};
 }
 
-// Output rows [begin, end): every sum goes on where the rows before left it.
-inline void conv_gradient_rows(const ConvGradientArgs& args, int64_t begin, int64_t end) {
+// The input rows [begin, end) that output rows meet, as far as they are inside of the image.
+struct RowSpan {
+  int64_t begin = 0, end = 0;
+};
+inline RowSpan input_rows(const ConvGradientArgs& args, const RowSpan& out) {
+  const int64_t begin = out.begin * args.stride_height - args.pad_top;
+  const int64_t end = (out.end - 1) * args.stride_height + args.kernel_height - args.pad_top;
+  return {begin < 0 ? 0 : begin, end < args.in_height ? end : args.in_height};
+}
+
+// Output rows `out`, of which `x` and `dy` have the block's channels from x_begin and dy_begin on.
+// Every sum goes on where the rows before left it.
+inline void conv_gradient_block(const ConvGradientArgs& args, const ConvGradientBlock& block,
+                                const RowSpan& out, const ImageRows& x, int64_t x_begin,
+                                const ImageRows& dy, int64_t dy_begin) {
   const int64_t stride = args.stride_height;
-  const int64_t first_in = begin * stride - args.pad_top;
-  const int64_t last_in = (end - 1) * stride + args.kernel_height - args.pad_top;
-  const int64_t in_begin = first_in < 0 ? 0 : first_in;
-  const int64_t in_end = last_in < args.in_height ? last_in : args.in_height;
-  if (in_begin >= in_end) return;
-  const ImageRows x =
-      pack_rows(args.x + in_begin * args.in_width * args.in_channels * kLanes, in_end - in_begin,
-                args.in_width, args.in_channels, args.block_inputs, args.packed_x);
-  const ImageRows dy =
-      pack_rows(args.dy + begin * args.out_width * args.out_channels * kLanes, end - begin,
-                args.out_width, args.out_channels, args.block_outputs, args.packed_dy);
-  const int64_t row_sums = args.kernel_width * args.block_inputs * args.block_outputs;
+  const int64_t row_sums = args.kernel_width * block.inputs * block.outputs;
   for (int kh = 0; kh < args.kernel_height; ++kh) {
     // The rows whose input row is inside of the image.
-    int64_t first = begin, last = end;
+    int64_t first = out.begin, last = out.end;
     while (first < last && first * stride + kh < args.pad_top) ++first;
     while (first < last && (last - 1) * stride + kh - args.pad_top >= args.in_height) --last;
+    if (first == last) continue;
     const int64_t in_y = first * stride + kh - args.pad_top;
-    for (int i = 0; i < args.segment_count; ++i) {
-      const GradientSegment& segment = args.segments[i];
-      const int64_t first_x =
-          (segment.x_begin * args.stride_width - args.pad_left) * args.block_inputs;
+    for (int i = 0; i < block.segment_count; ++i) {
+      const GradientSegment& segment = block.segments[i];
+      const int64_t first_x = segment.x_begin * args.stride_width - args.pad_left;
       SegmentOperands at;
-      at.x = x.first + (in_y - in_begin) * x.row + (first_x + segment.tap_begin) * kLanes;
-      at.dy = dy.first + (first - begin) * dy.row + segment.x_begin * args.block_outputs * kLanes;
-      at.sums = args.sums + (kh * row_sums + segment.tap_begin * args.block_outputs) * kLanes;
-      at.x_step = args.stride_width * args.block_inputs * kLanes;
-      at.dy_step = args.block_outputs * kLanes;
+      at.x = x.first + (in_y - x_begin) * x.row + first_x * x.pixel + segment.tap_begin * kLanes;
+      at.dy = dy.first + (first - dy_begin) * dy.row + segment.x_begin * dy.pixel;
+      at.sums = block.sums + (kh * row_sums + segment.tap_begin * block.outputs) * kLanes;
+      at.x_step = args.stride_width * x.pixel;
+      at.dy_step = dy.pixel;
       at.x_row = stride * x.row;
       at.dy_row = dy.row;
       at.rows = last - first;
       at.pixels = segment.x_end - segment.x_begin;
       at.taps = segment.tap_end - segment.tap_begin;
-      at.channels = args.block_outputs;
-      if (at.rows > 0) conv_gradient_segment(at);
+      at.channels = block.outputs;
+      conv_gradient_segment(at);
+    }
+  }
+}
+
+inline void conv_gradient_rows(const ConvGradientArgs& args, const RowSpan& out) {
+  const RowSpan in = input_rows(args, out);
+  if (in.begin >= in.end) return;
+  const int64_t x_pixels = (in.end - in.begin) * args.in_width;
+  const int64_t dy_pixels = (out.end - out.begin) * args.out_width;
+  const float* x_rows = args.x + in.begin * args.in_width * args.in_channels * kLanes;
+  const float* dy_rows = args.dy + out.begin * args.out_width * args.out_channels * kLanes;
+  for (int i = 0; i < args.block_count; ++i) {
+    const ConvGradientBlock& block = args.blocks[i];
+    ImageRows x{x_rows, args.in_width * args.in_channels * kLanes, args.in_channels * kLanes};
+    ImageRows dy{dy_rows, args.out_width * args.out_channels * kLanes, args.out_channels * kLanes};
+    if (args.packed_x != nullptr) {
+      float* packed = args.packed_x + block.in_begin * x_pixels * kLanes;
+      if (block.packs_x) {
+        pack_rows(x_rows + block.in_begin * kLanes, x_pixels, args.in_channels, block.inputs,
+                  packed);
+      }
+      x = {packed, args.in_width * block.inputs * kLanes, block.inputs * kLanes};
+    }
+    if (args.packed_dy != nullptr) {
+      float* packed = args.packed_dy + block.out_begin * dy_pixels * kLanes;
+      if (block.packs_dy) {
+        pack_rows(dy_rows + block.out_begin * kLanes, dy_pixels, args.out_channels, block.outputs,
+                  packed);
+      }
+      dy = {packed, args.out_width * block.outputs * kLanes, block.outputs * kLanes};
+    }
+    for (int64_t y = out.begin; y < out.end; y += block.rows_at_once) {
+      const int64_t end = y + block.rows_at_once;
+      conv_gradient_block(args, block, {y, end < out.end ? end : out.end}, x, in.begin, dy,
+                          out.begin);
     }
   }
 }
 
 inline void conv_weight_gradient(const ConvGradientArgs& args) {
-  const int64_t sums =
-      args.kernel_height * args.kernel_width * args.block_inputs * args.block_outputs;
-  for (int64_t i = 0; i < sums; ++i) store(args.sums + i * kLanes, set(-0.0f));
-  for (int64_t y = 0; y < args.out_height; y += args.rows_at_once) {
-    const int64_t end = y + args.rows_at_once;
-    conv_gradient_rows(args, y, end < args.out_height ? end : args.out_height);
+  for (int i = 0; i < args.block_count; ++i) {
+    const ConvGradientBlock& block = args.blocks[i];
+    const int64_t sums = args.kernel_height * args.kernel_width * block.inputs * block.outputs;
+    for (int64_t at = 0; at < sums; ++at) store(block.sums + at * kLanes, set(-0.0f));
+  }
+  for (int64_t y = 0; y < args.out_height; y += args.rows) {
+    const int64_t end = y + args.rows;
+    conv_gradient_rows(args, {y, end < args.out_height ? end : args.out_height});
   }
 }
 

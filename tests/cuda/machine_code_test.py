@@ -48,7 +48,7 @@ class MachineCode:
 
     def dump(self, *arguments):
         tools = str(CUOBJDUMP.parent)  # cuobjdump looks for nvdisasm on the path
-        done = subprocess.run([str(CUOBJDUMP), *arguments, str(self.path)], text=True, timeout=300,
+        done = subprocess.run([str(CUOBJDUMP), *arguments, str(self.path)], text=True, timeout=1500,
                               stdout=subprocess.PIPE, env={"PATH": f"{tools}:/usr/bin:/bin"},
                               check=True)
         return done.stdout
