@@ -14,6 +14,7 @@ import statistics
 import struct
 import sys
 import time
+import warnings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "python"), str(ROOT / "tests" / "bench" / "peers")]
@@ -148,6 +149,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     rows = options.rows or (10_000 if options.quick else None)
+    warnings.filterwarnings("ignore", message=".*will idle")  # one partition is what is compared
     os.environ["LOCKSTEP_BINARY"] = os.path.abspath(options.lockstep)
     print(f"Keras {keras.__version__} with {keras.config.backend()}")
     train, test = load(options.data, "train", rows), load(options.data, "test", None)
