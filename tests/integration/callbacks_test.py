@@ -47,7 +47,8 @@ def scalars_of(path):
         event = dict(fields(data[12:12 + length]))
         for _, value in fields(event.get(5, b"")):
             scalar = dict(fields(value))
-            found[event.get(2, 0), scalar[1].decode()] = struct.unpack("<f", scalar[2])[0]
+            if 2 in scalar:  # else it is the model
+                found[event.get(2, 0), scalar[1].decode()] = struct.unpack("<f", scalar[2])[0]
         data = data[16 + length:]
     return found
 

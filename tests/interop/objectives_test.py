@@ -214,7 +214,7 @@ class ObjectivesTest(runs.RunTest):
         model.load_weights(output / "model.keras")
         for weight in model.weights:
             values = weight.numpy().astype("float64")
-            seen = events.Histograms(f"{weight.path}/histogram")
+            seen = events.Histograms(weight.path.removeprefix(f"{model.name}/") + "/histogram")
             self.assertEqual([event.step for event in seen], [0, 2])
             last = seen[-1].histogram_value
             self.assertEqual((last.num, sum(last.bucket)), (values.size, values.size))
