@@ -10,13 +10,13 @@
 #include "host/cli/local_nodes.h"
 #include "host/cli/network_options.h"
 #include "host/core/digest.h"
+#include "host/job/run_options.h"
 #include "host/runtime/batch_coordinator.h"
 #include "host/runtime/batch_worker.h"
 
 namespace lockstep {
 namespace {
 
-constexpr int64_t kMostNodes = 1024;
 constexpr int kEndPollMs = 20;
 constexpr int kEndWithinMs = 1500;  // after a signal, whatever is under way
 constexpr int kLastWordMs = 800;    // for the nodes to hear that the work is over
@@ -65,12 +65,14 @@ class BatchCluster {
       return {};
     }
     LOCKSTEP_RETURN_IF_ERROR(coordinator_.listen(*context_.network, {"127.0.0.1", 0}));
-    const int count = run_.values.at("nodes");
+    LOCKSTEP_ASSIGN(const NodeCounts counts, parse_nodes(run_.values.at("nodes")));
     const std::string kind = run_.values.at("device");
     LOCKSTEP_ASSIGN(int devices, parse_devices(run_.values.at("devices")));
-    if (devices == 0) devices = std::max(1, available_devices(kind, run_.task.numerics) / count);
+    if (devices == 0) {
+      devices = std::max(1, available_devices(kind, run_.task.numerics) / counts.most);
+    }
     nodes_.emplace(
-        NodeCounts{count, 1, count},
+        counts,
         [this, devices, kind](const std::string& name, int index) {
           return ChildProcess::spawn_self(node_arguments(
               {coordinator_.port(), name, index, devices, kind, run_.task.data, false}));
@@ -146,18 +148,15 @@ Status compute_here(const BatchRun& run, ResultSink& sink, const Context& contex
 std::vector<OptionSpec> batch_run_options() {
   using enum OptionType;
   return std::vector<OptionSpec>{
-             {"nodes", integer, 1, "N",
-              "processes that share the batches, on this machine; the bits are the same"},
+             {"nodes", text, "1", "N|MIN:MAX",
+              "processes on this machine that share the batches: as many as may be"},
              {"listen", text, "", "HOST:PORT",
               "wait here for up to N nodes that are started elsewhere ('lockstep node')"}} +
          device_options() + network_options(true);
 }
 
 Status check_batch_run(const nlohmann::json& values) {
-  const int64_t nodes = values.at("nodes");
-  if (nodes < 1 || nodes > kMostNodes) {
-    return usage_error(fmt::format("--nodes {}: must be between 1 and {}", nodes, kMostNodes));
-  }
+  LOCKSTEP_RETURN_IF_ERROR(parse_nodes(values.at("nodes")));
   const std::string listen = values.at("listen");
   if (!listen.empty()) LOCKSTEP_RETURN_IF_ERROR(parse_address(listen, "--listen"));
   LOCKSTEP_RETURN_IF_ERROR(parse_devices(values.at("devices")));
@@ -165,7 +164,8 @@ Status check_batch_run(const nlohmann::json& values) {
 }
 
 Status run_batches(BatchRun run, ResultSink& sink, Context& context) {
-  const int64_t nodes = run.values.at("nodes");
+  LOCKSTEP_ASSIGN(const NodeCounts counts, parse_nodes(run.values.at("nodes")));
+  const int nodes = counts.most;
   const int64_t batches = batches_of(run.task, run.dataset->rows());
   if (nodes > batches) {
     return usage_error(fmt::format(
@@ -188,7 +188,7 @@ Status run_batches(BatchRun run, ResultSink& sink, Context& context) {
   facts.terms = {LOCKSTEP_VERSION, run.task.numerics, run.task.data_digest, ""};
   facts.batches = batches;
   facts.arrays = result_arrays(run.task, run.model->graph.output_shapes, run.dataset->rows());
-  facts.max_nodes = static_cast<int>(nodes);
+  facts.max_nodes = nodes;
   return BatchCluster(std::move(facts), run, sink, context).run();
 }
 

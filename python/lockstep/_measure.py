@@ -24,7 +24,7 @@ def _prepare(folder: pathlib.Path, model: Any, x: Any, training: bool, *rest: An
     return rows
 
 
-def evaluate(model: Any, x: Any, y: Any, *, nodes: int = 1, batch_size: int = 32,
+def evaluate(model: Any, x: Any, y: Any, *, nodes: int | str = 1, batch_size: int = 32,
              sample_weight: Any = None, verbose: int | str = "auto", return_dict: bool = False,
              numerics: str | None = None) -> Any:
     """Loss and metrics of a compiled model, as `model.evaluate` returns them.
@@ -54,7 +54,7 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def predict(model: Any, x: Any, *, nodes: int = 1, batch_size: int = 32,
+def predict(model: Any, x: Any, *, nodes: int | str = 1, batch_size: int = 32,
             numerics: str | None = None) -> Any:
     """What the model puts out for each row of x: float32, as `model.predict` returns it.
 

@@ -135,20 +135,26 @@ TEST_F(BatchQueueTest, ResultsMustBeOfTheNodesBatchesAndInOrder) {
   const SessionId a = join("a");
   const SessionId b = join("b");
   EXPECT_FALSE(deliver(a, 0, 0, 40).ok());  // it was not given any
-  const BatchRange of_a = next(a);
+  const BatchRange first = next(a);
+  deliver_all(a, first);
+  const BatchRange of_a = next(a, first);
   const BatchRange of_b = next(b);
-  EXPECT_FALSE(deliver(a, 0, of_b.begin * 40, 40).ok());
-  EXPECT_FALSE(deliver(a, 2, 0, 40).ok());
-  EXPECT_FALSE(deliver(a, 0, 40, 40).ok());  // something is missing before
-  EXPECT_FALSE(deliver(b, 0, of_b.begin * 40 - 4, 40).ok());
-  EXPECT_FALSE(deliver(a, 0, 0, of_a.size() * 40 + 4).ok());
+  ASSERT_EQ(of_a, (BatchRange{1, 3}));
+  ASSERT_EQ(of_b, (BatchRange{3, 4}));
+  EXPECT_FALSE(deliver(a, 0, 120, 40).ok());  // of another's
+  EXPECT_FALSE(deliver(a, 0, 0, 40).ok());
+  EXPECT_FALSE(deliver(a, 2, 40, 40).ok());
+  EXPECT_FALSE(deliver(a, 0, 80, 40).ok());  // something is missing before
+  EXPECT_FALSE(deliver(b, 0, 116, 40).ok());
+  EXPECT_FALSE(deliver(a, 0, 40, 84).ok());
   EXPECT_FALSE(deliver(a, 0, INT64_MAX, 40).ok());
-  EXPECT_TRUE(deliver(a, 0, 0, 60).ok());
-  EXPECT_TRUE(deliver(a, 0, 0, 60).ok());
-  EXPECT_TRUE(deliver(a, 0, 60, of_a.size() * 40 - 60).ok());
+  EXPECT_TRUE(deliver(a, 0, 40, 60).ok());
+  EXPECT_TRUE(deliver(a, 0, 40, 60).ok());
+  EXPECT_TRUE(deliver(a, 0, 100, 20).ok());
   const auto early = queue_->next({a, of_a}, now_);
-  EXPECT_THAT(early.error().message, HasSubstr("of array 1 there are 0 of"));
-  EXPECT_TRUE(deliver(a, 1, 0, of_a.size() * 8).ok());
+  ASSERT_FALSE(early.ok());
+  EXPECT_THAT(early.error().message, HasSubstr("of array 1 there are 0 of 16"));
+  EXPECT_TRUE(deliver(a, 1, 8, 16).ok());
   EXPECT_NE(next(a, of_a), of_a);
 }
 

@@ -109,7 +109,7 @@ class PredictTest(runs.RunTest):
         shutil.copytree(self.rows, unweighted)
         (unweighted / "sample_weight.npy").unlink()
         self.assertNotEqual(self.evaluate("--model", self.two, "--data", unweighted), measured)
-        for nodes in (2, 3, 5):
+        for nodes in (2, "1:3", 5):
             self.assertEqual(self.predict(*job, "--nodes", nodes, ending="npz"), predicted)
             self.assertEqual(self.evaluate(*job, "--nodes", nodes), measured)
 
@@ -139,7 +139,7 @@ class PredictTest(runs.RunTest):
         return process
 
     def test_others_compute_what_a_killed_node_had(self):
-        job = ["--model", self.digits, "--data", "digits:6000", "--batch-size", 8, "--devices", 1]
+        job = ["--model", self.digits, "--data", "digits:3000", "--batch-size", 4, "--devices", 1]
         predicted = self.predict(*job)
         measured = run("evaluate", *job).stdout
         output = self.folder / "killed.npy"
