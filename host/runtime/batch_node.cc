@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kLongestAwayMs = 10'000;  // a coordinator that has ended keeps nothing to go on with
 constexpr int kRetryCallMs = 100;
+constexpr int64_t kCanaryRows = 32;
 constexpr int kPatienceMs = 1'000;  // of a node that leaves: nobody waits for what it has
 
 }  // namespace
@@ -52,6 +53,7 @@ Status BatchNode::prepare() {
   if (dataset_.digest != task_.data_digest) return {};  // join() is refused
   LOCKSTEP_ASSIGN(const auto model, model_from_config(task_.model_config));
   LOCKSTEP_ASSIGN(const auto weights, fetch_weights());
+  LOCKSTEP_ASSIGN(canary_, canary(*model, weights));
   LOCKSTEP_ASSIGN(worker_,
                   make_batch_worker(task_, *model, dataset_, weights, devices(), [&](int index) {
                     return options_.make_device(task_.numerics, index);
@@ -79,21 +81,33 @@ Result<std::vector<float>> BatchNode::fetch_weights() {
   return weights;
 }
 
-// The canary is what the first batch gives here.
+// What a small first batch gives here.
+Result<std::vector<OpDigest>> BatchNode::canary(const Model& model,
+                                                const std::vector<float>& weights) const {
+  BatchTask task = task_;
+  task.batch_size = std::min(task.batch_size, kCanaryRows);
+  if (task.measured) task.measured->batch_size = task.batch_size;
+  LOCKSTEP_ASSIGN(const auto worker,
+                  make_batch_worker(task, model, dataset_, weights, 1, [&](int index) {
+                    return options_.make_device(task_.numerics, index);
+                  }));
+  std::vector<OpDigest> digests;
+  LOCKSTEP_RETURN_IF_ERROR(worker->compute({0, 1}, [&](int array, std::string_view bytes) {
+    digests.push_back({fmt::format("results {} of the first rows", array),
+                       static_cast<int64_t>(xxh3(bytes.data(), bytes.size()))});
+    return Status{};
+  }));
+  return digests;
+}
+
 Status BatchNode::join() {
   JoinRequest request;
   request.session = welcome_.session;
   request.devices = devices();
   request.numerics = task_.numerics;
   request.data_digest = dataset_.digest;
-  if (worker_) {
-    request.device = worker_->device_description();
-    LOCKSTEP_RETURN_IF_ERROR(worker_->compute({0, 1}, [&](int array, std::string_view bytes) {
-      request.canary.push_back({fmt::format("results {} of the first batch", array),
-                                static_cast<int64_t>(xxh3(bytes.data(), bytes.size()))});
-      return Status{};
-    }));
-  }
+  request.canary = canary_;
+  if (worker_) request.device = worker_->device_description();
   LOCKSTEP_RETURN_IF_ERROR(control_.join(request));
   CoordinatorLinkOptions link;
   link.coordinator = options_.coordinator;

@@ -29,6 +29,7 @@ class BatchNode {
  private:
   Status prepare();
   int devices() const;
+  Result<std::vector<OpDigest>> canary(const Model& model, const std::vector<float>& weights) const;
   Status join();
   Result<std::vector<float>> fetch_weights();
   Status work();
@@ -46,6 +47,7 @@ class BatchNode {
   BatchTask task_;
   Dataset dataset_;
   std::unique_ptr<BatchWorker> worker_;  // nothing where the data is not the work's
+  std::vector<OpDigest> canary_;
   std::optional<StopEvent> stop_;
   std::mutex mutex_;  // of what stop() touches
   bool over_ = false;

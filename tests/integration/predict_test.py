@@ -129,22 +129,28 @@ class PredictTest(runs.RunTest):
                          self.predict("--model", self.digits, "--data", "digits:300"))
         self.assertEqual(self.evaluate(*job, "--nodes", 2), self.evaluate(*job))
 
-    def start(self, *arguments):
-        """On nodes, some of whose batches are done."""
+    def start(self, *arguments, busy="node-0"):
+        """On nodes, some of whose batches are done, and of which this one computes some."""
         process = faults.Running(*arguments)
         self.addCleanup(process.stop)
         address = process.address()
-        runs.wait_until(lambda: (faults.status(address) or {}).get("batches_done", 0) > 0,
-                        "a batch is done")
+
+        def is_under_way():
+            status = faults.status(address) or {"members": [], "batches_done": 0}
+            held = {member["name"]: member["batches"] for member in status["members"]}
+            begin, end = held.get(busy, (0, 0))
+            return status["batches_done"] > 0 and begin < end
+
+        runs.wait_until(is_under_way, f"{busy} computes batches")
         return process
 
     def test_others_compute_what_a_killed_node_had(self):
-        job = ["--model", self.digits, "--data", "digits:3000", "--batch-size", 4, "--devices", 1]
+        job = ["--model", self.digits, "--data", "digits:4200", "--batch-size", 4, "--devices", 1]
         predicted = self.predict(*job)
         measured = run("evaluate", *job).stdout
         output = self.folder / "killed.npy"
         for command, more in (("predict", ["--output", output]), ("evaluate", [])):
-            process = self.start(command, *job, *more, "--nodes", 3)
+            process = self.start(command, *job, *more, "--nodes", 3, busy="node-1")
             os.kill(process.nodes()["node-1"], signal.SIGKILL)
             code, out, log = process.finish()
             self.assertEqual(code, 0, log)
