@@ -92,6 +92,7 @@ class CudaDevice : public Device {
     return rows * features * static_cast<int64_t>(sizeof(float));
   }
   Result<std::unique_ptr<Buffer>> allocate(int64_t bytes) override;
+  std::optional<int64_t> free_bytes() const override;
   Result<std::unique_ptr<Buffer>> allocate_host(int64_t bytes) override;
   Status copy_to_host(const float* from, int64_t count, float* to) override {
     return copy(from, count, to, cudaMemcpyDeviceToHost);
@@ -180,6 +181,13 @@ Result<std::unique_ptr<Buffer>> CudaDevice::allocate(int64_t bytes) {
   const Status status = LOCKSTEP_CUDA_STATUS(cudaMalloc(&memory, static_cast<size_t>(size)));
   if (!status.ok()) return out_of_memory(size, status.error());
   return std::unique_ptr<Buffer>(std::make_unique<CudaBuffer<MemoryHandle>>(memory, size));
+}
+
+std::optional<int64_t> CudaDevice::free_bytes() const {
+  size_t free_bytes = 0;
+  size_t total_bytes = 0;
+  if (!LOCKSTEP_CUDA_STATUS(cudaMemGetInfo(&free_bytes, &total_bytes)).ok()) return std::nullopt;
+  return static_cast<int64_t>(free_bytes);
 }
 
 Result<std::unique_ptr<Buffer>> CudaDevice::allocate_host(int64_t bytes) {

@@ -8,8 +8,10 @@
 #include "host/cli/commands.h"
 #include "host/cli/factories.h"
 #include "host/cli/training.h"
+#include "host/core/process_memory.h"
 #include "host/core/rng.h"
 #include "host/cpu/cpu_device.h"
+#include "host/graph/operations.h"
 #include "host/job/data_job.h"
 #include "host/runtime/replica.h"
 #include "models/models.h"
@@ -19,39 +21,37 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Multiplications and additions of one training step of seed-cnn on 28x28x1 rows: forward, weight
-// gradients, and data gradients but for the first layer.
-double seed_cnn_flops(int64_t rows) {
-  constexpr double conv1 = 26.0 * 26 * 4 * 9 * 2;
-  constexpr double conv2 = 24.0 * 24 * 8 * 36 * 2;
-  constexpr double conv3 = 22.0 * 22 * 12 * 72 * 2;
-  constexpr double dense1 = 5808.0 * 256 * 2;
-  constexpr double dense2 = 256.0 * 10 * 2;
-  return static_cast<double>(rows) * (2 * conv1 + 3 * (conv2 + conv3 + dense1 + dense2));
-}
-
 std::vector<OptionSpec> bench_options() {
   using enum OptionType;
-  return {{"batch_size", integer, 32, "B", "rows of a global batch"},
-          {"partitions", integer, 0, "P", "partitions (0: the default)"},
-          {"numerics", text, "cpu-avx2", "NAME", "numerics"},
-          {"devices", integer, 2, "N", "threads of a node"},
-          {"nodes", integer, 2, "N", "nodes or processes"},
-          {"steps", integer, 200, "N", "steps that are measured"},
-          {"digests", boolean, true, "", "of 'step': hash each new state, as jobs do"},
-          {"megabytes", integer, 25, "M", "size of the averaged vector"},
-          {"rounds", integer, 20, "R", "averages that are measured"},
-          {"transport", text, "shared-memory", "NAME", "of 'average': shared-memory or tcp"},
-          {"folder", text, "", "DIR", "where the processes of 'average' meet"},
-          {"index", integer, 0, "I", "which of them this is"}};
+  return {
+      {"model", text, "seed-cnn", "NAME", "of 'step': seed-cnn, mlp, lenet, resnet20, resnet50"},
+      {"batch_size", integer, 32, "B", "rows of a global batch"},
+      {"partitions", integer, 0, "P", "partitions (0: the default)"},
+      {"numerics", text, "cpu-avx2", "NAME", "numerics"},
+      {"devices", integer, 2, "N", "threads of a node"},
+      {"nodes", integer, 2, "N", "nodes or processes"},
+      {"steps", integer, 200, "N", "steps that are measured"},
+      {"digests", boolean, true, "", "of 'step': hash each new state, as jobs do"},
+      {"megabytes", integer, 25, "M", "size of the averaged vector"},
+      {"rounds", integer, 20, "R", "averages that are measured"},
+      {"transport", text, "shared-memory", "NAME", "of 'average': shared-memory or tcp"},
+      {"folder", text, "", "DIR", "where the processes of 'average' meet"},
+      {"index", integer, 0, "I", "which of them this is"}};
 }
 
-Dataset random_dataset(int64_t rows) {
+// Images of the size that a model of this name is known for: MNIST's, CIFAR-10's, ImageNet's.
+Shape image_shape(const std::string& model) {
+  if (model == "resnet20") return {32, 32, 3};
+  if (model == "resnet50") return {224, 224, 3};
+  return {28, 28, 1};
+}
+
+Dataset random_dataset(const Shape& image, int64_t rows) {
   Images data;
   data.name = "random";
-  data.row_shape = {28, 28, 1};
+  data.row_shape = image;
   data.classes = 10;
-  data.pixels.resize(static_cast<size_t>(rows) * 784);
+  data.pixels.resize(static_cast<size_t>(rows * element_count(image)));
   for (size_t i = 0; i < data.pixels.size(); ++i) {
     data.pixels[i] = static_cast<uint8_t>(mix64(i));
   }
@@ -77,27 +77,28 @@ nlohmann::json step_result(const Job& job, int devices, int64_t steps, double se
           {"numerics", job.numerics},
           {"steps", steps},
           {"seconds_per_step", seconds},
-          {"images_per_second", static_cast<double>(job.batch_size) / seconds},
-          {"flops_per_step", seed_cnn_flops(job.batch_size)}};
+          {"images_per_second", static_cast<double>(job.batch_size) / seconds}};
 }
 
 Result<nlohmann::json> job_options_for(const nlohmann::json& values, const std::string& data,
                                        int64_t epochs) {
   return parse_arguments(
       job_options(),
-      {"--model", "seed-cnn", "--data", data, "--epochs", std::to_string(epochs), "--batch-size",
-       values.at("batch_size").dump(), "--partitions", values.at("partitions").dump(), "--numerics",
-       values.at("numerics").get<std::string>()});
+      {"--model", values.at("model").get<std::string>(), "--data", data, "--epochs",
+       std::to_string(epochs), "--batch-size", values.at("batch_size").dump(), "--partitions",
+       values.at("partitions").dump(), "--numerics", values.at("numerics").get<std::string>()});
 }
 
 Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
   LOCKSTEP_ASSIGN(const auto options, job_options_for(values, "random", 1'000'000));
   LOCKSTEP_ASSIGN(Job job, job_from_options(options));
-  const Dataset data = random_dataset(job.batch_size * 8);
+  const std::string name = values.at("model");
+  const Dataset data = random_dataset(image_shape(name), job.batch_size * 8);
   job.input_shape = data.row_shape;
   job.classes = data.classes;
   job.train_rows = data.rows();
-  const auto model = seed_cnn(job.input_shape, job.classes);
+  LOCKSTEP_ASSIGN(const auto model, build_model(name, job.input_shape, job.classes));
+  const int64_t own_before = own_bytes();
   const int devices = values.at("devices");
   LOCKSTEP_ASSIGN(auto replica, Replica::create(job, *model, devices, [&](int index) {
                     return make_device("auto", job.numerics, index);
@@ -125,6 +126,9 @@ Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
   }
   auto result = step_result(job, devices, steps, median(seconds));
   result["update_seconds"] = median(update_seconds);
+  result["flops_per_step"] = static_cast<double>(operations_of(replica->graph()) * job.batch_size);
+  result["planned_bytes"] = replica->memory(all, true).total();
+  result["used_bytes"] = own_bytes() - own_before;
   return result;
 }
 
@@ -162,7 +166,7 @@ struct Bench {
 };
 
 constexpr Bench kBenches[] = {
-    {"step", "seed-cnn in one process", bench_step},
+    {"step", "a model's training step in one process", bench_step},
     {"cluster", "seed-cnn with a coordinator and nodes over loopback", bench_cluster},
     {"average", "one vector summed and averaged among processes", bench_average},
     {"average-process", "one of the processes of 'average'", bench_average_process},

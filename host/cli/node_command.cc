@@ -9,6 +9,7 @@
 #include "host/cli/factories.h"
 #include "host/cli/monitoring.h"
 #include "host/cli/network_options.h"
+#include "host/core/process_memory.h"
 #include "host/observe/log_format.h"
 #include "host/observe/prometheus.h"
 #include "host/runtime/node_runtime.h"

@@ -92,10 +92,11 @@ Status Training::prepare() {
   report_->resume(store_.journal().recovered());
   LOCKSTEP_RETURN_IF_ERROR(store_.open_files(request_, *report_));
   if (store_.folder()) {
-    LOCKSTEP_ASSIGN(
-        epoch_files_,
-        EpochFiles::open(file_system_, job, store_.folder()->path(),
-                         fmt::format("{}.{}", std::time(nullptr), ::getpid()), *report_));
+    LOCKSTEP_ASSIGN(const std::string model_json, keras_json());
+    LOCKSTEP_ASSIGN(epoch_files_,
+                    EpochFiles::open(file_system_, job, store_.folder()->path(),
+                                     fmt::format("{}.{}", std::time(nullptr), ::getpid()),
+                                     model_json, *report_));
     LOCKSTEP_ASSIGN(saved_models_, SavedModels::open(job, store_.folder()->path(),
                                                      store_.journal().recovered(), *report_));
   }
@@ -208,6 +209,7 @@ Result<TrainingOutcome> Training::run() {
   if (nodes_) nodes_->end();
   LOCKSTEP_RETURN_IF_ERROR(export_interrupted());
   LOCKSTEP_RETURN_IF_ERROR(save_models());
+  LOCKSTEP_RETURN_IF_ERROR(write_histograms());
   const auto state = final_state(result);
   const Status status = state.ok() ? Status{} : Status{state.error()};
   LOCKSTEP_RETURN_IF_ERROR(write_files(status, state.ok() ? *state : StateView{}));
@@ -243,8 +245,8 @@ std::optional<Error> Training::look_around() {
     for (const auto& [session, name] : present_) seen.present.insert(name);
     steps = report_->steps();
   }
-  for (const Status& status :
-       {export_models(), save_models(), ask_outside(), flush_events(), hear_outside()}) {
+  for (const Status& status : {export_models(), save_models(), write_histograms(), ask_outside(),
+                               flush_events(), hear_outside()}) {
     if (!status.ok()) return status.error();
   }
   if (!nodes_) return std::nullopt;

@@ -1,8 +1,11 @@
 // The models that a run writes before its end: of epochs, and for ModelCheckpoint.
 #include <fmt/format.h>
 
+#include <cstring>
+
 #include "host/cli/training_run.h"
 #include "host/core/files.h"
+#include "host/keras/keras_config.h"
 #include "host/train/trained_model.h"
 
 namespace lockstep {
@@ -11,6 +14,13 @@ namespace lockstep {
 Result<std::string> Training::keras_file(const StateView& state, int64_t epochs) {
   return keras_file_of(resolved_.job, *resolved_.model, resolved_.graph.parameters, state,
                        resolved_.file ? &*resolved_.file : nullptr, learning_rate_after(epochs));
+}
+
+// The model as Keras' to_json() says it: as the user's file does, where there is one.
+Result<std::string> Training::keras_json() {
+  if (resolved_.file && resolved_.file->has_model()) return resolved_.file->config.dump();
+  LOCKSTEP_ASSIGN(const auto json, keras_config(*resolved_.model, std::nullopt));
+  return json.dump();
 }
 
 std::optional<double> Training::learning_rate_after(int64_t epochs) {
@@ -57,6 +67,35 @@ Status Training::export_models() {
     if (checkpoint.step == 0 || checkpoint.step % per_epoch != 0) continue;
     const int64_t number = checkpoint.step / per_epoch;
     LOCKSTEP_RETURN_IF_ERROR(export_model(checkpoint, number - 1, fmt::format("epoch-{}", number)));
+  }
+  return {};
+}
+
+// The histograms of weights that TensorBoard asks for.
+Status Training::write_histograms() {
+  std::vector<EpochFiles::Due> states;
+  {
+    const std::lock_guard lock(mutex_);
+    if (epoch_files_) states = epoch_files_->take_due();
+  }
+  for (const EpochFiles::Due& due : states) {
+    const auto bytes = store_.journal().read_state(due.object);
+    if (!bytes.ok()) {
+      say(fmt::format("note: TensorBoard has no histograms of epoch {}: its state is gone already",
+                      due.epoch + 1));
+      continue;
+    }
+    LOCKSTEP_ASSIGN(const StateView state, decode_state(*bytes));
+    std::vector<float> weights(static_cast<size_t>(state.header.parameters));
+    std::memcpy(weights.data(), state.vectors.at(0).data(), state.vectors[0].size());
+    std::vector<TaggedValues> tagged;
+    for (const Parameter& parameter : resolved_.graph.parameters) {
+      tagged.push_back(
+          {parameter.path() + "/histogram",
+           {weights.data() + parameter.offset, static_cast<size_t>(parameter.count())}});
+    }
+    const std::lock_guard lock(mutex_);
+    epoch_files_->add_histograms(due, tagged);
   }
   return {};
 }

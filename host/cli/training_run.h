@@ -50,6 +50,8 @@ class Training {
   Status export_interrupted();
   Status export_models();
   Status save_models();
+  Status write_histograms();
+  Result<std::string> keras_json();
   Status ask_outside();
   Status hear_outside();
   Status flush_events();

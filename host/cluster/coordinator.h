@@ -294,12 +294,13 @@ class Coordinator {
   SessionId snapshot_from_ = 0;
   std::set<SessionId> doubted_;  // their copies were of other states than what they had reported
   bool committing_ = false;
-  std::optional<std::string> interrupted_;  // why
-  int64_t interrupted_at_ = 0;              // steps that were done then
-  int64_t hand_over_at_ = 0;                // when the last that work asked to leave
-  int64_t planned_snapshot_ = 0;            // asked for in this view
-  int64_t snapshot_asked_ms_ = -1;          // by time
-  int64_t checkpoint_ms_ = -1;              // the last, or when training began
+  std::optional<std::string> interrupted_;     // why
+  int64_t interrupted_at_ = 0;                 // steps that were done then
+  int64_t hand_over_at_ = 0;                   // when the last that work asked to leave
+  int64_t planned_snapshot_ = 0;               // asked for in this view
+  int64_t snapshot_asked_ms_ = -1;             // by time
+  std::optional<int64_t> most_until_durable_;  // steps, of a checkpoint of this process
+  int64_t checkpoint_ms_ = -1;                 // the last, or when training began
 };
 
 }  // namespace lockstep

@@ -281,7 +281,9 @@ StateRef Coordinator::newest_state() const {
   return checkpoints_.empty() ? StateRef{} : checkpoints_.back().state;
 }
 
-// The next state that is to be kept: an epoch's end, or a multiple of the interval in steps.
+// The next state that is to be kept: an epoch's end, or within an interval in steps. It is taken
+// earlier by what is trained until it is durable, and by half as much again since disks differ from
+// one time to the next: so that no more than an interval can be lost.
 void Coordinator::plan_snapshot(CoordinatorActions* actions) {
   const int64_t decided_end = end_of_epochs();
   int64_t step =
@@ -290,7 +292,8 @@ void Coordinator::plan_snapshot(CoordinatorActions* actions) {
   const int64_t newest = newest_state().step;
   const int64_t interval = facts_.checkpoint_every_steps;
   if (interval > 0) {
-    step = std::min(step, (std::max(newest, view_.first_step - 1) / interval + 1) * interval);
+    const int64_t lead = std::min(most_until_durable_.value_or(interval / 6) * 3 / 2, interval - 1);
+    step = std::min(step, std::max(newest + interval - lead, view_.first_step));
   }
   // The epoch that is being measured has an end that may not be kept yet.
   if (newest < decided_end && view_.first_step <= decided_end && steps_done_ <= decided_end) {
@@ -381,6 +384,7 @@ void Coordinator::checkpoint_durable(const CheckpointRecord& record, Coordinator
   committing_ = false;
   if (ended()) return;
   const int64_t step = record.state.step;
+  most_until_durable_ = std::max(most_until_durable_.value_or(0), steps_done_ - step);
   checkpoints_.push_back(record);
   if (snapshot_ && snapshot_->step <= step) snapshot_.reset();
   consumption_.durable_before(step);

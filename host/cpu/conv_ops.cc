@@ -11,21 +11,25 @@
 namespace lockstep::cpu {
 namespace {
 
+constexpr int64_t kLineFloats = 16;  // of a cache line
+
 // Forward, and the data gradient.
 class CorrelationOp : public PreparedOp {
  public:
   CorrelationOp(const OpSetting& setting, const Conv2dOp& op)
       : setting_(setting),
         op_(op),
-        plan_(op, op.pass == Pass::data_gradient, setting.kernels->lanes),
-        panels_(allocate_floats(plan_.panel_floats())) {}
+        plan_(op, op.pass == Pass::data_gradient, setting.kernels->lanes) {
+    setting_.workspace->reserve(plan_.panel_floats());
+  }
 
   void run(const RunContext& context, std::span<float* const> values) override {
-    plan_.pack(context.weights + op_.kernel_offset, panels_.get());
+    float* panels = setting_.workspace->data();
+    plan_.pack(context.weights + op_.kernel_offset, panels);
     CorrelationArgs args = plan_.args(setting_.row_blocks());
     args.input = setting_.input(0, values);
     args.output = setting_.output(values);
-    args.panels = panels_.get();
+    args.panels = panels;
     args.mask = setting_.relu_mask(values);
     if (op_.pass == Pass::forward) {
       if (op_.bias_offset >= 0) args.bias = context.weights + op_.bias_offset;
@@ -38,7 +42,6 @@ class CorrelationOp : public PreparedOp {
   OpSetting setting_;
   Conv2dOp op_;
   CorrelationPlan plan_;
-  Memory panels_;
 };
 
 class ConvGradientOp : public PreparedOp {
@@ -47,43 +50,84 @@ class ConvGradientOp : public PreparedOp {
       : setting_(setting),
         op_(op),
         tree_(make_tree_plan(setting.group)),
-        blocks_(gradient_blocks(op, setting.kernels->lanes)) {
+        groups_(gradient_groups(op, setting.kernels->lanes)) {
     capacity_ = padded(op.out_channels);
-    for (const GradientBlock& block : blocks_) {
-      capacity_ = std::max(capacity_, padded(weights_of(block)));
+    for (const GradientGroup& group : groups_) {
+      capacity_ = std::max(capacity_, weights_of(group));
+      for (const GradientBlock& block : group) {
+        rows_ = std::max(rows_, block.rows);
+        packs_x_ = packs_x_ || block.in_end - block.in_begin < op.in_channels;
+        packs_dy_ = packs_dy_ || block.out_end - block.out_begin < op.out_channels;
+      }
     }
     const int64_t lanes = setting.kernels->lanes;
-    packed_x_ = allocate_floats(int64_t{op.in_width} * op.in_channels * lanes);
-    packed_dy_ = allocate_floats(int64_t{op.out_width} * op.out_channels * lanes);
-    sums_ = allocate_floats(capacity_ * lanes);
-    leaf_ = allocate_floats(capacity_);
-    stack_ = allocate_floats(capacity_ * (tree_.stack_depth + 1));
-    roots_ = allocate_floats(capacity_ * static_cast<int64_t>(tree_.root_present.size()));
+    const int64_t in_rows = (rows_ - 1) * op.stride_height + op.kernel_height;
+    auto take = [&, offset = int64_t{0}](int64_t floats) mutable {
+      const int64_t at = offset;
+      offset += (floats + kLineFloats - 1) / kLineFloats * kLineFloats;
+      setting_.workspace->reserve(offset);
+      return at;
+    };
+    sums_ = take(capacity_ * lanes);
+    leaf_ = take(capacity_);
+    stack_ = take(capacity_ * (tree_.stack_depth + 1));
+    roots_ = take(capacity_ * static_cast<int64_t>(tree_.root_present.size()));
+    packed_x_ = take(packs_x_ ? in_rows * op.in_width * op.in_channels * lanes : 0);
+    packed_dy_ = take(packs_dy_ ? rows_ * op.out_width * op.out_channels * lanes : 0);
   }
 
   void run(const RunContext& context, std::span<float* const> values) override {
     LOCKSTEP_CHECK(context.roots.size() == tree_.root_present.size());
-    for (const GradientBlock& block : blocks_) {
-      run_block(block, setting_.input(0, values), setting_.input(1, values));
-      copy_roots(context, block);
+    for (const GradientGroup& group : groups_) {
+      run_group(group, setting_.input(0, values), setting_.input(1, values));
+      copy_roots(context, group);
     }
     if (op_.bias_offset >= 0) run_bias(context, setting_.input(1, values));
   }
 
  private:
   static int64_t padded(int64_t count) { return (count + 7) / 8 * 8; }
+  float* scratch(int64_t offset) const { return setting_.workspace->data() + offset; }
 
-  int64_t weights_of(const GradientBlock& block) const {
-    return int64_t{op_.kernel_height} * op_.kernel_width * (block.in_end - block.in_begin) *
-           (block.out_end - block.out_begin);
+  int64_t weights_of(const GradientGroup& group) const {
+    int64_t count = 0;
+    for (const GradientBlock& block : group) count += padded_weights(op_, block);
+    return count;
   }
 
-  void run_block(const GradientBlock& block, const float* x, const float* dy) {
+  std::vector<ConvGradientBlock> blocks_of(const GradientGroup& group) const {
+    std::vector<ConvGradientBlock> blocks;
+    float* sums = scratch(sums_);
+    for (const GradientBlock& from : group) {
+      ConvGradientBlock block;
+      block.in_begin = from.in_begin;
+      block.inputs = from.in_end - from.in_begin;
+      block.out_begin = from.out_begin;
+      block.outputs = from.out_end - from.out_begin;
+      block.segments = from.segments.data();
+      block.segment_count = static_cast<int>(from.segments.size());
+      block.rows_at_once = from.rows;
+      block.packs_x = block.packs_dy = true;
+      for (const ConvGradientBlock& before : blocks) {
+        if (before.in_begin == block.in_begin) block.packs_x = false;
+        if (before.out_begin == block.out_begin) block.packs_dy = false;
+      }
+      block.sums = sums;
+      sums += padded_weights(op_, from) * setting_.kernels->lanes;
+      blocks.push_back(block);
+    }
+    return blocks;
+  }
+
+  void run_group(const GradientGroup& group, const float* x, const float* dy) {
     const int64_t lanes = setting_.kernels->lanes;
+    const std::vector<ConvGradientBlock> blocks = blocks_of(group);
     ConvGradientArgs args;
-    args.sums = sums_.get();
-    args.segments = block.segments.data();
-    args.segment_count = static_cast<int>(block.segments.size());
+    if (packs_x_) args.packed_x = scratch(packed_x_);
+    if (packs_dy_) args.packed_dy = scratch(packed_dy_);
+    args.rows = rows_;
+    args.blocks = blocks.data();
+    args.block_count = static_cast<int>(blocks.size());
     args.kernel_height = op_.kernel_height;
     args.kernel_width = op_.kernel_width;
     args.stride_height = op_.stride_height;
@@ -96,54 +140,56 @@ class ConvGradientOp : public PreparedOp {
     args.out_width = op_.out_width;
     args.in_channels = op_.in_channels;
     args.out_channels = op_.out_channels;
-    args.block_inputs = block.in_end - block.in_begin;
-    args.block_outputs = block.out_end - block.out_begin;
-    if (args.block_inputs < args.in_channels) args.packed_x = packed_x_.get();
-    if (args.block_outputs < args.out_channels) args.packed_dy = packed_dy_.get();
     const int64_t x_image = int64_t{op_.in_height} * op_.in_width * op_.in_channels;
     const int64_t dy_image = int64_t{op_.out_height} * op_.out_width * op_.out_channels;
     for (int64_t row_block = 0; row_block < setting_.row_blocks(); ++row_block) {
-      args.x = x + (row_block * x_image + block.in_begin) * lanes;
-      args.dy = dy + (row_block * dy_image + block.out_begin) * lanes;
+      args.x = x + row_block * x_image * lanes;
+      args.dy = dy + row_block * dy_image * lanes;
       setting_.kernels->conv_weight_gradient(args);
-      reduce(row_block, padded(weights_of(block)));
+      reduce(row_block, weights_of(group));
     }
   }
 
   void reduce(int64_t row_block, int64_t count) {
     const int64_t lanes = setting_.kernels->lanes;
     LaneReduceArgs args;
-    args.sums = sums_.get();
+    args.sums = scratch(sums_);
     args.steps = tree_.rows.data() + row_block * lanes;
     args.rows = static_cast<int>(std::min(lanes, setting_.rows() - row_block * lanes));
     args.count = count;
-    args.leaf = leaf_.get();
-    args.stack = stack_.get();
-    args.roots = roots_.get();
+    args.leaf = scratch(leaf_);
+    args.stack = scratch(stack_);
+    args.roots = scratch(roots_);
     setting_.kernels->lane_reduce(args);
   }
 
-  void copy_roots(const RunContext& context, const GradientBlock& block) {
-    const int64_t outs = block.out_end - block.out_begin;
-    const int64_t ins = block.in_end - block.in_begin;
-    const int64_t count = padded(weights_of(block));
+  void copy_roots(const RunContext& context, const GradientGroup& group) {
+    const int64_t count = weights_of(group);
     for (size_t i = 0; i < tree_.root_present.size(); ++i) {
       if (!tree_.root_present[i]) continue;
-      const float* from = roots_.get() + static_cast<int64_t>(i) * count;
-      float* to = context.roots[i] + op_.kernel_offset;
-      for (int64_t tap = 0; tap < int64_t{op_.kernel_height} * op_.kernel_width; ++tap) {
-        for (int64_t in = 0; in < ins; ++in) {
-          std::memcpy(to + (tap * op_.in_channels + block.in_begin + in) * op_.out_channels +
-                          block.out_begin,
-                      from + (tap * ins + in) * outs, static_cast<size_t>(outs) * sizeof(float));
-        }
+      const float* from = scratch(roots_) + static_cast<int64_t>(i) * count;
+      for (const GradientBlock& block : group) {
+        copy_root(block, from, context.roots[i] + op_.kernel_offset);
+        from += padded_weights(op_, block);
+      }
+    }
+  }
+
+  void copy_root(const GradientBlock& block, const float* from, float* to) const {
+    const int64_t outs = block.out_end - block.out_begin;
+    const int64_t ins = block.in_end - block.in_begin;
+    for (int64_t tap = 0; tap < int64_t{op_.kernel_height} * op_.kernel_width; ++tap) {
+      for (int64_t in = 0; in < ins; ++in) {
+        std::memcpy(
+            to + (tap * op_.in_channels + block.in_begin + in) * op_.out_channels + block.out_begin,
+            from + (tap * ins + in) * outs, static_cast<size_t>(outs) * sizeof(float));
       }
     }
   }
 
   void run_bias(const RunContext& context, const float* dy) {
     ConvBiasArgs args;
-    args.sums = sums_.get();
+    args.sums = scratch(sums_);
     args.pixels = int64_t{op_.out_height} * op_.out_width;
     args.channels = op_.out_channels;
     for (int64_t row_block = 0; row_block < setting_.row_blocks(); ++row_block) {
@@ -154,7 +200,7 @@ class ConvGradientOp : public PreparedOp {
     for (size_t i = 0; i < tree_.root_present.size(); ++i) {
       if (!tree_.root_present[i]) continue;
       std::memcpy(context.roots[i] + op_.bias_offset,
-                  roots_.get() + static_cast<int64_t>(i) * padded(op_.out_channels),
+                  scratch(roots_) + static_cast<int64_t>(i) * padded(op_.out_channels),
                   static_cast<size_t>(op_.out_channels) * sizeof(float));
     }
   }
@@ -162,9 +208,13 @@ class ConvGradientOp : public PreparedOp {
   OpSetting setting_;
   Conv2dOp op_;
   TreePlan tree_;
-  std::vector<GradientBlock> blocks_;
-  int64_t capacity_ = 0;  // weights of the largest block
-  Memory packed_x_, packed_dy_, sums_, leaf_, stack_, roots_;
+  std::vector<GradientGroup> groups_;
+  int64_t capacity_ = 0;  // weights of the largest group
+  int64_t rows_ = 1;      // output rows that are packed at a time
+  bool packs_x_ = false, packs_dy_ = false;
+  // Where they lie in the workspace.
+  // Where they lie in the workspace.
+  int64_t packed_x_ = 0, packed_dy_ = 0, sums_ = 0, leaf_ = 0, stack_ = 0, roots_ = 0;
 };
 
 }  // namespace

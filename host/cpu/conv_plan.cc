@@ -9,7 +9,9 @@
 namespace lockstep::cpu {
 namespace {
 
-constexpr int64_t kSumBytes = 20480;  // of a kernel row of a gradient block: most of L1
+constexpr int64_t kPixelsAtOnce = 64;  // of a gradient
+constexpr int64_t kGroupWeights = 40960;
+constexpr int64_t kSumBytes = 24576;  // of a kernel row of a gradient block: most of L1
 
 int floor_div(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 int ceil_div(int a, int b) { return -floor_div(-a, b); }
@@ -63,6 +65,16 @@ std::vector<GradientSegment> segments_of(const Conv2dOp& op, int64_t channels) {
   return segments;
 }
 
+// A tap of several segments goes through all of them in each row, before the next row.
+int64_t rows_of(const Conv2dOp& op, const std::vector<GradientSegment>& segments) {
+  int64_t taps = 0;
+  for (const GradientSegment& segment : segments) {
+    if (segment.tap_begin < taps) return 1;
+    taps = segment.tap_end;
+  }
+  return std::clamp<int64_t>(kPixelsAtOnce / op.out_width, 1, op.out_height);
+}
+
 }  // namespace
 
 std::vector<int> split_channels(int64_t channels) {
@@ -75,14 +87,23 @@ std::vector<int> split_channels(int64_t channels) {
   return widths;
 }
 
-std::vector<GradientBlock> gradient_blocks(const Conv2dOp& op, int lanes) {
+int64_t padded_weights(const Conv2dOp& op, const GradientBlock& block) {
+  const int64_t count = int64_t{op.kernel_height} * op.kernel_width *
+                        (block.in_end - block.in_begin) * (block.out_end - block.out_begin);
+  return (count + 7) / 8 * 8;
+}
+
+std::vector<GradientGroup> gradient_groups(const Conv2dOp& op, int lanes) {
   const int64_t limit = kSumBytes / (lanes * static_cast<int64_t>(sizeof(float)));
   int64_t ins = op.in_channels, outs = op.out_channels;
   if (op.kernel_width * ins * outs > limit) {
     outs = std::min<int64_t>(outs, 4 * kPanelChannels);
     ins = std::min(ins, std::max<int64_t>(3, limit / (op.kernel_width * outs) / 3 * 3));
+    const int64_t blocks = (op.in_channels + ins - 1) / ins;
+    ins = std::min(ins, ((op.in_channels + blocks - 1) / blocks + 2) / 3 * 3);  // as even as can be
   }
-  std::vector<GradientBlock> blocks;
+  std::vector<GradientGroup> groups(1);
+  int64_t weights = 0;
   for (int64_t in = 0; in < op.in_channels; in += ins) {
     for (int64_t out = 0; out < op.out_channels; out += outs) {
       GradientBlock block;
@@ -91,10 +112,17 @@ std::vector<GradientBlock> gradient_blocks(const Conv2dOp& op, int lanes) {
       block.out_begin = static_cast<int>(out);
       block.out_end = static_cast<int>(std::min<int64_t>(out + outs, op.out_channels));
       block.segments = segments_of(op, block.in_end - block.in_begin);
-      blocks.push_back(std::move(block));
+      block.rows = rows_of(op, block.segments);
+      const int64_t more = padded_weights(op, block);
+      if (weights > 0 && weights + more > kGroupWeights) {
+        groups.emplace_back();
+        weights = 0;
+      }
+      weights += more;
+      groups.back().push_back(std::move(block));
     }
   }
-  return blocks;
+  return groups;
 }
 
 CorrelationPlan::Axis CorrelationPlan::forward_axis(int in, int out, int kernel, int stride,

@@ -59,9 +59,14 @@ class CorrelationPlan {
 struct GradientBlock {
   int in_begin = 0, in_end = 0;    // input channels
   int out_begin = 0, out_end = 0;  // output channels
+  int64_t rows = 1;                // output rows that are taken together, to load sums less often
   std::vector<GradientSegment> segments;
 };
-std::vector<GradientBlock> gradient_blocks(const Conv2dOp& op, int lanes);
+// Of some whose sums L2 may hold, for which the image is read once.
+using GradientGroup = std::vector<GradientBlock>;
+std::vector<GradientGroup> gradient_groups(const Conv2dOp& op, int lanes);
+// Weights of a block, made up to a multiple of 8.
+int64_t padded_weights(const Conv2dOp& op, const GradientBlock& block);
 
 // Widths of panels that hold `channels`: as even as can be, at most kPanelChannels.
 std::vector<int> split_channels(int64_t channels);

@@ -104,7 +104,7 @@ class CpuDevice : public Device {
 
   Result<std::unique_ptr<PreparedOp>> prepare(const OpDesc& op,
                                               const PartitionGroup& group) override {
-    return prepare_op({{op}, &kernels_, group});
+    return prepare_op({{op}, &kernels_, group, workspace_});
   }
 
   void add(const float* a, const float* b, float* out, int64_t count) override {
@@ -238,6 +238,7 @@ class CpuDevice : public Device {
 
   std::string numerics_;
   const KernelTable& kernels_;
+  const std::shared_ptr<Workspace> workspace_ = std::make_shared<Workspace>();
   // Over flat memory, planned when first seen.
   std::map<std::shared_ptr<const Expression>, std::unique_ptr<FlatExpression>> formulas_;
   std::vector<float> block_;  // results of one

@@ -8,20 +8,20 @@
 
 namespace lockstep::cpu::LOCKSTEP_ISA {
 
-// The operands of a segment: its first tap, channel and pixel.
+// The operands of a segment in some rows: its first tap, channel and pixel.
 struct SegmentOperands {
   const float* x = nullptr;
   const float* dy = nullptr;
   float* sums = nullptr;
   int64_t x_step = 0, dy_step = 0;  // floats from output pixel to output pixel
-  int64_t pixels = 0, taps = 0, channels = 0;
+  int64_t x_row = 0, dy_row = 0;    // from output row to output row
+  int64_t rows = 0, pixels = 0, taps = 0, channels = 0;
 };
 
-// sums[t][c] += sum over the pixels of x[pixel][t] dy[pixel][c], for kT taps and kC channels.
+// sums[t][c] += sum over the pixels of the rows of x[pixel][t] dy[pixel][c], for kT taps and kC
+// channels.
 template <int kT, int kC>
 inline void conv_gradient_tile(const SegmentOperands& at, int64_t tap_stride) {
-  const float* x = at.x;
-  const float* dy = at.dy;
   float* sums = at.sums;
   Vec acc[kT][kC];
 #pragma GCC unroll 16
@@ -29,18 +29,22 @@ inline void conv_gradient_tile(const SegmentOperands& at, int64_t tap_stride) {
 #pragma GCC unroll 16
     for (int c = 0; c < kC; ++c) acc[t][c] = load(sums + t * tap_stride + c * kLanes);
   }
-  for (int64_t pixel = 0; pixel < at.pixels; ++pixel) {
-    Vec xs[kT];
+  for (int64_t row = 0; row < at.rows; ++row) {
+    const float* x = at.x + row * at.x_row;
+    const float* dy = at.dy + row * at.dy_row;
+    for (int64_t pixel = 0; pixel < at.pixels; ++pixel) {
+      Vec xs[kT];
 #pragma GCC unroll 16
-    for (int t = 0; t < kT; ++t) xs[t] = load(x + t * kLanes);
+      for (int t = 0; t < kT; ++t) xs[t] = load(x + t * kLanes);
 #pragma GCC unroll 16
-    for (int c = 0; c < kC; ++c) {
-      const Vec d = load(dy + c * kLanes);
+      for (int c = 0; c < kC; ++c) {
+        const Vec d = load(dy + c * kLanes);
 #pragma GCC unroll 16
-      for (int t = 0; t < kT; ++t) acc[t][c] = fma(xs[t], d, acc[t][c]);
+        for (int t = 0; t < kT; ++t) acc[t][c] = fma(xs[t], d, acc[t][c]);
+      }
+      x += at.x_step;
+      dy += at.dy_step;
     }
-    x += at.x_step;
-    dy += at.dy_step;
   }
 #pragma GCC unroll 16
   for (int t = 0; t < kT; ++t) {
@@ -87,50 +91,110 @@ inline void conv_gradient_segment(SegmentOperands at) {
   }
 }
 
-// `channels` of each pixel of an image row, side by side; the row itself where they are all.
-inline const float* pack_row(const float* row, int64_t pixels, int64_t row_channels,
-                             int64_t channels, float* packed) {
-  if (packed == nullptr) return row;
+// Image rows of some channels, side by side or among the others.
+struct ImageRows {
+  const float* first = nullptr;
+  int64_t row = 0, pixel = 0;  // floats from one to the next
+};
+
+// `channels` of each pixel of `rows` rows, side by side.
+inline void pack_rows(const float* from, int64_t pixels, int64_t row_channels, int64_t channels,
+                      float* to) {
   for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-    for (int64_t c = 0; c < channels; ++c) {
-      store(packed + (pixel * channels + c) * kLanes,
-            load(row + (pixel * row_channels + c) * kLanes));
-    }
+    for (int64_t c = 0; c < channels; ++c) store(to + c * kLanes, load(from + c * kLanes));
+    from += row_channels * kLanes;
+    to += channels * kLanes;
   }
-  return packed;
 }
 
-// Output row y and kernel row kh.
-inline void conv_gradient_row(const ConvGradientArgs& args, int64_t y, int kh, float* sums) {
-  const int64_t in_y = y * args.stride_height + kh - args.pad_top;
-  if (in_y < 0 || in_y >= args.in_height) return;
-  const float* x = pack_row(args.x + in_y * args.in_width * args.in_channels * kLanes,
-                            args.in_width, args.in_channels, args.block_inputs, args.packed_x);
-  const float* dy = pack_row(args.dy + y * args.out_width * args.out_channels * kLanes,
-                             args.out_width, args.out_channels, args.block_outputs, args.packed_dy);
-  for (int i = 0; i < args.segment_count; ++i) {
-    const GradientSegment& segment = args.segments[i];
-    const int64_t first_x =
-        (segment.x_begin * args.stride_width - args.pad_left) * args.block_inputs;
-    conv_gradient_segment({x + (first_x + segment.tap_begin) * kLanes,
-                           dy + segment.x_begin * args.block_outputs * kLanes,
-                           sums + segment.tap_begin * args.block_outputs * kLanes,
-                           args.stride_width * args.block_inputs * kLanes,
-                           args.block_outputs * kLanes, segment.x_end - segment.x_begin,
-                           segment.tap_end - segment.tap_begin, args.block_outputs});
+// The input rows [begin, end) that output rows meet, as far as they are inside of the image.
+struct RowSpan {
+  int64_t begin = 0, end = 0;
+};
+inline RowSpan input_rows(const ConvGradientArgs& args, const RowSpan& out) {
+  const int64_t begin = out.begin * args.stride_height - args.pad_top;
+  const int64_t end = (out.end - 1) * args.stride_height + args.kernel_height - args.pad_top;
+  return {begin < 0 ? 0 : begin, end < args.in_height ? end : args.in_height};
+}
+
+// Output rows `out`, of which `x` and `dy` have the block's channels from x_begin and dy_begin on.
+// Every sum goes on where the rows before left it.
+inline void conv_gradient_block(const ConvGradientArgs& args, const ConvGradientBlock& block,
+                                const RowSpan& out, const ImageRows& x, int64_t x_begin,
+                                const ImageRows& dy, int64_t dy_begin) {
+  const int64_t stride = args.stride_height;
+  const int64_t row_sums = args.kernel_width * block.inputs * block.outputs;
+  for (int kh = 0; kh < args.kernel_height; ++kh) {
+    // The rows whose input row is inside of the image.
+    int64_t first = out.begin, last = out.end;
+    while (first < last && first * stride + kh < args.pad_top) ++first;
+    while (first < last && (last - 1) * stride + kh - args.pad_top >= args.in_height) --last;
+    if (first == last) continue;
+    const int64_t in_y = first * stride + kh - args.pad_top;
+    for (int i = 0; i < block.segment_count; ++i) {
+      const GradientSegment& segment = block.segments[i];
+      const int64_t first_x = segment.x_begin * args.stride_width - args.pad_left;
+      SegmentOperands at;
+      at.x = x.first + (in_y - x_begin) * x.row + first_x * x.pixel + segment.tap_begin * kLanes;
+      at.dy = dy.first + (first - dy_begin) * dy.row + segment.x_begin * dy.pixel;
+      at.sums = block.sums + (kh * row_sums + segment.tap_begin * block.outputs) * kLanes;
+      at.x_step = args.stride_width * x.pixel;
+      at.dy_step = dy.pixel;
+      at.x_row = stride * x.row;
+      at.dy_row = dy.row;
+      at.rows = last - first;
+      at.pixels = segment.x_end - segment.x_begin;
+      at.taps = segment.tap_end - segment.tap_begin;
+      at.channels = block.outputs;
+      conv_gradient_segment(at);
+    }
+  }
+}
+
+inline void conv_gradient_rows(const ConvGradientArgs& args, const RowSpan& out) {
+  const RowSpan in = input_rows(args, out);
+  if (in.begin >= in.end) return;
+  const int64_t x_pixels = (in.end - in.begin) * args.in_width;
+  const int64_t dy_pixels = (out.end - out.begin) * args.out_width;
+  const float* x_rows = args.x + in.begin * args.in_width * args.in_channels * kLanes;
+  const float* dy_rows = args.dy + out.begin * args.out_width * args.out_channels * kLanes;
+  for (int i = 0; i < args.block_count; ++i) {
+    const ConvGradientBlock& block = args.blocks[i];
+    ImageRows x{x_rows, args.in_width * args.in_channels * kLanes, args.in_channels * kLanes};
+    ImageRows dy{dy_rows, args.out_width * args.out_channels * kLanes, args.out_channels * kLanes};
+    if (args.packed_x != nullptr) {
+      float* packed = args.packed_x + block.in_begin * x_pixels * kLanes;
+      if (block.packs_x) {
+        pack_rows(x_rows + block.in_begin * kLanes, x_pixels, args.in_channels, block.inputs,
+                  packed);
+      }
+      x = {packed, args.in_width * block.inputs * kLanes, block.inputs * kLanes};
+    }
+    if (args.packed_dy != nullptr) {
+      float* packed = args.packed_dy + block.out_begin * dy_pixels * kLanes;
+      if (block.packs_dy) {
+        pack_rows(dy_rows + block.out_begin * kLanes, dy_pixels, args.out_channels, block.outputs,
+                  packed);
+      }
+      dy = {packed, args.out_width * block.outputs * kLanes, block.outputs * kLanes};
+    }
+    for (int64_t y = out.begin; y < out.end; y += block.rows_at_once) {
+      const int64_t end = y + block.rows_at_once;
+      conv_gradient_block(args, block, {y, end < out.end ? end : out.end}, x, in.begin, dy,
+                          out.begin);
+    }
   }
 }
 
 inline void conv_weight_gradient(const ConvGradientArgs& args) {
-  const int64_t row_sums = args.kernel_width * args.block_inputs * args.block_outputs;
-  for (int64_t i = 0; i < args.kernel_height * row_sums; ++i) {
-    store(args.sums + i * kLanes, set(-0.0f));
+  for (int i = 0; i < args.block_count; ++i) {
+    const ConvGradientBlock& block = args.blocks[i];
+    const int64_t sums = args.kernel_height * args.kernel_width * block.inputs * block.outputs;
+    for (int64_t at = 0; at < sums; ++at) store(block.sums + at * kLanes, set(-0.0f));
   }
-  // Kernel row by kernel row, so that the sums of one stay in L1.
-  for (int kh = 0; kh < args.kernel_height; ++kh) {
-    for (int64_t y = 0; y < args.out_height; ++y) {
-      conv_gradient_row(args, y, kh, args.sums + kh * row_sums * kLanes);
-    }
+  for (int64_t y = 0; y < args.out_height; y += args.rows) {
+    const int64_t end = y + args.rows;
+    conv_gradient_rows(args, {y, end < args.out_height ? end : args.out_height});
   }
 }
 

@@ -68,4 +68,11 @@ Memory allocate_floats(int64_t count) {
   return memory;
 }
 
+void Workspace::reserve(int64_t count) {
+  if (count <= count_) return;
+  memory_.reset();
+  memory_ = allocate_floats(count);
+  count_ = count;
+}
+
 }  // namespace lockstep::cpu

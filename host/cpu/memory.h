@@ -21,4 +21,17 @@ Memory try_allocate(int64_t bytes);
 // For workspaces of a prepared op.
 Memory allocate_floats(int64_t count);
 
+// Scratch that a device's ops share: they run one after another, and none leaves anything in it for
+// later.
+class Workspace {
+ public:
+  // Room for `count` floats from the next run on.
+  void reserve(int64_t count);
+  float* data() const { return memory_.get(); }
+
+ private:
+  Memory memory_;
+  int64_t count_ = 0;
+};
+
 }  // namespace lockstep::cpu

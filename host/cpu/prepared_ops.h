@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "host/cpu/kernels.h"
+#include "host/cpu/memory.h"
 #include "host/device/device.h"
 #include "host/device/op_values.h"
 
@@ -13,6 +14,7 @@ namespace lockstep::cpu {
 struct OpSetting : OpValues {
   const KernelTable* kernels = nullptr;
   PartitionGroup group;
+  std::shared_ptr<Workspace> workspace;
   int64_t rows() const { return group.total_rows(); }
   int64_t row_blocks() const { return (rows() + kernels->lanes - 1) / kernels->lanes; }
   int64_t padded_rows() const { return row_blocks() * kernels->lanes; }

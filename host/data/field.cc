@@ -125,6 +125,17 @@ void Field::copy_floats(int64_t begin, int64_t count, float* to) const {
   with_type(type, [&](auto element) { convert<float, decltype(element)>(from, count, to); });
 }
 
+void Field::take_floats(float* to) const {
+  const auto bytes = static_cast<size_t>(element_bytes(type));
+  const size_t step = kReadOnceBytes / bytes;
+  const size_t all = values.size() / bytes;
+  for (size_t begin = 0; begin < all; begin += step) {
+    const size_t count = std::min(step, all - begin);
+    copy_floats(static_cast<int64_t>(begin), static_cast<int64_t>(count), to + begin);
+    values.part(begin * bytes, count * bytes).release();
+  }
+}
+
 double Field::value(int64_t index) const {
   const uint8_t* from = values.data() + index * element_bytes(type);
   double result = 0;

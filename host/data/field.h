@@ -40,6 +40,8 @@ struct Field {
   int64_t rows() const;
   // Values [begin, begin + count) as Keras feeds them to a model: the nearest float32.
   void copy_floats(int64_t begin, int64_t count, float* to) const;
+  // All values, which nobody reads again: the memory of a mapped file is given back.
+  void take_floats(float* to) const;
   // Value `index`, not scaled; integers beyond 2^53 to the nearest double.
   double value(int64_t index) const;
 };

@@ -38,7 +38,16 @@ SharedBytes::SharedBytes(std::vector<uint8_t> bytes) {
 
 SharedBytes SharedBytes::part(size_t begin, size_t size) const {
   LOCKSTEP_CHECK(begin <= size_ && size <= size_ - begin);
-  return {owner_, data_ + begin, size};
+  return {owner_, data_ + begin, size, mapped_};
+}
+
+void SharedBytes::release() const {
+  if (!mapped_) return;
+  // Pages that lie here in part too: nothing is lost by it.
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(data_) / page * page;
+  const auto end = reinterpret_cast<uintptr_t>(data_) + size_;
+  ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
 Result<SharedBytes> map_file(const std::string& path) {
@@ -59,7 +68,7 @@ Result<SharedBytes> map_descriptor(int descriptor, size_t size, const std::strin
   void* memory = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
   if (memory == MAP_FAILED) return file_error("map", path);
   std::shared_ptr<const void> owner(memory, [size](void* begin) { ::munmap(begin, size); });
-  return SharedBytes(std::move(owner), static_cast<const uint8_t*>(memory), size);
+  return SharedBytes(std::move(owner), static_cast<const uint8_t*>(memory), size, true);
 }
 
 }  // namespace lockstep

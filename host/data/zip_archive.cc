@@ -148,8 +148,14 @@ std::optional<ZipMember> read_entry(const Fields& fields, uint64_t end, uint64_t
   return member;
 }
 
-uint32_t checksum(const uint8_t* data, size_t bytes) {
-  return static_cast<uint32_t>(crc32_z(crc32_z(0, nullptr, 0), data, bytes));
+uint32_t checksum(const SharedBytes& content) {
+  uLong sum = crc32_z(0, nullptr, 0);
+  for (size_t begin = 0; begin < content.size(); begin += kReadOnceBytes) {
+    const auto piece = content.part(begin, std::min(kReadOnceBytes, content.size() - begin));
+    sum = crc32_z(sum, piece.data(), piece.size());
+    piece.release();
+  }
+  return static_cast<uint32_t>(sum);
 }
 
 // Raw deflate data into exactly `bytes` bytes; nothing where it is damaged or of another size.
@@ -274,7 +280,7 @@ Result<SharedBytes> ZipArchive::read(const ZipMember& member) const {
   } else if (member.bytes != member.packed) {
     return damaged(fmt::format("stored member '{}' has two sizes", member.name));
   }
-  if (checksum(content.data(), content.size()) != member.crc) {
+  if (checksum(content) != member.crc) {
     return damaged(
         fmt::format("member '{}' does not have the checksum that it should have", member.name));
   }

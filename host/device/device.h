@@ -5,6 +5,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -69,6 +70,8 @@ class Device {
   virtual void attach_thread() = 0;
 
   virtual Result<std::unique_ptr<Buffer>> allocate(int64_t bytes) = 0;
+  // Of the device's own memory what nobody has taken; nothing where it is the host's.
+  virtual std::optional<int64_t> free_bytes() const { return std::nullopt; }
   // Memory of the host, made for copies to and from this device and for `add`.
   virtual Result<std::unique_ptr<Buffer>> allocate_host(int64_t bytes) { return allocate(bytes); }
   // Plain copies between the memories.

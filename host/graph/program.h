@@ -92,6 +92,7 @@ class ProgramSet {
   ProgramSet(Device& device, const Graph& graph) : device_(device), graph_(graph) {}
   // The Program stays valid as long as the set; its output only until the next run or call here.
   Result<Program*> program_for(const PartitionGroup& group);
+  int64_t arena_bytes() const { return arena_ == nullptr ? 0 : arena_->bytes(); }
 
  private:
   Status reserve(int64_t bytes);

@@ -31,7 +31,7 @@ std::vector<OptionSpec> run_options() {
   return {{"nodes", text, "1", "N|MIN:MAX",
            "start with N and go on with any; or start and go on with MIN, up to MAX join"},
           {"checkpoint_every", text, "60s", "60s|500steps",
-           "how often the state is kept between the ends of epochs (0: only there)"},
+           "keep the state so that no more is computed again (0: at epochs' ends only)"},
           {"keep_checkpoints", integer, 3, "N", "checkpoints that are kept, the newest"},
           {"verify_every", integer, 1, "N", "compare the nodes' states every N steps (0: never)"},
           {"lease", number, 5.0, "S", "seconds without a sign of life until a node is given up"}};

@@ -6,7 +6,7 @@
 #include <limits>
 #include <utility>
 
-#include "host/keras/protobuf_writer.h"
+#include "host/core/protobuf_writer.h"
 
 namespace lockstep {
 namespace {

@@ -50,7 +50,7 @@ Status read_arrays(const ModelFile& file, const std::string& layer, const Parame
                     fmt::format("needs '{}' of shape {}, and the file has {}", parameter.name,
                                 to_string(parameter.shape), to_string(array.row_shape)));
     }
-    array.copy_floats(0, parameter.count(), weights->data() + parameter.offset);
+    array.take_floats(weights->data() + parameter.offset);
   }
   return {};
 }
@@ -199,7 +199,7 @@ Result<std::optional<OptimizerState>> read_optimizer_state(const ModelFile& file
                     fmt::format("needs an optimizer's slot of shape {}, and '{}' has {}",
                                 to_string(shape), array.name, to_string(array.row_shape)));
     }
-    array.copy_floats(0, element_count(shape), state.slots[slot].data() + parameter->offset);
+    array.take_floats(state.slots[slot].data() + parameter->offset);
   }
   return State(std::move(state));
 }

@@ -2,10 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
-
-#include "host/observe/event_file.h"
 
 namespace lockstep {
 namespace {
@@ -24,8 +23,9 @@ std::optional<std::string> inside(const std::string& folder, const std::string& 
 }  // namespace
 
 Result<EpochFiles> EpochFiles::open(FileSystem& files, const Job& job, const std::string& folder,
-                                    const std::string& session, const JobReport& report) {
-  EpochFiles epoch_files(files, report);
+                                    const std::string& session, std::string model_json,
+                                    const JobReport& report) {
+  EpochFiles epoch_files(files, job, std::move(model_json), report);
   epoch_files.session_ = session;
   for (const nlohmann::json& callback : job.callbacks) {
     const std::string name = callback.at("class_name");
@@ -42,13 +42,22 @@ Result<EpochFiles> EpochFiles::open(FileSystem& files, const Job& job, const std
     if (name == "CSVLogger") {
       epoch_files.csvs_.push_back({*path, config.at("separator")});
     } else {
-      epoch_files.boards_.push_back({nullptr, nullptr, *path});
+      epoch_files.boards_.push_back(
+          {nullptr, nullptr, *path, config.at("histogram_freq"), config.at("write_graph")});
     }
   }
   return epoch_files;
 }
 
 void EpochFiles::observe(const CoordinatorAction& action) {
+  const auto* checkpoint = std::get_if<CheckpointDone>(&action);
+  if (checkpoint != nullptr && checkpoint->step > 0 && checkpoint->step % steps_per_epoch_ == 0) {
+    const int64_t epoch = initial_epoch_ + checkpoint->step / steps_per_epoch_ - 1;
+    const bool wanted = std::any_of(boards_.begin(), boards_.end(), [&](const Board& board) {
+      return board.histogram_freq > 0 && epoch % board.histogram_freq == 0;
+    });
+    if (wanted) due_.push_back({checkpoint->object, epoch});
+  }
   if (failure_ || !std::holds_alternative<EpochRecord>(action)) return;
   const Status written = write(report_->epoch_logs().back());
   if (!written.ok()) failure_ = written.error();
@@ -79,13 +88,33 @@ Status EpochFiles::append_scalars(const EpochLogs& logs, Board* board) {
     const auto& scalars = is_train ? train : validation;
     if (scalars.empty()) continue;
     std::unique_ptr<AppendFile>& file = is_train ? board->train : board->validation;
-    if (file == nullptr) {
-      LOCKSTEP_ASSIGN(file,
-                      begin_event_file(board->folder + (is_train ? "/train" : "/validation")));
+    if (is_train) {
+      LOCKSTEP_RETURN_IF_ERROR(begin_training(board));
+    } else if (file == nullptr) {
+      LOCKSTEP_ASSIGN(file, begin_event_file(board->folder + "/validation"));
     }
     LOCKSTEP_RETURN_IF_ERROR(file->append(scalar_event(wall_time(), logs.epoch, scalars)));
   }
   return {};
+}
+
+// The file of the training, with the model in front.
+Status EpochFiles::begin_training(Board* board) {
+  if (board->train != nullptr) return {};
+  LOCKSTEP_ASSIGN(board->train, begin_event_file(board->folder + "/train"));
+  if (!board->write_graph) return {};
+  return board->train->append(model_event(wall_time(), model_json_));
+}
+
+void EpochFiles::add_histograms(const Due& due, const std::vector<TaggedValues>& weights) {
+  for (Board& board : boards_) {
+    if (failure_ || board.histogram_freq == 0 || due.epoch % board.histogram_freq != 0) continue;
+    Status written = begin_training(&board);
+    if (written.ok()) {
+      written = board.train->append(histogram_event(wall_time(), due.epoch, weights));
+    }
+    if (!written.ok()) failure_ = written.error();
+  }
 }
 
 Result<std::unique_ptr<AppendFile>> EpochFiles::begin_event_file(const std::string& folder) {

@@ -1,23 +1,25 @@
 #include "host/observe/event_file.h"
 
-#include <cstring>
+#include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "host/core/digest.h"
+#include "host/core/protobuf_writer.h"
 
 namespace lockstep {
 namespace {
 
-// Of protocol buffers' encoding.
-enum class WireType : uint32_t { varint = 0, fixed64 = 1, bytes = 2, fixed32 = 5 };
-
-// Field numbers of Event, Summary and Summary.Value.
-constexpr uint32_t kWallTime = 1;
-constexpr uint32_t kStep = 2;
-constexpr uint32_t kFileVersion = 3;
-constexpr uint32_t kSummary = 5;
-constexpr uint32_t kValue = 1;
-constexpr uint32_t kTag = 1;
-constexpr uint32_t kSimpleValue = 2;
+// Field numbers of Event, Summary, Summary.Value, HistogramProto, SummaryMetadata and TensorProto.
+constexpr int kWallTime = 1, kStep = 2, kFileVersion = 3, kSummary = 5;
+constexpr int kValue = 1;
+constexpr int kTag = 1, kSimpleValue = 2, kHistogram = 5, kTensor = 8, kMetadata = 9;
+constexpr int kMin = 1, kMax = 2, kCount = 3, kSum = 4, kSumOfSquares = 5, kLimits = 6,
+              kBuckets = 7;
+constexpr int kPlugin = 1, kPluginName = 1;
+constexpr int kDtype = 1, kShape = 2, kStrings = 8;
+constexpr int kStringDtype = 7;
+constexpr size_t kBucketCount = 30;
 
 // Little-endian.
 template <class T>
@@ -25,26 +27,50 @@ void append(const T& value, std::string* to) {
   to->append(reinterpret_cast<const char*>(&value), sizeof(T));
 }
 
-void append_varint(uint64_t value, std::string* to) {
-  for (; value >= 0x80; value >>= 7) to->push_back(static_cast<char>(value | 0x80));
-  to->push_back(static_cast<char>(value));
-}
-
-void append_key(uint32_t field, WireType type, std::string* to) {
-  append_varint(field << 3 | static_cast<uint32_t>(type), to);
-}
-
-void append_bytes(uint32_t field, std::string_view bytes, std::string* to) {
-  append_key(field, WireType::bytes, to);
-  append_varint(bytes.size(), to);
-  to->append(bytes);
-}
-
-std::string event_at(double wall_time) {
-  std::string event;
-  append_key(kWallTime, WireType::fixed64, &event);
-  append(wall_time, &event);
+ProtobufWriter event_at(double wall_time) {
+  ProtobufWriter event;
+  event.add_double(kWallTime, wall_time);
   return event;
+}
+
+std::string summary_event(double wall_time, int64_t step, const ProtobufWriter& summary) {
+  ProtobufWriter event = event_at(wall_time);
+  event.add_number(kStep, step);
+  event.add_bytes(kSummary, summary.bytes());
+  return tf_record(event.bytes());
+}
+
+ProtobufWriter histogram_of(std::span<const float> values) {
+  double least = std::numeric_limits<double>::infinity(), most = -least;
+  double count = 0, sum = 0, squares = 0;
+  for (const double value : values) {
+    if (!std::isfinite(value)) continue;
+    least = std::min(least, value);
+    most = std::max(most, value);
+    sum += value;
+    squares += value * value;
+    ++count;
+  }
+  if (count == 0) least = most = 0;
+  std::vector<double> limits, buckets(kBucketCount);
+  const double width = (most - least) / kBucketCount;
+  for (size_t i = 1; i < kBucketCount; ++i)
+    limits.push_back(least + static_cast<double>(i) * width);
+  limits.push_back(most);
+  for (const double value : values) {
+    if (!std::isfinite(value)) continue;
+    const double place = width > 0 ? (value - least) / width : 0;
+    buckets[std::min(kBucketCount - 1, static_cast<size_t>(place))] += 1;
+  }
+  ProtobufWriter histogram;
+  histogram.add_double(kMin, least);
+  histogram.add_double(kMax, most);
+  histogram.add_double(kCount, count);
+  histogram.add_double(kSum, sum);
+  histogram.add_double(kSumOfSquares, squares);
+  histogram.add_doubles(kLimits, limits);
+  histogram.add_doubles(kBuckets, buckets);
+  return histogram;
 }
 
 // TFRecord masks the checksums of what may itself hold checksums.
@@ -65,26 +91,47 @@ std::string tf_record(std::string_view bytes) {
 }
 
 std::string event_file_begin(double wall_time) {
-  std::string event = event_at(wall_time);
-  append_bytes(kFileVersion, "brain.Event:2", &event);
-  return tf_record(event);
+  ProtobufWriter event = event_at(wall_time);
+  event.add_bytes(kFileVersion, "brain.Event:2");
+  return tf_record(event.bytes());
 }
 
 std::string scalar_event(double wall_time, int64_t step,
                          const std::map<std::string, double>& scalars) {
-  std::string summary;
+  ProtobufWriter summary;
   for (const auto& [tag, number] : scalars) {
-    std::string value;
-    append_bytes(kTag, tag, &value);
-    append_key(kSimpleValue, WireType::fixed32, &value);
-    append(static_cast<float>(number), &value);
-    append_bytes(kValue, value, &summary);
+    ProtobufWriter value;
+    value.add_bytes(kTag, tag);
+    value.add_float(kSimpleValue, static_cast<float>(number));
+    summary.add_bytes(kValue, value.bytes());
   }
-  std::string event = event_at(wall_time);
-  append_key(kStep, WireType::varint, &event);
-  append_varint(static_cast<uint64_t>(step), &event);
-  append_bytes(kSummary, summary, &event);
-  return tf_record(event);
+  return summary_event(wall_time, step, summary);
+}
+
+std::string histogram_event(double wall_time, int64_t step,
+                            const std::vector<TaggedValues>& histograms) {
+  ProtobufWriter summary;
+  for (const TaggedValues& tagged : histograms) {
+    ProtobufWriter value;
+    value.add_bytes(kTag, tagged.tag);
+    value.add_bytes(kHistogram, histogram_of(tagged.values).bytes());
+    summary.add_bytes(kValue, value.bytes());
+  }
+  return summary_event(wall_time, step, summary);
+}
+
+std::string model_event(double wall_time, const std::string& json) {
+  ProtobufWriter plugin, metadata, tensor, value, summary;
+  plugin.add_bytes(kPluginName, "graph_keras_model");
+  metadata.add_bytes(kPlugin, plugin.bytes());
+  tensor.add_number(kDtype, kStringDtype);
+  tensor.add_bytes(kShape, "");
+  tensor.add_bytes(kStrings, json);
+  value.add_bytes(kTag, "keras");
+  value.add_bytes(kTensor, tensor.bytes());
+  value.add_bytes(kMetadata, metadata.bytes());
+  summary.add_bytes(kValue, value.bytes());
+  return summary_event(wall_time, 0, summary);
 }
 
 }  // namespace lockstep

@@ -32,9 +32,6 @@ struct NodeOptions {
   std::shared_ptr<NodeGauges> gauges = std::make_shared<NodeGauges>();
 };
 
-// The resident set of this process.
-int64_t resident_bytes();
-
 class NodeSession;
 
 // One node's life. run() blocks until the job is over, stop() ends it from another thread.

@@ -5,9 +5,9 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <fstream>
 
 #include "host/core/digest.h"
+#include "host/core/process_memory.h"
 #include "host/job/data_job.h"
 #include "host/nn/model_config.h"
 #include "host/runtime/clock.h"
@@ -23,22 +23,7 @@ uint64_t recipe_key(const Job& job) {
   return xxh3(recipe.data(), recipe.size());
 }
 
-// A line of the kernel's account of this process, in kB there.
-int64_t status_bytes(const std::string& key) {
-  std::ifstream file("/proc/self/status");
-  for (std::string word; file >> word;) {
-    int64_t kb = 0;
-    if (word == key && file >> kb) return kb * 1024;
-  }
-  return 0;
-}
-
-// Without what is mapped of files: the program, whose pages come as they are first run, and data.
-int64_t own_bytes() { return status_bytes("RssAnon:") + status_bytes("RssShmem:"); }
-
 }  // namespace
-
-int64_t resident_bytes() { return status_bytes("VmRSS:"); }
 
 NodeSession::NodeSession(NodeOptions options, Network& network)
     : options_(std::move(options)), network_(network) {}

@@ -15,6 +15,8 @@ namespace {
 
 // A block that stays in a core's cache; a GPU does all at once.
 constexpr int64_t kPenaltyBlock = int64_t{1} << 16;
+// What a device keeps beside the rows that it is fed.
+constexpr int64_t kStagedBytes = 4096;
 
 }  // namespace
 
@@ -195,6 +197,39 @@ PartitionGroup Replica::group_of(int64_t rows, PartitionRange range) const {
   return partition_group(rows, job_.partitions, range);
 }
 
+Error Replica::explain_room(const Error& error, int index, PartitionRange range,
+                            const HostBatch& batch) const {
+  const Device& device = team_->device(index);
+  const std::optional<int64_t> free = device.free_bytes();
+  if (!free) return error;
+  const int64_t room = *free + training_programs_[index]->arena_bytes();
+  // Beside the activations the rows themselves: numbers of four bytes, a label and a position.
+  const int64_t row_bytes = 4 * (batch.features + batch.target_features + batch.weight_columns + 2);
+  const auto needed = [&](int64_t batch_size) {
+    const PartitionGroup group = group_of(batch_size, range);
+    return device.buffer_bytes(Program::planned_bytes(device, training_, group)) +
+           device.buffer_bytes(group.total_rows() * row_bytes + kStagedBytes);
+  };
+  if (needed(job_.batch_size) <= room) return error;
+  int64_t fitting = job_.partitions - 1;  // a batch has a row for each partition
+  for (int64_t above = job_.batch_size; above - fitting > 1;) {
+    const int64_t middle = fitting + (above - fitting) / 2;
+    (needed(middle) <= room ? fitting : above) = middle;
+  }
+  constexpr double kMib = 1 << 20;
+  const NodeMemory plan = memory(range, true);
+  const std::string remedy = fitting < job_.partitions
+                                 ? "no batch fits here: take more GPUs or larger ones"
+                                 : fmt::format("at most --batch-size {} fits", fitting);
+  return {
+      fmt::format(
+          "a batch of {} needs {:.1f} MiB for rows and activations, beside {:.1f} MiB of weights "
+          "and {:.1f} MiB of the optimizer: {} ({})",
+          job_.batch_size, needed(job_.batch_size) / kMib, plan.weights / kMib, plan.slots / kMib,
+          remedy, error.message),
+      error.kind};
+}
+
 Result<std::vector<OpDigest>> Replica::canary(const Dataset& dataset, RowRange rows) {
   BatchLoader loader(dataset, training_loader(job_, rows));
   const int64_t batch_rows = loader.rows_of_batch(0);
@@ -318,7 +353,7 @@ Status Replica::compute(int64_t step, const std::vector<PartitionRange>& ranges,
     if (group.total_rows() == 0) return;
     auto program = training_programs_[index]->program_for(group);
     if (!program.ok()) {
-      statuses[index] = program.error();
+      statuses[index] = explain_room(program.error(), index, ranges[index], batches[index]);
       return;
     }
     std::vector<float*> roots;

@@ -167,6 +167,10 @@ class Replica {
   Result<std::vector<UpdateDesc>> plan_updates(int device, const StateMemory& memory);
   Status measure_norms(int device, const StateMemory& memory, std::vector<StepTerms>* terms);
   PartitionGroup group_of(int64_t rows, PartitionRange range) const;
+  // `error` of a device's step with its rows in `batch`. Where it was memory that was missing: what
+  // the plan is, and the largest batch that fits.
+  Error explain_room(const Error& error, int device, PartitionRange range,
+                     const HostBatch& batch) const;
   // Device team_->size() stands for the node: memory of the host alone.
   Result<RootMemory> take_root(int device, bool on_host);
   Result<RoundRoot> take_round_root(int64_t step, int device, const Subtree& subtree, bool on_host);

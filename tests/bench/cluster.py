@@ -54,8 +54,8 @@ def main():
     with (common.PeerGroup("ddp.py", NODES) as eager,
           common.PeerGroup("ddp.py", NODES) as compiled):
         peers = {
-            "DDP eager": common.PyTorch(eager, {"compiled": False}),
-            "DDP compiled": common.PyTorch(compiled, {"compiled": True}),
+            "DDP eager": common.Peer(eager, {"compiled": False}),
+            "DDP compiled": common.Peer(compiled, {"compiled": True}),
         }
         for batch_size in BATCH_SIZES:
             compare(options, peers, batch_size)

@@ -269,6 +269,22 @@ TEST_F(CoordinatorReportsTest, CheckpointsByStepsArePlannedOneAfterTheOther) {
   EXPECT_EQ(events<SnapshotEvent>()[1].second.step, 2);
 }
 
+TEST_F(CoordinatorReportsTest, WhatIsTrainedWhileACheckpointIsWrittenIsPartOfTheInterval) {
+  facts_.epochs = 1;
+  facts_.train_rows = 20 * facts_.batch_size;
+  facts_.checkpoint_every_steps = 8;
+  facts_.start_nodes = 1;
+  begin();
+  held(enter(), {});
+  ASSERT_EQ(events<SnapshotEvent>().size(), 1u);
+  EXPECT_EQ(events<SnapshotEvent>()[0].second.step, 7);  // something is guessed
+  for (int64_t step = 0; step < 9; ++step) applied(kFirst, step);
+  stored(state(7));
+  commit_durable();  // at step 9: it took two steps
+  ASSERT_EQ(events<SnapshotEvent>().size(), 2u);
+  EXPECT_EQ(events<SnapshotEvent>()[1].second.step, 7 + 8 - 3);
+}
+
 TEST_F(CoordinatorReportsTest, CheckpointsByTimeAreAskedForOnceThereIsSomethingNew) {
   facts_.checkpoint_every_ms = 1000;
   train(1);

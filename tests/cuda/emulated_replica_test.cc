@@ -95,6 +95,8 @@ class EmulatedReplica : public testing::TestWithParam<std::string> {
     return trace;
   }
 
+  std::string error_with_room(int64_t batch_size, int64_t room_for);
+
   Job job_;
   Dataset data_;
 };
@@ -130,6 +132,37 @@ TEST_P(EmulatedWholeReplica, LooksAtWholeParameters) {
     const Trace cpu = run(1, true, on_cpu);
     EXPECT_TRUE(run(3, true, on_cpu) == cpu) << optimizer;
   }
+}
+
+// The first step's error on a GPU of which somebody else has so much that the activations of a
+// batch of `room_for` just fit.
+std::string EmulatedReplica::error_with_room(int64_t batch_size, int64_t room_for) {
+  job_.batch_size = batch_size;
+  Machine machine;
+  const auto factory = [](int index) { return make_cuda_device(index, "cuda-fp32"); };
+  const auto other = factory(0).value();
+  const auto model = build_model(job_.model, job_.input_shape, job_.classes).value();
+  const auto replica = Replica::create(job_, *model, 1, factory).value();
+  const auto ranges = replica->device_ranges({0, job_.partitions});
+  const auto roots = replica->take_roots(0, ranges, true).value();
+  const int64_t room = other->buffer_bytes(Program::planned_bytes(
+      *other, replica->graph(), partition_group(room_for, job_.partitions, ranges[0])));
+  const auto taken = other->allocate(other->free_bytes().value() - room).value();
+  const Status computed =
+      replica->compute(0, ranges, batches_of(0, ranges), [](int64_t, int64_t) {});
+  return computed.ok() ? "" : computed.error().message;
+}
+
+TEST_P(EmulatedReplica, SaysWhichBatchFits) {
+  const std::string error = error_with_room(64, 40);
+  const std::string before = "at most --batch-size ";
+  ASSERT_NE(error.find(before), std::string::npos) << error;
+  const int64_t fitting = std::stoll(error.substr(error.find(before) + before.size()));
+  EXPECT_GE(fitting, job_.partitions);
+  EXPECT_LT(fitting, 64);
+  EXPECT_EQ(error_with_room(fitting, 40), "");
+  EXPECT_NE(error_with_room(fitting + 2 * job_.partitions, 40).find(before), std::string::npos);
+  EXPECT_NE(error_with_room(64, 2).find("no batch fits here"), std::string::npos);
 }
 
 TEST_P(EmulatedReplica, LosesWhatTheCpuLoses) {

@@ -14,6 +14,7 @@ from runs import run
 
 try:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.graph.keras_util import keras_model_to_graph_def
 except ImportError:
     EventAccumulator = None
 
@@ -195,6 +196,33 @@ class ObjectivesTest(runs.RunTest):
         (output / "2.keras").unlink()
         self.train("--resume", "--epochs", 3, output=output)
         self.assertTrue(all((output / f"{epoch}.keras").exists() for epoch in (1, 2, 3)))
+
+    @unittest.skipIf(EventAccumulator is None, "tensorboard is not here: PyPI could not be reached")
+    def test_tensorboard_reads_histograms_and_the_model(self):
+        np.savez(self.data, x=self.words, y=self.tags)
+        model = tagger()
+        model.save(self.path)
+        _, output = self.train("--model", self.path, "--data", self.data, "--epochs", 3,
+                               "--callbacks", "TensorBoard(histogram_freq=2)")
+        events = EventAccumulator(str(output / "logs" / "train"), {"histograms": 0, "tensors": 0})
+        events.Reload()
+        graph = keras_model_to_graph_def(
+            json.loads(events.Tensors("keras")[0].tensor_proto.string_val[0]))
+        self.assertEqual([node.name.split("/")[-1] for node in graph.node],
+                         ["input_layer", *(layer.name for layer in model.layers)])
+        self.assertEqual(len(events.Tags()["histograms"]), 3)
+        model.load_weights(output / "model.keras")
+        for weight in model.weights:
+            values = weight.numpy().astype("float64")
+            seen = events.Histograms(f"{weight.path}/histogram")
+            self.assertEqual([event.step for event in seen], [0, 2])
+            last = seen[-1].histogram_value
+            self.assertEqual((last.num, sum(last.bucket)), (values.size, values.size))
+            self.assertAlmostEqual(last.min, values.min(), 6)
+            self.assertAlmostEqual(last.max, values.max(), 6)
+            self.assertAlmostEqual(last.sum, values.sum(), 4)
+            counts, _ = np.histogram(values, 30)
+            self.assertLessEqual(np.abs(counts - last.bucket).sum(), 2)
 
     @unittest.skipIf(EventAccumulator is None, "tensorboard is not here: PyPI could not be reached")
     def test_tensorboard_reads_the_scalars(self):

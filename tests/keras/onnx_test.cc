@@ -5,7 +5,7 @@
 #include "host/keras/onnx_file.h"
 #include "host/keras/onnx_graph.h"
 #include "host/keras/onnx_index.h"
-#include "host/keras/protobuf_writer.h"
+#include "host/core/protobuf_writer.h"
 #include "host/nn/losses.h"
 #include "host/nn/model.h"
 #include "models/models.h"

@@ -13,8 +13,11 @@ CallbackType csv_logger_type() {
 
 CallbackType tensor_board_type() {
   return {"TensorBoard",
-          "writes TensorBoard's event files: scalars, a point an epoch",
-          {{"log_dir", KeyKind::text, "logs"}},
+          "writes TensorBoard's event files: scalars of each epoch, the model's graph and, every "
+          "histogram_freq epochs, histograms of its weights",
+          {{"log_dir", KeyKind::text, "logs"},
+           {"histogram_freq", KeyKind::integer, 0},
+           {"write_graph", KeyKind::flag, true}},
           false,
           nullptr};
 }

@@ -4,7 +4,7 @@ import sys
 
 import torch
 import torch.distributed as dist
-from network import Trainer, seed_cnn
+from network import Trainer
 from serve import place, serve
 from torch.nn.parallel import DistributedDataParallel
 
@@ -19,7 +19,7 @@ class Peer:
             return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
         share = batch_size // dist.get_world_size()
-        self.trainer = Trainer(seed_cnn(), share, channels_last, compiled, wrap)
+        self.trainer = Trainer("seed-cnn", share, channels_last, compiled, wrap)
 
     def run(self, steps):
         dist.barrier()

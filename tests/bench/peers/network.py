@@ -5,7 +5,6 @@ import time
 import torch
 from torch import nn
 
-IMAGES = 2048
 WARM_UP_STEPS = 5
 
 
@@ -21,17 +20,51 @@ def seed_cnn():
     )
 
 
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and the way around them, as models/resnet.cc has it."""
+
+    def __init__(self, channels, filters, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, filters, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(filters)
+        self.conv2 = nn.Conv2d(filters, filters, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(filters)
+        self.around = nn.Identity() if stride == 1 else nn.Sequential(
+            nn.Conv2d(channels, filters, 1, stride, bias=False), nn.BatchNorm2d(filters))
+
+    def forward(self, x):
+        y = torch.relu(self.norm1(self.conv1(x)))
+        return torch.relu(self.norm2(self.conv2(y)) + self.around(x))
+
+
+def resnet20():
+    layers = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    channels = 16
+    for filters in (16, 32, 64):
+        for block in range(3):
+            stride = 2 if block == 0 and filters > 16 else 1
+            layers.append(BasicBlock(channels, filters, stride))
+            channels = filters
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+# Of each model: what makes it, the shape of an image, how many different images.
+MODELS = {"seed-cnn": (seed_cnn, (1, 28, 28), 2048), "resnet20": (resnet20, (3, 32, 32), 1024)}
+
+
 class Trainer:
     """Trains a model on random data in memory and times each step."""
 
-    def __init__(self, model, batch_size, channels_last=False, compiled=False, wrap=None):
+    def __init__(self, name, batch_size, channels_last=False, compiled=False, wrap=None):
         torch.manual_seed(1)
+        make, shape, count = MODELS[name]
+        model = make()
         if channels_last:
             model = model.to(memory_format=torch.channels_last)
         self.model = model
         self.initial = {name: value.clone() for name, value in model.state_dict().items()}
         self.optimizer = torch.optim.Adam(model.parameters(), fused=True)
-        self.batches = make_batches(batch_size, channels_last)
+        self.batches = make_batches(shape, count, batch_size, channels_last)
         self.loss = nn.CrossEntropyLoss()
         wrapped = wrap(model) if wrap else model
         self.forward = torch.compile(wrapped) if compiled else wrapped
@@ -57,9 +90,9 @@ class Trainer:
         return seconds[WARM_UP_STEPS:]
 
 
-def make_batches(batch_size, channels_last):
-    images = torch.rand(IMAGES, 1, 28, 28)
-    labels = torch.randint(10, (IMAGES,))
+def make_batches(shape, count, batch_size, channels_last):
+    images = torch.rand(count, *shape)
+    labels = torch.randint(10, (count,))
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     return list(zip(images.split(batch_size), labels.split(batch_size)))

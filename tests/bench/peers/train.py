@@ -1,15 +1,15 @@
-"""Peer: PyTorch training the seed's CNN in one process, eager or compiled."""
+"""Peer: PyTorch training a model in one process, eager or compiled."""
 
 import torch
-from network import Trainer, seed_cnn
+from network import Trainer
 from serve import serve
 
 
 class Peer:
-    def configure(self, batch_size, compiled, threads, channels_last):
+    def configure(self, model, batch_size, compiled, threads, channels_last):
         torch.set_num_threads(threads)
         torch.compiler.reset()
-        self.trainer = Trainer(seed_cnn(), batch_size, channels_last, compiled)
+        self.trainer = Trainer(model, batch_size, channels_last, compiled)
 
     def run(self, steps):
         return self.trainer.time_steps(steps)

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace lockstep {
 
@@ -21,6 +22,16 @@ class ProtobufWriter {
     const auto bits = std::bit_cast<uint32_t>(value);
     for (int shift = 0; shift < 32; shift += 8) bytes_ += static_cast<char>(bits >> shift & 0xff);
   }
+  void add_double(int field, double value) {
+    add_tag(field, 1);
+    append_double(value, &bytes_);
+  }
+  // As one packed field.
+  void add_doubles(int field, const std::vector<double>& values) {
+    std::string packed;
+    for (const double value : values) append_double(value, &packed);
+    add_bytes(field, packed);
+  }
   // Texts, bytes and messages within.
   void add_bytes(int field, std::string_view value) {
     add_tag(field, 2);
@@ -30,6 +41,10 @@ class ProtobufWriter {
   const std::string& bytes() const { return bytes_; }
 
  private:
+  static void append_double(double value, std::string* to) {
+    const auto bits = std::bit_cast<uint64_t>(value);
+    for (int shift = 0; shift < 64; shift += 8) *to += static_cast<char>(bits >> shift & 0xff);
+  }
   void add_tag(int field, unsigned wire_type) {
     add_varint(static_cast<uint64_t>(field) << 3 | wire_type);
   }
