@@ -105,6 +105,17 @@ class ThriftControlClient final : public ControlClient {
     return part_of_state(
         [&](Wire& wire, std::string& answer) { wire.read_state(answer, object, offset); });
   }
+  Result<WorkReply> next_batches(const WorkRequest& request) override {
+    wire::WorkReply answer;
+    LOCKSTEP_RETURN_IF_ERROR(
+        call([&](Wire& wire) { wire.next_batches(answer, to_wire(request)); }));
+    return understood(from_wire(answer));
+  }
+  Status deliver(const ResultPart& part) override {
+    LOCKSTEP_RETURN_IF_ERROR(at_most("bytes of results", part.bytes.size(), kMaxStringBytes));
+    const wire::ResultPart wired = to_wire(part);
+    return call(options_.disk_timeout_ms, [&](Wire& wire) { wire.deliver(wired); });
+  }
 
  private:
   using Wire = wire::CoordinatorClient;

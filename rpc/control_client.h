@@ -11,7 +11,7 @@ namespace lockstep {
 struct ControlClientOptions {
   int connect_timeout_ms = 2'000;
   int call_timeout_ms = 10'000;  // for a call as a whole, reconnecting included
-  // The same for those that wait for a disk: the last part of an upload, and fetch.
+  // The same for those that wait for a disk: the last part of an upload, fetch, and deliver.
   int disk_timeout_ms = 60'000;
   std::shared_ptr<const TlsContext> tls = nullptr;  // null: in plain
 };

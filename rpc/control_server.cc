@@ -100,6 +100,14 @@ class Calls final : public wire::CoordinatorIf {
     ok_or_refuse(check_fetch(0, offset));
     answer = value_or_refuse(service_.read_state(object, offset));
   }
+  void next_batches(wire::WorkReply& answer, const wire::WorkRequest& request) override {
+    for_node([&] {
+      answer = to_wire(value_or_refuse(service_.next_batches(value_or_refuse(from_wire(request)))));
+    });
+  }
+  void deliver(const wire::ResultPart& part) override {
+    for_node([&] { ok_or_refuse(service_.deliver(value_or_refuse(from_wire(part)))); });
+  }
 
  private:
   template <class Call>

@@ -23,6 +23,9 @@ wire::View to_wire(const View& view);
 wire::PollReply to_wire(const PollReply& reply);
 wire::StatePart to_wire(const StatePart& part);
 wire::NewestState to_wire(const NewestState& state);
+wire::WorkRequest to_wire(const WorkRequest& request);
+wire::WorkReply to_wire(const WorkReply& reply);
+wire::ResultPart to_wire(const ResultPart& part);
 wire::Refusal to_wire(const Error& error);
 
 Result<Hello> from_wire(const wire::Hello& hello);
@@ -38,6 +41,9 @@ Result<View> from_wire(const wire::View& view);
 Result<PollReply> from_wire(const wire::PollReply& reply);
 Result<StatePart> from_wire(const wire::StatePart& part);
 Result<NewestState> from_wire(const wire::NewestState& state);
+Result<WorkRequest> from_wire(const wire::WorkRequest& request);
+Result<WorkReply> from_wire(const wire::WorkReply& reply);
+Result<ResultPart> from_wire(const wire::ResultPart& part);
 // A kind that is unknown here becomes `failed`.
 Error from_wire(const wire::Refusal& refusal);
 

@@ -185,6 +185,28 @@ struct NewestState {
   4: optional double learning_rate
 }
 
+struct BatchRange {
+  1: i64 batches_begin
+  2: i64 batches_end
+}
+
+struct WorkRequest {
+  1: i64 session
+  2: BatchRange done
+}
+
+struct WorkReply {
+  1: BatchRange batches
+  2: bool over
+}
+
+struct ResultPart {
+  1: i64 session
+  2: i32 array
+  3: i64 offset
+  4: binary bytes
+}
+
 service Coordinator {
   Welcome hello(1: Hello hello) throws (1: Refusal refusal)
   void join(1: JoinRequest request) throws (1: Refusal refusal)
@@ -201,4 +223,6 @@ service Coordinator {
   string status() throws (1: Refusal refusal)
   NewestState newest_state() throws (1: Refusal refusal)
   binary read_state(1: string object, 2: i64 offset) throws (1: Refusal refusal)
+  WorkReply next_batches(1: WorkRequest request) throws (1: Refusal refusal)
+  void deliver(1: ResultPart part) throws (1: Refusal refusal)
 }

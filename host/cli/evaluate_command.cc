@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "host/cli/arguments.h"
+#include "host/cli/batch_run.h"
 #include "host/cli/commands.h"
 #include "host/cli/factories.h"
 #include "host/job/data_job.h"
@@ -17,18 +18,21 @@ constexpr int kEventsMs = 1000;  // for a slow reader
 
 std::vector<OptionSpec> evaluate_options() {
   using enum OptionType;
-  return {
-      {"model", text, "", "FILE|DIR", "model with weights, or the output folder of a run"},
-      {"data", text, "", "PATH|NAME", "data set whose test files are measured [the run's]"},
-      {"batch_size", integer, 0, "B", "rows of a batch [the run's, or 32]"},
-      {"loss", outputs, nullptr, "NAME|JSON", "of a file [what it was compiled with]"},
-      {"loss_weights", outputs, nullptr, "JSON", "of a file [what it was compiled with]"},
-      {"metrics", outputs, nullptr, "NAMES|JSON", "of a file [what it was compiled with]"},
-      {"weighted_metrics", outputs, nullptr, "NAMES|JSON", "of a file [what it was compiled with]"},
-      {"target", list, nlohmann::json::array(), "NAMES",
-       "columns or arrays that are the targets [the run's; the last column; y]"},
-      {"numerics", text, "auto", "NAME", "as of 'train' [the run's]"},
-      {"events", text, "", "FD", "tell the result in a line of JSON too: -, or a descriptor"}};
+  return std::vector<OptionSpec>{
+             {"model", text, "", "FILE|DIR", "model with weights, or the output folder of a run"},
+             {"data", text, "", "PATH|NAME", "data set whose test files are measured [the run's]"},
+             {"batch_size", integer, 0, "B", "rows of a batch [the run's, or 32]"},
+             {"loss", outputs, nullptr, "NAME|JSON", "of a file [what it was compiled with]"},
+             {"loss_weights", outputs, nullptr, "JSON", "of a file [what it was compiled with]"},
+             {"metrics", outputs, nullptr, "NAMES|JSON", "of a file [what it was compiled with]"},
+             {"weighted_metrics", outputs, nullptr, "NAMES|JSON",
+              "of a file [what it was compiled with]"},
+             {"target", list, nlohmann::json::array(), "NAMES",
+              "columns or arrays that are the targets [the run's; the last column; y]"},
+             {"numerics", text, "auto", "NAME", "as of 'train' [the run's]"},
+             {"events", text, "", "FD",
+              "tell the result in a line of JSON too: -, or a descriptor"}} +
+         batch_run_options();
 }
 
 // What is measured of a file: what it was compiled with, unless something else is asked for.
@@ -65,22 +69,23 @@ Status complete_job(const Dataset& dataset, const ReadyModel& ready, Job* job) {
 }
 
 // Tells the result, in full to a program that reads events.
-Status tell(const Job& job, const Evaluation& evaluation, const std::string& target) {
+Status tell(const Job& job, int64_t rows, const MetricSums& sums, const std::string& target) {
   const MetricTable table(job);
   if (!target.empty()) {
     LOCKSTEP_ASSIGN(EventStream events, EventStream::open(target));
     nlohmann::json logs = nlohmann::json::object();
-    const std::vector<double> values = table.values(evaluation.sums);
+    const std::vector<double> values = table.values(sums);
     for (size_t i = 0; i < values.size(); ++i) logs[table.names()[i]] = values[i];
     events.say("evaluation",
-               {{"rows", evaluation.rows}, {"metrics", table.names()}, {"logs", std::move(logs)}});
+               {{"rows", rows}, {"metrics", table.names()}, {"logs", std::move(logs)}});
     LOCKSTEP_RETURN_IF_ERROR(events.finish(kEventsMs));
   }
-  fmt::print("{} rows - {}\n", evaluation.rows, table.text(evaluation.sums));
+  fmt::print("{} rows - {}\n", rows, table.text(sums));
   return {};
 }
 
-Status evaluate_model(const nlohmann::json& values) {
+Status evaluate_model(const nlohmann::json& values, Context& context) {
+  LOCKSTEP_RETURN_IF_ERROR(check_batch_run(values));
   LOCKSTEP_ASSIGN(const TrainedModelFile trained, read_trained_model(values.at("model")));
   Job job;
   if (trained.job) {
@@ -99,28 +104,33 @@ Status evaluate_model(const nlohmann::json& values) {
   if (!trained.job) LOCKSTEP_RETURN_IF_ERROR(complete_job(dataset, ready, &job));
   LOCKSTEP_RETURN_IF_ERROR(set_weight_entries(dataset, &job));
   LOCKSTEP_RETURN_IF_ERROR(check_measured_data(job, ready.graph.output_shapes, dataset));
-  LOCKSTEP_ASSIGN(int devices, parse_devices(values.at("devices")));
-  const std::string kind = values.at("device");
-  if (devices == 0) devices = available_devices(kind, job.numerics);
-  LOCKSTEP_ASSIGN(const Evaluation evaluation,
-                  evaluate(job, *ready.model, ready.weights, dataset, devices,
-                           [&](int index) { return make_device(kind, job.numerics, index); }));
-  return tell(job, evaluation, values.at("events"));
+  BatchRun run;
+  run.task.measured = job;
+  run.task.model_config = ready.model->config();
+  run.task.data = data.empty() ? job.data : data;
+  run.task.data_options = data_options(job);
+  run.task.batch_size = job.batch_size;
+  run.task.numerics = job.numerics;
+  run.model = &ready;
+  run.dataset = &dataset;
+  run.values = values;
+  EvaluationSums sums(MetricTable(job).size());
+  LOCKSTEP_RETURN_IF_ERROR(run_batches(std::move(run), sums, context));
+  return tell(job, dataset.rows(), sums.total(), values.at("events"));
 }
 
 }  // namespace
 
-int run_evaluate(const Arguments& arguments, Context&) {
-  const auto options = evaluate_options() + device_options();
+int run_evaluate(const Arguments& arguments, Context& context) {
+  const auto options = evaluate_options();
   if (arguments == Arguments{"--help"}) {
-    fmt::print("lockstep evaluate: loss and metrics of trained weights\n\n{}",
-               options_help(options));
+    fmt::print("lockstep evaluate: loss and metrics of trained weights\n\n{}\n{}",
+               options_help(options), kBatchRunHelp);
     return 0;
   }
   const auto values = parse_arguments(options, arguments);
   if (!values.ok()) return report_error(values.error());
-  const Status status = evaluate_model(*values);
-  return status.ok() ? 0 : report_error(status.error());
+  return run_interruptible(context, [&] { return evaluate_model(*values, context); });
 }
 
 }  // namespace lockstep

@@ -21,6 +21,30 @@ std::string how_it_ended(int code) {
 
 }  // namespace
 
+std::vector<std::string> node_arguments(const LocalNode& node) {
+  return {"node",
+          "--coordinator",
+          fmt::format("127.0.0.1:{}", node.port),
+          "--listen",
+          "127.0.0.1:0",
+          "--name",
+          node.name,
+          "--devices",
+          std::to_string(node.devices),
+          "--first-device",
+          std::to_string(node.index * node.devices),
+          "--device",
+          node.device,
+          "--tls",
+          "",
+          "--metrics-listen",
+          "",
+          "--log-format",
+          node.json_logs ? "json" : "text",
+          "--data",
+          node.data};
+}
+
 Status LocalNodes::start() {
   for (int index = 0; index < counts_.most; ++index) {
     Node node;
@@ -110,8 +134,10 @@ std::optional<std::string> LocalNodes::kill_one() {
 }
 
 void LocalNodes::end() {
+  const int64_t end_ms = monotonic_ms() + kEndMs;
   for (Node& node : nodes_) {
-    if (node.process && !node.process->wait(kEndMs)) node.process->signal(SIGKILL);
+    const auto left_ms = static_cast<int>(std::max<int64_t>(0, end_ms - monotonic_ms()));
+    if (node.process && !node.process->wait(left_ms)) node.process->signal(SIGKILL);
   }
   nodes_.clear();
 }

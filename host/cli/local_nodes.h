@@ -14,6 +14,18 @@
 
 namespace lockstep {
 
+// What `lockstep` is told to be a node of this machine, for a coordinator at this port.
+struct LocalNode {
+  int port = 0;
+  std::string name;
+  int index = 0;  // of the machine's
+  int devices = 1;
+  std::string device;  // kind
+  std::string data;
+  bool json_logs = false;
+};
+std::vector<std::string> node_arguments(const LocalNode& node);
+
 // Main thread only: the children die with the thread that starts them.
 class LocalNodes {
  public:

@@ -138,10 +138,10 @@ int run_node(const Arguments& arguments, Context& context) {
       node_options() + device_options() + network_options(true) + monitoring_options();
   if (arguments == Arguments{"--help"}) {
     fmt::print(
-        "lockstep node: trains partitions of a job for its coordinator\n\n{}\n"
+        "lockstep node: computes a part of what a coordinator trains, measures or predicts\n\n{}\n"
         "While the coordinator is away the node goes on as far as it can, then waits. SIGTERM "
-        "makes "
-        "it hand over its\npartitions and leave with exit code 143.\n",
+        "makes it hand over its\npartitions and leave with exit code 143. A coordinator is "
+        "'lockstep coordinator', or evaluate or predict with --listen.\n",
         options_help(known));
     return 0;
   }

@@ -15,7 +15,7 @@ struct Command {
 constexpr Command kCommands[] = {
     {"train", "train a model with any number of nodes on this machine", run_train},
     {"coordinator", "lead a job whose nodes are started elsewhere", run_coordinator},
-    {"node", "train partitions of a job for its coordinator", run_node},
+    {"node", "compute a part of what a coordinator trains, measures or predicts", run_node},
     {"evaluate", "loss and metrics of trained weights", run_evaluate},
     {"predict", "what a trained model puts out for rows of data", run_predict},
     {"inspect", "what is in a model, or in the folder of a run, every hash verified", run_inspect},

@@ -4,6 +4,8 @@
 
 #include <ctime>
 
+#include "host/runtime/clock.h"
+
 namespace lockstep {
 namespace {
 
@@ -51,7 +53,10 @@ void SignalWatcher::forget_callback() {
 
 void SignalWatcher::watch() {
   const sigset_t set = watched_signals();
+  int64_t received_ms = 0;
   while (!stopping_) {
+    const bool late = limit_ms_ > 0 && monotonic_ms() - received_ms > limit_ms_;
+    if (received_ != 0 && late) end_at_once(received_);
     const timespec pause{0, 50'000'000};
     const int number = ::sigtimedwait(&set, nullptr, &pause);
     if (number <= 0) continue;
@@ -60,6 +65,7 @@ void SignalWatcher::watch() {
       continue;
     }
     const std::lock_guard lock(mutex_);
+    received_ms = monotonic_ms();
     received_ = number;
     if (callback_) callback_(number);
   }

@@ -20,6 +20,9 @@ class SignalWatcher {
   // Called once, on the watcher's thread, at the first signal; at once if it has come already.
   void on_signal(std::function<void(int)> callback);
   void forget_callback();
+  // From now on the process is ended at once where it is still there so long after the first
+  // signal; 0: it is not.
+  void end_within(int ms) { limit_ms_ = ms; }
   // The first signal that came; 0 for none.
   int received() const { return received_; }
 
@@ -29,6 +32,7 @@ class SignalWatcher {
   std::mutex mutex_;
   std::function<void(int)> callback_;
   std::atomic<int> received_{0};
+  std::atomic<int> limit_ms_{0};
   std::atomic<bool> stopping_{false};
   std::thread thread_;
 };

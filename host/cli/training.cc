@@ -157,28 +157,9 @@ Status Training::start_nodes() {
   nodes_.emplace(
       request_.run.nodes,
       [this](const std::string& name, int index) {
-        const int devices = devices_of_node();
-        return ChildProcess::spawn_self({"node",
-                                         "--coordinator",
-                                         fmt::format("127.0.0.1:{}", coordinator_.port()),
-                                         "--listen",
-                                         "127.0.0.1:0",
-                                         "--name",
-                                         name,
-                                         "--devices",
-                                         std::to_string(devices),
-                                         "--first-device",
-                                         std::to_string(index * devices),
-                                         "--device",
-                                         request_.device,
-                                         "--tls",
-                                         "",
-                                         "--metrics-listen",
-                                         "",
-                                         "--log-format",
-                                         request_.monitoring.json_logs ? "json" : "text",
-                                         "--data",
-                                         request_.options.at("data").get<std::string>()});
+        return ChildProcess::spawn_self(node_arguments(
+            {coordinator_.port(), name, index, devices_of_node(), request_.device,
+             request_.options.at("data").get<std::string>(), request_.monitoring.json_logs}));
       },
       [this](const std::string& line) { say(line); });
   return nodes_->start();

@@ -9,15 +9,7 @@
 namespace lockstep {
 namespace {
 
-constexpr int64_t kReconnectMs = 150;   // a process that is alive polls again by then
-constexpr int64_t kSilentMs = 1000;     // it polls five times as often
 constexpr int64_t kComplaintsMs = 300;  // complaints are collected before one is expelled
-
-std::string both_values(const std::string& what, const std::string& node, const std::string& job,
-                        const std::string& remedy) {
-  return fmt::format("refused to join: {} of this node is '{}', the job's is '{}'; {}", what, node,
-                     job, remedy);
-}
 
 }  // namespace
 
@@ -58,12 +50,7 @@ Coordinator::Coordinator(ClusterFacts facts, int64_t term, const RecoveredJob& r
 }
 
 Result<Welcome> Coordinator::hello(const Hello& hello, int64_t now_ms) {
-  if (hello.wire_version != kWireVersion || hello.version != facts_.version) {
-    return refused_error(both_values("the version",
-                                     fmt::format("{} (wire {})", hello.version, hello.wire_version),
-                                     fmt::format("{} (wire {})", facts_.version, kWireVersion),
-                                     "run the same version of lockstep on all machines"));
-  }
+  LOCKSTEP_RETURN_IF_ERROR(check_version(join_terms(), hello));
   if (ended()) return refused_error("refused to join: the job is over");
   if (live_count() >= facts_.max_nodes) {
     if (room_may_come(now_ms)) {
@@ -88,36 +75,8 @@ std::vector<OpDigest> Coordinator::expected_canary() const {
   return {};
 }
 
-Status Coordinator::check_canary(const JoinRequest& request) const {
-  const std::vector<OpDigest> expected = expected_canary();
-  if (expected.empty()) return {};
-  for (size_t i = 0; i < std::max(expected.size(), request.canary.size()); ++i) {
-    const OpDigest mine = i < request.canary.size() ? request.canary[i] : OpDigest{"none", 0};
-    const OpDigest theirs = i < expected.size() ? expected[i] : OpDigest{"none", 0};
-    if (mine == theirs) continue;
-    return refused_error(both_values(
-        fmt::format("the canary (op {})", i),
-        fmt::format("{} {:016x}", mine.op, static_cast<uint64_t>(mine.hash)),
-        fmt::format("{} {:016x}", theirs.op, static_cast<uint64_t>(theirs.hash)),
-        "this machine computes other bits: use machines of one kind, or other --numerics"));
-  }
-  return {};
-}
-
-Status Coordinator::check_join(const JoinRequest& request) const {
-  if (request.numerics != facts_.numerics) {
-    return refused_error(both_values("numerics", request.numerics, facts_.numerics,
-                                     "start it with the job's numerics"));
-  }
-  if (request.data_digest != facts_.data_digest) {
-    return refused_error(both_values("the data digest", request.data_digest, facts_.data_digest,
-                                     "point --data at the same data set"));
-  }
-  if (request.validation_digest != facts_.validation_digest) {
-    return refused_error(both_values("the validation data digest", request.validation_digest,
-                                     facts_.validation_digest, "point it at the same data set"));
-  }
-  return check_canary(request);
+JoinTerms Coordinator::join_terms() const {
+  return {facts_.version, facts_.numerics, facts_.data_digest, facts_.validation_digest};
 }
 
 Status Coordinator::join(const JoinRequest& request, int64_t now_ms, CoordinatorActions* actions) {
@@ -133,7 +92,7 @@ Status Coordinator::join(const JoinRequest& request, int64_t now_ms, Coordinator
   if (live_count() >= facts_.max_nodes) {
     return refused_error("refused to join: the job has all its nodes");
   }
-  LOCKSTEP_RETURN_IF_ERROR(check_join(request));
+  LOCKSTEP_RETURN_IF_ERROR(check_join(join_terms(), expected_canary(), request));
   node.join = request;
   node.joined = true;
   node.lease_ends_ms = now_ms + facts_.lease_ms;
@@ -462,10 +421,9 @@ int Coordinator::live_count() const {
 
 // Some node has not come back, leaves, or has been silent for longer than one that is well.
 bool Coordinator::room_may_come(int64_t now_ms) const {
-  const int64_t silent_ms = std::min<int64_t>(kSilentMs, facts_.lease_ms / 2);
   return std::any_of(nodes_.begin(), nodes_.end(), [&](const auto& entry) {
     const Node& node = entry.second;
-    const bool silent = node.lease_ends_ms - now_ms < facts_.lease_ms - silent_ms;
+    const bool silent = is_silent(node.lease_ends_ms, facts_.lease_ms, now_ms);
     return node.live() && (!node.attached || node.leaving || silent);
   });
 }

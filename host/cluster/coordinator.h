@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "host/cluster/consumption.h"
+#include "host/cluster/joining.h"
 #include "host/cluster/messages.h"
 #include "host/cluster/records.h"
 #include "host/core/result.h"
@@ -216,8 +217,7 @@ class Coordinator {
   // Membership and views: coordinator.cc.
   Result<Node*> member(SessionId session);
   std::vector<OpDigest> expected_canary() const;  // none: whatever comes first
-  Status check_canary(const JoinRequest& request) const;
-  Status check_join(const JoinRequest& request) const;
+  JoinTerms join_terms() const;
   void change_view(CoordinatorActions* actions);
   void make_view_if_held(CoordinatorActions* actions);
   void announce(const View& previous, CoordinatorActions* actions);

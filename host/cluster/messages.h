@@ -16,7 +16,7 @@
 namespace lockstep {
 
 // Of control and tensor messages; both ends must have the same.
-inline constexpr int kWireVersion = 4;
+inline constexpr int kWireVersion = 5;
 
 // A node's first words.
 struct Hello {
@@ -118,6 +118,35 @@ struct FaultReport {
   SessionId accused = 0;  // 0: nobody else
   int64_t step = 0;
   std::string what;
+};
+
+// Batches [begin, end) of a data set, in the order of its rows.
+struct BatchRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t size() const { return end - begin; }
+  bool empty() const { return begin == end; }
+  bool operator==(const BatchRange&) const = default;
+};
+
+// Where nodes measure or predict: a node asks for batches. `done` are those that it was given
+// before and whose results are delivered.
+struct WorkRequest {
+  SessionId session = 0;
+  BatchRange done;
+};
+struct WorkReply {
+  BatchRange batches;  // empty: none now, ask again
+  bool over = false;   // there will be none
+};
+
+// Of what the batches that a node was given make of an array of results: bytes of the whole array
+// from `offset` on. A node delivers the bytes of its batches in order.
+struct ResultPart {
+  SessionId session = 0;
+  int array = 0;
+  int64_t offset = 0;
+  std::string bytes;
 };
 
 // What the coordinator tells a node, in order.

@@ -61,7 +61,11 @@ Result<SharedBytes> map_file(const std::string& path) {
   }
   const auto size = static_cast<size_t>(info.st_size);
   if (size == 0) return SharedBytes();
-  void* memory = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.number(), 0);
+  return map_descriptor(file.number(), size, path);
+}
+
+Result<SharedBytes> map_descriptor(int descriptor, size_t size, const std::string& path) {
+  void* memory = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
   if (memory == MAP_FAILED) return file_error("map", path);
   std::shared_ptr<const void> owner(memory, [size](void* begin) { ::munmap(begin, size); });
   return SharedBytes(std::move(owner), static_cast<const uint8_t*>(memory), size, true);

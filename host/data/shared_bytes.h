@@ -45,5 +45,7 @@ constexpr size_t kReadOnceBytes = 1 << 20;
 // file must stay as it is: a process that reads where it was cut short is ended by SIGBUS. Errors
 // name the file and the remedy.
 Result<SharedBytes> map_file(const std::string& path);
+// An open one of this size, not empty; `path` is for messages.
+Result<SharedBytes> map_descriptor(int descriptor, size_t size, const std::string& path);
 
 }  // namespace lockstep

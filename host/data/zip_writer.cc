@@ -40,7 +40,8 @@ uint32_t checksum(std::string_view content) {
 
 }  // namespace
 
-Result<std::string> make_zip(const std::vector<NewZipMember>& members) {
+Status write_zip(const std::vector<NewZipMember>& members,
+                 const std::function<Status(std::string_view)>& append) {
   size_t bytes = kRecordBytes;
   for (const NewZipMember& member : members) {
     LOCKSTEP_CHECK(member.name.size() <= UINT16_MAX);
@@ -50,8 +51,7 @@ Result<std::string> make_zip(const std::vector<NewZipMember>& members) {
     return Error{fmt::format(
         "an archive of {} bytes is more than ZIP's 4 GiB: write weights as .safetensors", bytes)};
   }
-  std::string archive;
-  archive.reserve(bytes);
+  size_t written = 0;
   std::string directory;
   for (const NewZipMember& member : members) {
     const uint32_t crc = checksum(member.content);
@@ -62,22 +62,33 @@ Result<std::string> make_zip(const std::vector<NewZipMember>& members) {
     append_number(0, 2, &directory);  // disk
     append_number(0, 2, &directory);  // internal attributes
     append_number(0, 4, &directory);  // external attributes
-    append_number(archive.size(), 4, &directory);
+    append_number(written, 4, &directory);
     directory += member.name;
-    append_number(kMemberSignature, 4, &archive);
-    append_description(member, crc, &archive);
-    archive += member.name;
-    archive += member.content;
+    std::string header;
+    append_number(kMemberSignature, 4, &header);
+    append_description(member, crc, &header);
+    header += member.name;
+    LOCKSTEP_RETURN_IF_ERROR(append(header));
+    LOCKSTEP_RETURN_IF_ERROR(append(member.content));
+    written += header.size() + member.content.size();
   }
-  const size_t begin = archive.size();
-  archive += directory;
-  append_number(kEndSignature, 4, &archive);
-  append_number(0, 4, &archive);  // disks
-  append_number(members.size(), 2, &archive);
-  append_number(members.size(), 2, &archive);
-  append_number(directory.size(), 4, &archive);
-  append_number(begin, 4, &archive);
-  append_number(0, 2, &archive);  // comment
+  const size_t directory_bytes = directory.size();
+  append_number(kEndSignature, 4, &directory);
+  append_number(0, 4, &directory);  // disks
+  append_number(members.size(), 2, &directory);
+  append_number(members.size(), 2, &directory);
+  append_number(directory_bytes, 4, &directory);
+  append_number(written, 4, &directory);
+  append_number(0, 2, &directory);  // comment
+  return append(directory);
+}
+
+Result<std::string> make_zip(const std::vector<NewZipMember>& members) {
+  std::string archive;
+  LOCKSTEP_RETURN_IF_ERROR(write_zip(members, [&](std::string_view piece) -> Status {
+    archive += piece;
+    return {};
+  }));
   return archive;
 }
 

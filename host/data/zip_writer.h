@@ -1,6 +1,7 @@
-// A ZIP archive as bytes, its members stored: what Keras writes, and what reads fastest.
+// A ZIP archive, its members stored: what Keras writes, and what reads fastest.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,7 +15,10 @@ struct NewZipMember {
   std::string_view content;
 };
 
-// The members in this order. Refuses what needs zip64: 4 GiB or more in all.
+// The members in this order, handed over in pieces. Refuses what needs zip64, 4 GiB or more in all,
+// before anything is written.
+Status write_zip(const std::vector<NewZipMember>& members,
+                 const std::function<Status(std::string_view)>& append);
 Result<std::string> make_zip(const std::vector<NewZipMember>& members);
 
 }  // namespace lockstep

@@ -19,7 +19,7 @@ bool is_model_class(const std::string& class_name) {
   return class_name == "Sequential" || class_name == "Functional" || class_name == "Model";
 }
 
-std::string shape_text(const Shape& shape) {
+std::string config_shape_text(const Shape& shape) {
   std::vector<std::string> sizes = {"None"};
   for (const int64_t size : shape) sizes.push_back(size < 0 ? "None" : std::to_string(size));
   return fmt::format("({})", fmt::join(sizes, ", "));
@@ -125,7 +125,8 @@ Result<Shape> ConfigReader::input_shape(const Json& config, size_t number, const
   }
   if (row == nullptr || row->size() != shape.size()) {
     return usage_error(fmt::format(
-        "input '{}' of shape {} takes open dimensions from the data, {}", name, shape_text(shape),
+        "input '{}' of shape {} takes open dimensions from the data, {}", name,
+        config_shape_text(shape),
         row == nullptr ? "which was not given: say --data"
                        : fmt::format("whose rows have the shape {}: feed rows of {} dimensions",
                                      to_string(*row), shape.size())));

@@ -18,7 +18,15 @@ std::string printable(const Json& value) {
   return text;
 }
 
+// Of a coordinator that measures or predicts.
+std::string batch_line(const Json& status) {
+  return fmt::format("{}: {} of {} batches\n", printable(status_member(status, "task")),
+                     status_member(status, "batches_done").dump(),
+                     status_member(status, "batches").dump());
+}
+
 std::string job_lines(const Json& status) {
+  if (status.contains("batches")) return batch_line(status);
   const Json job = status_member(status, "job");
   const std::string phase = status.value("phase", "");
   if (!job.is_object()) return fmt::format("{}\n", phase);
@@ -64,13 +72,13 @@ std::string checkpoint_line(const Json& status) {
 std::string member_table(const Json& status) {
   const Json members = status_member(status, "members");
   if (!members.is_array() || members.empty()) return "no node is in the view\n";
-  std::string text =
-      fmt::format("{:<24} {:>10}  {:<12} {}\n", "node", "session", "partitions", "address");
+  const char* work = status.contains("batches") ? "batches" : "partitions";
+  std::string text = fmt::format("{:<24} {:>10}  {:<12} {}\n", "node", "session", work, "address");
   for (const Json& member : members) {
-    const Json range = status_member(member, "partitions");
+    const Json range = status_member(member, work);
     std::string partitions = "spare";
     if (range.is_array() && range.size() == 2 && range[0] != range[1]) {
-      partitions = fmt::format("{}..{}", range[0].get<int>(), range[1].get<int>() - 1);
+      partitions = fmt::format("{}..{}", range[0].get<int64_t>(), range[1].get<int64_t>() - 1);
     }
     text += fmt::format("{:<24} {:>10}  {:<12} {}\n", printable(status_member(member, "name")),
                         status_member(member, "session").dump(), partitions,

@@ -42,14 +42,8 @@ class ControlService {
   // the session's lease.
   virtual Result<PollReply> poll(const PollRequest& request) = 0;
   // To a coordinator that was away: where this node stands.
-  virtual Status attach(SessionId session, const Standing& standing) = 0;
-  virtual Status report_held(const HeldReport& report) = 0;
-  virtual Status report_step(const StepReport& report) = 0;
-  virtual Status report_epoch(const EpochReport& report) = 0;
   virtual Status report_fault(const FaultReport& report) = 0;
-  // The last part returns once the state is durable.
-  virtual Status upload(const StatePart& part) = 0;
-  // Bytes of a durable state from `offset` on, at most kFetchBytes; none at its end.
+  // Bytes of a state from `offset` on, at most kFetchBytes; none at its end.
   virtual Result<std::string> fetch(SessionId session, const std::string& object,
                                     int64_t offset) = 0;
   // The node wants to go, and goes on until it is told that it may.
@@ -57,12 +51,29 @@ class ControlService {
   virtual Status leave(SessionId session) = 0;
   // The running job, JSON, for people.
   virtual std::string status() = 0;
-  // Fails where no state is durable yet.
-  virtual Result<NewestState> newest_state() = 0;
-  // As fetch, for who is no node.
-  virtual Result<std::string> read_state(const std::string& object, int64_t offset) = 0;
   // The connection on which the session polls broke: seen at once when a process dies.
   virtual void connection_lost(SessionId session) = 0;
+
+  // Of a coordinator that trains.
+  // To one that was away: where this node stands.
+  virtual Status attach(SessionId, const Standing&) { return other_work(); }
+  virtual Status report_held(const HeldReport&) { return other_work(); }
+  virtual Status report_step(const StepReport&) { return other_work(); }
+  virtual Status report_epoch(const EpochReport&) { return other_work(); }
+  // The last part returns once the state is durable.
+  virtual Status upload(const StatePart&) { return other_work(); }
+  // Fails where no state is durable yet.
+  virtual Result<NewestState> newest_state() { return other_work(); }
+  // As fetch, for who is no node; of durable states.
+  virtual Result<std::string> read_state(const std::string&, int64_t) { return other_work(); }
+
+  // Of one that measures or predicts.
+  // Waits up to kLongPollMs for batches.
+  virtual Result<WorkReply> next_batches(const WorkRequest&) { return other_work(); }
+  virtual Status deliver(const ResultPart&) { return other_work(); }
+
+ private:
+  static Error other_work() { return refused_error("this coordinator does other work"); }
 };
 inline constexpr int64_t kFetchBytes = 4 << 20;
 inline constexpr int kLongPollMs = 200;
@@ -95,6 +106,8 @@ class ControlClient {
   virtual Result<std::string> status() = 0;
   virtual Result<NewestState> newest_state() = 0;
   virtual Result<std::string> read_state(const std::string& object, int64_t offset) = 0;
+  virtual Result<WorkReply> next_batches(const WorkRequest& request) = 0;
+  virtual Status deliver(const ResultPart& part) = 0;
 };
 
 // A host and a port; "127.0.0.1:0" asks for any free port.

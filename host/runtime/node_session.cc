@@ -37,6 +37,7 @@ Status NodeSession::run() {
     if (data.ok()) data_.train = std::move(data).value();
   }
   LOCKSTEP_RETURN_IF_ERROR(connect());
+  if (is_batch_task(nlohmann::json::parse(welcome_.job, nullptr, false))) return run_batches();
   Status status = load();
   if (status.ok()) status = join();
   if (!status.ok()) {
@@ -81,6 +82,16 @@ Status NodeSession::connect() {
     const bool early = monotonic_ms() < deadline - options_.connect_timeout_ms / 2;
     pause_ms = std::min(pause_ms * 2, early ? 50 : 1000);
   }
+}
+
+Status NodeSession::run_batches() {
+  data_ = {};
+  {
+    const std::lock_guard lock(mutex_);
+    if (over_) return Error{"stopped"};
+    batches_ = std::make_unique<BatchNode>(options_, network_, *control_, welcome_);
+  }
+  return batches_->run();
 }
 
 Status NodeSession::load() {
@@ -228,7 +239,9 @@ Status NodeSession::perform(const NodeAction& action) {
 
 void NodeSession::stop(const std::string& reason) {
   const std::lock_guard lock(mutex_);
-  if (coordinator_) {
+  if (batches_) {
+    batches_->stop(reason);
+  } else if (coordinator_) {
     coordinator_->ask_to_leave(reason, kLeavePatienceMs);
   } else {
     over_ = true;

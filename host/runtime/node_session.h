@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "host/cluster/node.h"
+#include "host/runtime/batch_node.h"
 #include "host/runtime/coordinator_link.h"
 #include "host/runtime/node_runtime.h"
 #include "host/runtime/peer_links.h"
@@ -27,6 +28,7 @@ class NodeSession {
 
  private:
   Status connect();
+  Status run_batches();
   Status load();
   Status join();
   Status enter(JoinRequest request);
@@ -83,6 +85,7 @@ class NodeSession {
   std::unique_ptr<Exchange> exchange_;
   std::unique_ptr<NodeMachine> machine_;
   std::unique_ptr<CoordinatorLink> coordinator_;
+  std::unique_ptr<BatchNode> batches_;       // in place of all that, where nothing is trained
   std::vector<PartitionSamples> samples_;    // contributed to the step under way
   std::optional<EpochReport> epoch_report_;  // measured, not sent yet
   std::vector<PartitionRange> measured_ranges_;

@@ -24,19 +24,20 @@ def _prepare(folder: pathlib.Path, model: Any, x: Any, training: bool, *rest: An
     return rows
 
 
-def evaluate(model: Any, x: Any, y: Any, *, batch_size: int = 32, sample_weight: Any = None,
-             verbose: int | str = "auto", return_dict: bool = False,
+def evaluate(model: Any, x: Any, y: Any, *, nodes: int | str = 1, batch_size: int = 32,
+             sample_weight: Any = None, verbose: int | str = "auto", return_dict: bool = False,
              numerics: str | None = None) -> Any:
     """Loss and metrics of a compiled model, as `model.evaluate` returns them.
 
-    Args as Keras has them; `numerics` as `lockstep.fit`. Raises LockstepError.
+    Args as Keras has them; `nodes` is how many processes share the batches, which changes no bit;
+    `numerics` as `lockstep.fit`. Raises LockstepError.
     """
     with tempfile.TemporaryDirectory(prefix="lockstep-") as name:
         folder = pathlib.Path(name)
         rows = _prepare(folder, model, x, True, y, sample_weight)
         output = _binary.run("evaluate", *_binary.flags({
             "model": folder / "model.keras", "data": folder / "data", "batch_size": batch_size,
-            "loss": _model.loss_flag(model), "numerics": numerics, "events": "-"}))
+            "nodes": nodes, "loss": _model.loss_flag(model), "numerics": numerics, "events": "-"}))
     told = json.loads(output.splitlines()[0])
     logs = {key: _number(told["logs"][key]) for key in told["metrics"]}
     if verbose != 0:
@@ -53,11 +54,11 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def predict(model: Any, x: Any, *, batch_size: int = 32,
+def predict(model: Any, x: Any, *, nodes: int | str = 1, batch_size: int = 32,
             numerics: str | None = None) -> Any:
     """What the model puts out for each row of x: float32, as `model.predict` returns it.
 
-    Raises LockstepError.
+    `nodes` processes share the batches, which changes no bit. Raises LockstepError.
     """
     with tempfile.TemporaryDirectory(prefix="lockstep-") as name:
         folder = pathlib.Path(name)
@@ -66,7 +67,7 @@ def predict(model: Any, x: Any, *, batch_size: int = 32,
         output = folder / ("predictions.npz" if several else "predictions.npy")
         _binary.run("predict", *_binary.flags({
             "model": folder / "model.keras", "data": folder / "data", "batch_size": batch_size,
-            "numerics": numerics, "output": output}))
+            "nodes": nodes, "numerics": numerics, "output": output}))
         if not several:
             return np.load(output)
         with np.load(output) as arrays:

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -11,7 +12,7 @@
 #include "host/data/dataset.h"
 #include "host/keras/weights.h"
 #include "host/nn/model_config.h"
-#include "host/train/predict.h"
+#include "host/runtime/batch_worker.h"
 #include "tests/support/source_folder.h"
 
 namespace lockstep {
@@ -49,10 +50,21 @@ inline Dataset keras_inputs(const nlohmann::json& expected, const std::vector<Sh
 inline std::vector<float> predicted(const Graph& graph, const std::vector<float>& weights,
                                     const Dataset& dataset, int64_t batch_size = 3,
                                     int devices = 2) {
-  return predict(graph, weights, dataset, batch_size, devices,
-                 [](int) { return make_cpu_device("cpu-avx2"); })
-      .value()
-      .values.at(0);
+  BatchTask task;
+  task.batch_size = batch_size;
+  const auto worker = make_predicting_worker(task, graph, dataset, weights, devices, [](int) {
+                        return make_cpu_device("cpu-avx2");
+                      }).value();
+  std::string values;  // of the first output
+  const Status computed = worker->compute({0, batches_of(task, dataset.rows())},
+                                          [&](int array, std::string_view bytes) {
+                                            if (array == 0) values += bytes;
+                                            return Status{};
+                                          });
+  LOCKSTEP_CHECK(computed.ok());
+  std::vector<float> numbers(values.size() / sizeof(float));
+  std::memcpy(numbers.data(), values.data(), values.size());
+  return numbers;
 }
 
 inline double largest_difference(const std::vector<float>& values, const nlohmann::json& rows) {

@@ -125,6 +125,16 @@ TEST(StatusTable, SaysWhoDoesWhat) {
   EXPECT_THAT(status_table({{"phase", "preparing"}}), HasSubstr("preparing"));
 }
 
+TEST(StatusTable, ShowsBatches) {
+  nlohmann::json status = {{"task", "predict"}, {"batches", 40}, {"batches_done", 12}};
+  status["members"] = {{{"session", 1}, {"name", "a"}, {"address", "h"}, {"batches", {16, 20}}},
+                       {{"session", 2}, {"name", "b"}, {"address", "h"}, {"batches", {0, 0}}}};
+  const std::string table = status_table(status);
+  for (const char* part : {"predict: 12 of 40 batches", "16..19", "spare"}) {
+    EXPECT_THAT(table, HasSubstr(part));
+  }
+}
+
 TEST(LogFormat, OneObjectALine) {
   const std::chrono::system_clock::time_point now{std::chrono::milliseconds(1'700'000'000'042)};
   EXPECT_EQ(json_log_line({"0123", "n\"0\"", 1, 2, 3}, "said\nso", now),

@@ -114,7 +114,13 @@ class FitTest(PythonTest):
         self.assert_near([history.history[f"val_{n}"][-1] for n in ("loss", "accuracy")], expected)
         ours = lockstep.evaluate(model, self.x[:50], self.y[:50], verbose=0)
         self.assert_near(ours, expected)
-        self.assert_near(lockstep.predict(model, self.x), model.predict(self.x, verbose=0))
+        predicted = lockstep.predict(model, self.x)
+        self.assert_near(predicted, model.predict(self.x, verbose=0))
+        np.testing.assert_array_equal(lockstep.predict(model, self.x, nodes=2), predicted)
+        self.assertEqual(
+            lockstep.evaluate(model, self.x[:50], self.y[:50], nodes=2, verbose=0), ours)
+        with self.assertRaisesRegex(lockstep.LockstepError, "--nodes 0: must be between"):
+            lockstep.predict(model, self.x, nodes=0)
 
     def test_training_goes_on_in_keras_and_here(self):
         """Optimizer and weights: four epochs in turns are four epochs of Keras alone."""

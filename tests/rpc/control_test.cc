@@ -198,6 +198,28 @@ TEST_F(ControlTest, UploadAndFetchKeepEveryByte) {
   EXPECT_EQ(service_.offset_, 1LL << 35);
 }
 
+TEST_F(ControlTest, BatchesAndResultsKeepEveryByte) {
+  const std::string bytes("\0\xff\x80 results", 11);
+  service_.work = {{1LL << 40, (1LL << 40) + 64}, false};
+  start();
+  const auto client = connect();
+  const auto work = client->next_batches({7, {3, 9}});
+  ASSERT_TRUE(work.ok()) << work.error().message;
+  EXPECT_EQ(work->batches, service_.work.batches);
+  EXPECT_FALSE(work->over);
+  EXPECT_EQ(service_.work_.session, 7);
+  EXPECT_EQ(service_.work_.done, (BatchRange{3, 9}));
+  service_.work = {{}, true};
+  EXPECT_TRUE(client->next_batches({7, {}})->over);
+  ASSERT_TRUE(client->deliver({8, 2, 1LL << 41, bytes}).ok());
+  EXPECT_EQ(service_.result_.session, 8);
+  EXPECT_EQ(service_.result_.array, 2);
+  EXPECT_EQ(service_.result_.offset, 1LL << 41);
+  EXPECT_EQ(service_.result_.bytes, bytes);
+  service_.work = {{5, 4}, false};
+  EXPECT_THAT(client->next_batches({7, {}}).error().message, HasSubstr("work.batches.end is 4"));
+}
+
 TEST_F(ControlTest, FetchBringsNoMoreThanItsLimit) {
   service_.state = std::string(kFetchBytes, 's');
   start();
@@ -228,6 +250,8 @@ TEST_F(ControlTest, RefusalKeepsKindAndMessageAndTheConnection) {
   EXPECT_FALSE(client->report_held({7, 1, {}}).ok());
   EXPECT_FALSE(client->upload({7, 0, 0, 1, "x"}).ok());
   EXPECT_FALSE(client->fetch(7, "o", 0).ok());
+  EXPECT_FALSE(client->next_batches({7, {}}).ok());
+  EXPECT_FALSE(client->deliver({7, 0, 0, "x"}).ok());
   EXPECT_FALSE(client->ask_to_leave(7).ok());
 }
 
@@ -273,6 +297,16 @@ TEST_F(ControlTest, NumbersOutOfRangeNeverReachTheService) {
   refusal(client->upload({7, 0, 4, 5, "xy"}), "upload.offset is 4, must be at most 3");
   const auto fetched = client->fetch(7, "o", -1);
   refusal(fetched.ok() ? Status() : fetched.error(), "fetch.offset is -1");
+  const auto work_refusal = [&](const WorkRequest& request, const std::string& field) {
+    const auto reply = client->next_batches(request);
+    refusal(reply.ok() ? Status() : reply.error(), field);
+  };
+  work_refusal({-7, {}}, "work.session is -7");
+  work_refusal({7, {-1, 2}}, "work.done.begin is -1");
+  work_refusal({7, {3, 2}}, "work.done.end is 2, must be at least 3");
+  refusal(client->deliver({-7, 0, 0, ""}), "result.session is -7");
+  refusal(client->deliver({7, -1, 0, ""}), "result.array is -1");
+  refusal(client->deliver({7, 0, -1, ""}), "result.offset is -1");
   refusal(client->ask_to_leave(-1), "session is -1");
   refusal(client->leave(-1), "session is -1");
   EXPECT_EQ(service_.calls(), 0);

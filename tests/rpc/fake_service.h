@@ -17,6 +17,7 @@ class FakeService final : public ControlService {
   // Set before the server starts.
   Welcome welcome{7, 3, "{\"epochs\":2}"};
   PollReply reply;
+  WorkReply work;
   std::string state;  // what fetch reads
   Status answer;      // of every call that can fail
   int poll_takes_ms = 0;
@@ -104,6 +105,15 @@ class FakeService final : public ControlService {
   Result<std::string> read_state(const std::string& object, int64_t offset) override {
     return fetch(0, object, offset);
   }
+  Result<WorkReply> next_batches(const WorkRequest& request) override {
+    record([&] { work_ = request; });
+    if (!answer.ok()) return answer.error();
+    return work;
+  }
+  Status deliver(const ResultPart& part) override {
+    record([&] { result_ = part; });
+    return answer;
+  }
   void connection_lost(SessionId session) override {
     const std::lock_guard lock(mutex_);
     lost_.push_back(session);
@@ -135,6 +145,8 @@ class FakeService final : public ControlService {
   EpochReport epoch_;
   FaultReport fault_;
   StatePart part_;
+  WorkRequest work_;
+  ResultPart result_;
   std::string object_;
   int64_t offset_ = 0;
   bool asked_to_leave_ = false;
