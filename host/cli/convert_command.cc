@@ -122,6 +122,7 @@ Status convert(const std::string& in, const std::string& out, const nlohmann::js
   trained.compile = settings_of(source);
   if (source.state) {
     trained.optimizer = {&*source.optimizer, source.state->iterations, {}};
+    trained.optimizer->before_3_10 = source.model_file().is_before_3_10();
     for (const auto& slot : source.state->slots) trained.optimizer->slots.push_back(slot);
   }
   std::string left_out;

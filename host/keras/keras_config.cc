@@ -139,9 +139,6 @@ Result<Json> complete_model(const Model& model, const Shapes& inputs) {
     json["build_config"]["input_shape"] = batch_shape(inputs.at(0));
     return json;
   }
-  for (const char* key : {"input_layers", "output_layers"}) {
-    if (config[key].size() == 1) config[key] = Json(config[key][0]);  // else it were a list of one
-  }
   return json;
 }
 

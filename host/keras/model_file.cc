@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
 
 #include "host/core/files.h"
 #include "host/data/zip_archive.h"
@@ -185,6 +186,16 @@ Result<Json> parse_config(std::string_view text, const std::string& what) {
   Json json = Json::parse(text, nullptr, false);
   if (json.is_object()) return json;
   return usage_error(fmt::format("{} is no JSON object: save the model again", what));
+}
+
+bool ModelFile::is_before_3_10() const {
+  const auto json = nlohmann::json::parse(metadata, nullptr, false);
+  const auto version = json.is_object() ? json.value("keras_version", nlohmann::json()) : json;
+  int major = 0;
+  int minor = 0;
+  return version.is_string() &&
+         std::sscanf(version.get<std::string>().c_str(), "%d.%d", &major, &minor) == 2 &&
+         major == 3 && minor < 10;
 }
 
 Result<ModelFile> read_model_file(const std::string& path) {

@@ -31,6 +31,9 @@ struct ModelFile {
   std::optional<Hdf5File> weights;
 
   bool has_model() const { return !config.is_null(); }
+  // Whether the metadata says that such a Keras wrote it: its optimizers' variables had another
+  // order.
+  bool is_before_3_10() const;
   bool has_weights() const { return layout != WeightsLayout::none; }
 };
 

@@ -12,8 +12,9 @@ namespace lockstep {
 
 // Number 0 is the iteration, then the learning rate, unless it follows a schedule, then the slots:
 // those of a parameter side by side, but for moving averages, accumulators, RMSprop's slots and
-// AMSGrad's last, which come slot by slot.
-// Nadam's product stands behind the slots, or before them, as Keras up to 3.9 had it.
+// AMSGrad's last, which come slot by slot. Nadam's product stands behind the slots.
+// Before Keras 3.10 the product stood before the slots, and a parameter's moving average and
+// accumulator side by side.
 class OptimizerLayout {
  public:
   struct SlotOf {
@@ -23,16 +24,18 @@ class OptimizerLayout {
   };
 
   OptimizerLayout(const Optimizer& optimizer, const std::vector<const Parameter*>& trained,
-                  bool product_first);
+                  bool before_3_10);
 
   std::optional<float> learning_rate() const { return learning_rate_; }
-  size_t first_slot() const { return head() + (has_product_ && product_first_ ? 1 : 0); }
+  size_t first_slot() const { return head() + (has_product_ && before_3_10_ ? 1 : 0); }
   const std::vector<SlotOf>& slots() const { return slots_; }
   // Where Nadam's product is.
   std::optional<size_t> product() const {
     if (!has_product_) return std::nullopt;
-    return product_first_ ? head() : head() + slots_.size();
+    return before_3_10_ ? head() : head() + slots_.size();
   }
+  // Of the variable with this number.
+  Shape shape_of(size_t number) const;
   size_t size() const { return head() + slots_.size() + (has_product_ ? 1 : 0); }
 
  private:
@@ -40,7 +43,7 @@ class OptimizerLayout {
 
   std::optional<float> learning_rate_;
   bool has_product_ = false;
-  bool product_first_ = false;
+  bool before_3_10_ = false;
   std::vector<SlotOf> slots_;
 };
 

@@ -1,7 +1,6 @@
 #include "host/keras/save_model.h"
 
 #include <algorithm>
-#include <cstdio>
 
 #include "host/data/zip_writer.h"
 #include "host/keras/hdf5_writer.h"
@@ -22,16 +21,6 @@ bool goes_on_in(const Json& compile, const Optimizer& optimizer) {
   if (!compile.is_object()) return false;
   const auto compiled = Optimizer::create(compile.value("optimizer", Json()));
   return compiled.ok() && keeps_same_state(*compiled, optimizer);
-}
-
-bool is_before_3_10(const std::string& metadata) {
-  const Json json = Json::parse(metadata, nullptr, false);
-  const Json version = json.is_object() ? json.value("keras_version", Json()) : Json();
-  int major = 0;
-  int minor = 0;
-  return version.is_string() &&
-         std::sscanf(version.get<std::string>().c_str(), "%d.%d", &major, &minor) == 2 &&
-         major == 3 && minor < 10;
 }
 
 // The config with its models and layers as legacy files have them: classes without modules.
@@ -66,7 +55,7 @@ Result<std::string> make_keras_file(const TrainedModel& trained) {
   if (has_own_config(trained.source)) {
     config = trained.source->config_text;
     metadata = trained.source->metadata;
-    if (optimizer) optimizer->product_first = is_before_3_10(metadata);
+    if (optimizer) optimizer->before_3_10 = trained.source->is_before_3_10();
     const Json& compile = trained.source->compile;
     if (optimizer && !goes_on_in(compile, *optimizer->optimizer)) optimizer.reset();
   } else {

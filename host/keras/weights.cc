@@ -134,15 +134,20 @@ Result<std::vector<std::string>> optimizer_arrays(const ModelFile& file) {
   return arrays;
 }
 
-// Nadam's product is where there is a single number among the slots.
+// In the order whose shapes are those of the arrays: weights alone say nothing of a version.
 Result<OptimizerLayout> layout_of(const ModelFile& file, const Optimizer& optimizer,
                                   const std::vector<Parameter>& parameters,
                                   const std::vector<std::string>& arrays) {
   const auto trained = trained_parameters(parameters);
-  OptimizerLayout layout(optimizer, trained, true);
-  if (!layout.product() || *layout.product() >= arrays.size()) return layout;
-  LOCKSTEP_ASSIGN(const Field array, file.weights->array(arrays[*layout.product()]));
-  return OptimizerLayout(optimizer, trained, array.row_shape.empty());
+  OptimizerLayout layout(optimizer, trained, false);
+  OptimizerLayout before_3_10(optimizer, trained, true);
+  if (arrays.size() != layout.size()) return layout;
+  for (size_t i = 0; i < arrays.size(); ++i) {
+    if (layout.shape_of(i) == before_3_10.shape_of(i)) continue;
+    LOCKSTEP_ASSIGN(const Field array, file.weights->array(arrays[i]));
+    return array.row_shape == before_3_10.shape_of(i) ? std::move(before_3_10) : std::move(layout);
+  }
+  return layout;
 }
 
 }  // namespace
@@ -233,7 +238,7 @@ Result<std::string> make_weights_h5(const Model& model, const std::vector<Parame
   }
   if (!optimizer) return file.finish();
   const OptimizerLayout layout(*optimizer->optimizer, trained_parameters(parameters),
-                               optimizer->product_first);
+                               optimizer->before_3_10);
   const auto name = [](size_t i) { return fmt::format("optimizer/vars/{}", i); };
   file.add_integer(name(0),
                    static_cast<int32_t>(std::min<int64_t>(optimizer->iterations, INT32_MAX)));

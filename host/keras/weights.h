@@ -43,7 +43,7 @@ struct OptimizerView {
   const Optimizer* optimizer = nullptr;
   int64_t iterations = 0;
   std::vector<std::span<const float>> slots;
-  bool product_first = false;                // of Nadam: as OptimizerLayout says
+  bool before_3_10 = false;                  // the order of the variables
   std::optional<double> learning_rate = {};  // that holds now; none: the config's
 };
 

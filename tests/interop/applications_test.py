@@ -1,9 +1,9 @@
-"""The models of keras.applications as Keras saves them: lockstep predicts as Keras, and writes
-files that Keras loads.
+"""The models of keras.applications as Keras saves them: lockstep predicts as Keras, writes files
+that Keras loads, and takes the training step that Keras takes.
 
-Models of a few families; `./dev test --all` takes a small one of each. Weights are random: none are
-downloaded. Needs Keras from PyPI, which
-`./dev test` installs into build/venv-interop; skipped without it.
+One model of each family, the deep ones cut short; `./dev test --all` takes every architecture as it
+is. Weights are random: none are downloaded. Needs Keras from PyPI, which `./dev test` installs into
+build/venv-interop; skipped without it.
 """
 import os
 import unittest
@@ -14,47 +14,60 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import runs  # noqa: E402
-from real_keras import MISSING, digest, keras, main, np, zeros_for_weights  # noqa: E402
+from real_keras import MISSING, digest, keras, layers, main, np, zeros_for_weights  # noqa: E402
 from runs import run  # noqa: E402
 
-ROWS = 2
+CLASSES = 10
+LABELS = [3, 7]  # of the rows
+ROWS = len(LABELS)
 TOLERANCE = 1e-4  # of the largest output
+# Of the loss, and of each weight's largest gradient.
+TRAINING_TOLERANCE = 1e-3
+# One step of this size leaves of each weight next to nothing but its gradient.
+LEARNING_RATE = 2.0 ** 20
 LEAST_SIDES = {"Inception": 75, "Xception": 71}  # of an image, where it is not 32
-MODELS = {
-    "MobileNet": {"alpha": 0.25},
-    "MobileNetV2": {"alpha": 0.35},
-    "MobileNetV3Small": {"alpha": 0.75},
-    "ResNet50V2": {},
+OPTIONS = {"MobileNet": {"alpha": 0.25}, "MobileNetV2": {"alpha": 0.35},
+           "MobileNetV3Small": {"alpha": 0.75}}
+# One of each family, and the layer behind which the deep ones only repeat what came before.
+FAMILIES = {
+    "ConvNeXtTiny": "convnext_tiny_stage_1_block_0_identity",
+    "DenseNet121": "conv3_block2_concat",
+    "EfficientNetB0": "block3b_add",
+    "EfficientNetV2B0": "block4b_add",
+    "InceptionResNetV2": "block35_2_ac",
+    "InceptionV3": "mixed4",
+    "MobileNet": None,
+    "MobileNetV2": None,
+    "MobileNetV3Small": None,
+    "NASNetMobile": "normal_concat_0",
+    "ResNet50": "conv3_block1_out",
+    "ResNet50V2": "conv3_block1_out",
+    "VGG16": None,
+    "Xception": "block4_sepconv1_bn",
 }
-if os.environ.get("LOCKSTEP_TEST_ALL"):
-    MODELS.update({
-        "ConvNeXtTiny": {},
-        "DenseNet121": {},
-        "EfficientNetV2B0": {},
-        "InceptionV3": {},
-        "NASNetMobile": {},
-        "ResNet50": {},
-        "VGG16": {"include_top": False, "pooling": "avg"},
-        "Xception": {},
-    })
 
 
-def side_of(name):
-    return next((side for start, side in LEAST_SIDES.items() if name.startswith(start)), 32)
+def models():
+    """{name: the layer to cut it behind, or None}."""
+    if not os.environ.get("LOCKSTEP_TEST_ALL"):
+        return FAMILIES
+    return {name: None for name in dir(keras.applications) if name[0].isupper()}
 
 
-def make(name, options):
-    side = side_of(name)
-    options = {"classes": 10, "classifier_activation": None, **options}
-    if not options.get("include_top", True):
-        del options["classes"], options["classifier_activation"]
+def make(name, cut=None, **options):
+    side = next((side for start, side in LEAST_SIDES.items() if name.startswith(start)), 32)
+    options = {"input_shape": (side, side, 3), "classes": CLASSES, "classifier_activation": None,
+               **OPTIONS.get(name, {}), **options}
     with zeros_for_weights():
-        return getattr(keras.applications, name)(weights=None, input_shape=(side, side, 3),
-                                                 **options)
+        model = getattr(keras.applications, name)(weights=None, **options)
+        if cut is None:
+            return model
+        x = layers.GlobalAveragePooling2D()(model.get_layer(cut).output)
+        return keras.Model(model.input, layers.Dense(CLASSES)(x))
 
 
-def fill(model, rng):
-    """Weights that keep values at about one size through many layers."""
+def fill(model, rng, x):
+    """Weights that keep values at about one size through many layers, and the outputs at 1."""
     for weight in model.weights:
         shape = tuple(weight.shape)
         if not np.issubdtype(np.dtype(weight.dtype), np.floating):
@@ -70,23 +83,45 @@ def fill(model, rng):
             value *= np.float32(10 * (2 / fan_in) ** 0.5)
         weight.assign(value)
     for layer in model.layers:
-        if isinstance(layer, keras.layers.Normalization):
+        if isinstance(layer, layers.Normalization):
             layer.finalize_state()  # it computes with copies of its weights
+    size = model.predict(x, verbose=0, batch_size=ROWS).std()
+    for weight in model.trainable_weights[-2:]:  # what puts out
+        weight.assign(weight / size)
+
+
+def freeze(model):
+    """What training would measure of a batch, and what it would leave to chance."""
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.trainable = False
+        if hasattr(layer, "rate"):
+            layer.rate = 0
 
 
 @unittest.skipIf(keras is None, MISSING)
 class ApplicationsTest(runs.RunTest):
-    def check(self, name, options):
+    def setUp(self):
+        super().setUp()
+        self.path, self.data = self.folder / "model.keras", self.folder / "data.npz"
+
+    def check(self, model, shape):
         rng = np.random.default_rng(5)
-        model = make(name, options)
-        fill(model, rng)
-        path, data = self.folder / "model.keras", self.folder / "data.npz"
-        model.save(path)
-        x = rng.random((ROWS, *model.input_shape[1:]), dtype="float32") * 255
-        np.savez(data, x=x)
+        x = rng.random((ROWS, *shape), dtype="float32") * 255
+        x[1] *= 0.25
+        np.savez(self.data, x=x, y=LABELS)
+        fill(model, rng, x)
+        model.save(self.path)
+        self.check_predictions(model, x)
+        self.check_written(model)
+        freeze(model)
+        self.check_training(model, x)
+        keras.backend.clear_session()
+
+    def check_predictions(self, model, x):
         theirs = model.predict(x, verbose=0, batch_size=ROWS)
         output = self.folder / "predictions.npy"
-        done = run("predict", "--model", path, "--data", data, "--output", output)
+        done = run("predict", "--model", self.path, "--data", self.data, "--output", output)
         self.assertEqual(done.returncode, 0, done.stderr)
         ours = np.load(output)
         self.assertEqual(ours.shape, theirs.shape)
@@ -94,8 +129,10 @@ class ApplicationsTest(runs.RunTest):
         self.assertGreater(np.abs(theirs[0] - theirs[1]).max(), 10 * TOLERANCE * largest)
         self.assertLessEqual(np.abs(ours - theirs).max(), TOLERANCE * largest)
 
+    def check_written(self, model):
         written = self.folder / "written.keras"
-        done = run("convert", path, written)
+        rows = ",".join(str(size) for size in np.load(self.data)["x"].shape[1:])
+        done = run("convert", self.path, written, "--rows", rows)
         self.assertEqual(done.returncode, 0, done.stderr)
         before = digest(model)
         for weight in model.weights:
@@ -103,11 +140,36 @@ class ApplicationsTest(runs.RunTest):
         model.load_weights(written)
         self.assertEqual(digest(model), before)
 
-    def test_predict_as_keras_and_are_written(self):
-        for name, options in MODELS.items():
+    def check_training(self, model, x):
+        """The loss, and the gradients: what a step takes off the weights."""
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(LEARNING_RATE), loss)
+        model.save(self.path)
+        before = [np.asarray(weight) for weight in model.trainable_weights]
+        loss = float(model.train_on_batch(x, np.asarray(LABELS)))
+        theirs = [np.asarray(weight) for weight in model.trainable_weights]
+        sha256, output = self.train("--model", self.path, "--data", self.data, "--epochs", 1,
+                                    "--batch-size", ROWS, "--partitions", 1)
+        model.load_weights(output / "model.keras")
+        self.assertEqual(digest(model), sha256)
+        self.assertLessEqual(abs(self.report(output)["history"]["loss"][0] - loss),
+                             TRAINING_TOLERANCE * loss)
+        for weight, old, other in zip(model.trainable_weights, before, theirs, strict=True):
+            gradient = other - old
+            largest = np.abs(gradient).max()
+            self.assertGreater(largest, 0, weight.path)
+            self.assertLessEqual(np.abs(np.asarray(weight) - old - gradient).max(),
+                                 TRAINING_TOLERANCE * largest, weight.path)
+
+    def test_predict_train_and_are_written_as_in_keras(self):
+        for name, cut in models().items():
             with self.subTest(model=name):
-                self.check(name, options)
-                keras.backend.clear_session()
+                model = make(name, cut)
+                self.check(model, model.input_shape[1:])
+
+    def test_open_sizes_are_those_of_the_data(self):
+        model = make("MobileNet", input_shape=(None, None, 3), include_top=False, pooling="avg")
+        self.check(model, (40, 56, 3))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Real Keras on one side, lockstep on the other: files, predictions, hashes, optimizers' states.
 
-Needs Keras from PyPI, which `./dev test` installs into build/venv-interop; skipped without it.
+Needs Keras from PyPI, which `./dev test` installs: the newest, and as LOCKSTEP_TEST_KERAS says an
+older one (support/real_keras.py). Skipped without it.
 """
 import unittest
 import zipfile
@@ -14,6 +15,7 @@ if keras is not None:
 
 ROWS = 32
 CLASSES = 4
+STEPS = 10
 
 
 def sequential():
@@ -105,26 +107,33 @@ class KerasTest(runs.RunTest):
         self.assertEqual(ours.shape, theirs.shape)
         self.assertLessEqual(np.abs(ours - theirs).max(), tolerance)
 
+    def skip_where_masks_are_lost(self, make):
+        if make is masked and keras.__version__.startswith("3.3."):
+            self.skipTest("Keras 3.3 computes a functional model without masks, and today's "
+                          "reads the same file with them")
+
     def test_keras_writes_and_we_predict(self):
         for make in (sequential, functional, wrapped, masked):
-            model = self.compiled(make())
-            self.fit(model, 2)
-            expected = model.predict(self.x, verbose=0)
-            # Keras itself cannot read arithmetic on tensors from an .h5 file.
-            for ending in (".keras",) if make in (wrapped, masked) else (".keras", ".h5"):
-                with self.subTest(model=make.__name__, ending=ending):
+            with self.subTest(model=make.__name__):
+                self.skip_where_masks_are_lost(make)
+                model = self.compiled(make())
+                self.fit(model, 2)
+                expected = model.predict(self.x, verbose=0)
+                # Keras itself cannot read arithmetic on tensors from an .h5 file.
+                for ending in (".keras",) if make in (wrapped, masked) else (".h5", ".keras"):
                     path = self.folder / f"{make.__name__}{ending}"
                     model.save(path)
                     self.assert_near(self.predict(path), expected)
-            done = run("evaluate", "--model", self.folder / f"{make.__name__}.keras", "--data",
-                       self.data)
-            self.assertEqual(done.returncode, 0, done.stderr)
-            loss = float(done.stdout.split("loss: ")[1].split()[0])
-            self.assertAlmostEqual(loss, model.evaluate(self.x, self.y, verbose=0)[0], delta=1e-4)
+                done = run("evaluate", "--model", path, "--data", self.data)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                loss = float(done.stdout.split("loss: ")[1].split()[0])
+                self.assertAlmostEqual(loss, model.evaluate(self.x, self.y, verbose=0)[0],
+                                       delta=1e-4)
 
     def test_we_train_and_keras_loads(self):
         for make in (sequential, functional, wrapped, masked):
             with self.subTest(model=make.__name__):
+                self.skip_where_masks_are_lost(make)
                 model = self.compiled(make())
                 path = self.folder / f"{make.__name__}.keras"
                 model.save(path)
@@ -132,13 +141,34 @@ class KerasTest(runs.RunTest):
                                             "--batch-size", 8, "--nodes", 2)
                 trained = keras.models.load_model(output / "model.keras")
                 self.assertEqual(digest(trained), sha256)
-                self.assertEqual(int(trained.optimizer.iterations.numpy()), 8)
+                self.assertEqual(trained.optimizer.iterations.numpy(), 8)
                 self.assert_near(self.predict(output), trained.predict(self.x, verbose=0))
                 self.assert_near(self.predict(output / "model.keras"),
                                  trained.predict(self.x, verbose=0))
                 with zipfile.ZipFile(path) as before, \
                         zipfile.ZipFile(output / "model.keras") as after:
                     self.assertEqual(before.read("config.json"), after.read("config.json"))
+
+    def test_config_and_weights_in_files_of_their_own(self):
+        """model.to_json() and save_weights(), and what is trained of them."""
+        for make in (sequential, functional, wrapped, masked):
+            with self.subTest(model=make.__name__):
+                self.skip_where_masks_are_lost(make)
+                model = make()
+                path, weights = self.folder / "model.json", self.folder / "model.weights.h5"
+                path.write_text(model.to_json())
+                model.save_weights(weights)
+                whole = self.folder / "whole.keras"
+                done = run("convert", weights, whole, "--model", path, "--rows", "8,8,1")
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertEqual(digest(keras.models.load_model(whole)), digest(model))
+                self.assert_near(self.predict(whole), model.predict(self.x, verbose=0))
+                sha256, output = self.train("--model", path, "--data", self.data, "--epochs", 1)
+                trained = self.folder / "trained.weights.h5"
+                done = run("convert", output, trained, "--rows", "8,8,1")
+                self.assertEqual(done.returncode, 0, done.stderr)
+                model.load_weights(trained)
+                self.assertEqual(digest(model), sha256)
 
     def test_models_by_name_load(self):
         for name in ("lenet", "resnet20"):
@@ -172,27 +202,31 @@ class KerasTest(runs.RunTest):
         }
 
     def test_optimizers_go_on_here_and_there(self):
-        """Five steps by Keras, five here, five by Keras: as fifteen by Keras alone."""
+        """Ten steps by Keras, ten here, ten by Keras: as thirty by Keras alone."""
+        classes = {"schedule_free": "ScheduleFreeAdamW", "muon": "Muon"}  # of later versions
         for name, make in self.optimizers().items():
             with self.subTest(optimizer=name):
+                if name in classes and not hasattr(keras.optimizers, classes[name]):
+                    self.skipTest(f"Keras {keras.__version__} has no {classes[name]}")
                 keras.utils.set_random_seed(3)
                 model = self.compiled(dense(), make())
                 model.optimizer.build(model.trainable_variables)
                 by_steps = model.optimizer.use_ema or model.optimizer.gradient_accumulation_steps
                 fit = self.fit_by_steps if by_steps else lambda m, n: self.fit(m, n, ROWS)
-                fit(model, 5)
+                fit(model, STEPS)
                 path = self.folder / f"{name}.keras"
                 model.save(path)
-                sha256, output = self.train("--model", path, "--data", self.data, "--epochs", 5,
+                sha256, output = self.train("--model", path, "--data", self.data, "--epochs", STEPS,
                                             "--batch-size", ROWS, "--no-shuffle")
-                fit(model, 5)
+                fit(model, STEPS)
                 ours = keras.models.load_model(output / "model.keras")
                 self.assertEqual(digest(ours), sha256)
-                self.assertEqual(int(ours.optimizer.iterations), int(model.optimizer.iterations))
+                self.assertEqual(ours.optimizer.iterations.numpy(),
+                                 model.optimizer.iterations.numpy())
                 for mine, theirs in zip(ours.get_weights(), model.get_weights()):
                     self.assert_near(mine, theirs)
-                fit(model, 5)
-                fit(ours, 5)
+                fit(model, STEPS)
+                fit(ours, STEPS)
                 for mine, theirs in zip(ours.get_weights(), model.get_weights()):
                     self.assert_near(mine, theirs)
 

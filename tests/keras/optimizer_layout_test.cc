@@ -7,12 +7,12 @@ namespace lockstep {
 namespace {
 
 // "average a" for the slot of each variable, of the parameters a and b.
-std::string order_of(const char* config) {
+std::string order_of(const char* config, bool before_3_10 = false) {
   std::vector<Parameter> parameters(2);
   parameters[0].name = "a";
   parameters[1].name = "b";
   const auto optimizer = Optimizer::create(nlohmann::json::parse(config)).value();
-  const OptimizerLayout layout(optimizer, {parameters.data(), &parameters[1]}, false);
+  const OptimizerLayout layout(optimizer, {parameters.data(), &parameters[1]}, before_3_10);
   std::string order;
   for (const auto& [slot, parameter, shape] : layout.slots()) {
     order += optimizer.slots()[slot].name + " " + parameter->name + ", ";
@@ -38,6 +38,16 @@ TEST(OptimizerLayoutTest, WhatAllOptimizersKeepComesBefore) {
                          "gradient_accumulation_steps": 2})"),
             "average a, average b, gradient_accumulator a, gradient_accumulator b, "
             "momentum a, momentum b, ");
+}
+
+TEST(OptimizerLayoutTest, BeforeKeras310WhatAllKeepLaySideBySide) {
+  EXPECT_EQ(order_of(R"({"name": "sgd", "momentum": 0.9, "use_ema": true,
+                         "gradient_accumulation_steps": 2})",
+                     true),
+            "average a, gradient_accumulator a, average b, gradient_accumulator b, "
+            "momentum a, momentum b, ");
+  EXPECT_EQ(order_of(R"({"name": "adam", "use_ema": true})", true),
+            order_of(R"({"name": "adam", "use_ema": true})"));
 }
 
 // "r (3,), …": of a kernel (3, 2) and a bias (2,).

@@ -1,22 +1,34 @@
 """Real Keras beside the package `lockstep`, for the tests that need both.
 
-Keras comes from PyPI: `./dev test` installs it into build/venv-interop. Where it is not there
-`keras` is None, and the tests are skipped with MISSING as the reason.
+Keras comes from PyPI: `./dev test` installs it into build/venv-interop, and older versions into
+build/keras-VERSION; LOCKSTEP_TEST_KERAS names one of these. Where it is not there `keras` is None,
+and the tests are skipped with MISSING as the reason.
 """
+import contextlib
 import hashlib
 import os
 import sys
+import unittest
 from unittest import mock
 
 import runs
 
 PYTHON = runs.ROOT / "build" / "venv-interop" / "bin" / "python"
-MISSING = "Keras is not here: PyPI could not be reached"
+OLDER = os.environ.get("LOCKSTEP_TEST_KERAS")
+MISSING = f"Keras {OLDER or ''} is not here: PyPI could not be reached".replace("  ", " ")
 sys.path.insert(0, str(runs.ROOT / "python"))
+if OLDER:
+    sys.path.insert(0, str(runs.ROOT / "build" / f"keras-{OLDER}"))
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 try:
+    if OLDER:
+        import jax
+        # What today's JAX has no more, and older Keras enters around each step.
+        jax.spmd_mode = lambda _: contextlib.nullcontext()
     import keras
+    if OLDER and keras.__version__ != OLDER:
+        raise ImportError(f"this is Keras {keras.__version__}")
     import numpy as np
     from keras import layers, losses, metrics
 
