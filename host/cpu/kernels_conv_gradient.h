@@ -97,14 +97,25 @@ struct ImageRows {
   int64_t row = 0, pixel = 0;  // floats from one to the next
 };
 
-// `channels` of each pixel of `rows` rows, side by side.
-inline void pack_rows(const float* from, int64_t pixels, int64_t row_channels, int64_t channels,
-                      float* to) {
-  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-    for (int64_t c = 0; c < channels; ++c) store(to + c * kLanes, load(from + c * kLanes));
-    from += row_channels * kLanes;
-    to += channels * kLanes;
+// Rows of an image of `all` channels, of which a block has `count` from `begin` on.
+struct Channels {
+  const float* rows = nullptr;
+  int64_t pixels = 0, width = 0, all = 0;
+  int64_t begin = 0, count = 0;
+};
+
+// In `packed`, where there is room: packed now, or by an earlier block with these channels.
+inline ImageRows rows_of_block(const Channels& from, bool packs, float* packed) {
+  if (packed == nullptr) return {from.rows, from.width * from.all * kLanes, from.all * kLanes};
+  float* to = packed + from.begin * from.pixels * kLanes;
+  const int64_t pixel_floats = from.count * kLanes;
+  for (int64_t pixel = 0; packs && pixel < from.pixels; ++pixel) {
+    const float* at = from.rows + (pixel * from.all + from.begin) * kLanes;
+    for (int64_t c = 0; c < from.count; ++c) {
+      store(to + pixel * pixel_floats + c * kLanes, load(at + c * kLanes));
+    }
   }
+  return {to, from.width * pixel_floats, pixel_floats};
 }
 
 // The input rows [begin, end) that output rows meet, as far as they are inside of the image.
@@ -160,24 +171,12 @@ inline void conv_gradient_rows(const ConvGradientArgs& args, const RowSpan& out)
   const float* dy_rows = args.dy + out.begin * args.out_width * args.out_channels * kLanes;
   for (int i = 0; i < args.block_count; ++i) {
     const ConvGradientBlock& block = args.blocks[i];
-    ImageRows x{x_rows, args.in_width * args.in_channels * kLanes, args.in_channels * kLanes};
-    ImageRows dy{dy_rows, args.out_width * args.out_channels * kLanes, args.out_channels * kLanes};
-    if (args.packed_x != nullptr) {
-      float* packed = args.packed_x + block.in_begin * x_pixels * kLanes;
-      if (block.packs_x) {
-        pack_rows(x_rows + block.in_begin * kLanes, x_pixels, args.in_channels, block.inputs,
-                  packed);
-      }
-      x = {packed, args.in_width * block.inputs * kLanes, block.inputs * kLanes};
-    }
-    if (args.packed_dy != nullptr) {
-      float* packed = args.packed_dy + block.out_begin * dy_pixels * kLanes;
-      if (block.packs_dy) {
-        pack_rows(dy_rows + block.out_begin * kLanes, dy_pixels, args.out_channels, block.outputs,
-                  packed);
-      }
-      dy = {packed, args.out_width * block.outputs * kLanes, block.outputs * kLanes};
-    }
+    const ImageRows x = rows_of_block(
+        {x_rows, x_pixels, args.in_width, args.in_channels, block.in_begin, block.inputs},
+        block.packs_x, args.packed_x);
+    const ImageRows dy = rows_of_block(
+        {dy_rows, dy_pixels, args.out_width, args.out_channels, block.out_begin, block.outputs},
+        block.packs_dy, args.packed_dy);
     for (int64_t y = out.begin; y < out.end; y += block.rows_at_once) {
       const int64_t end = y + block.rows_at_once;
       conv_gradient_block(args, block, {y, end < out.end ? end : out.end}, x, in.begin, dy,
