@@ -37,15 +37,14 @@ class Memory final : public ResultSink {
 
 class BatchClusterTest : public testing::Test {
  protected:
-  void SetUp() override {
-    data_ = load_dataset("digits:1800", Split::test).value();
-    const auto model = build_model("mlp", data_.row_shape, data_.classes).value();
-    const Graph graph = model->predict_graph().value();
+  void prepare(const Model& model, const Dataset& data, int64_t batch_size) {
+    data_ = data;
+    const Graph graph = model.predict_graph().value();
     weights_ = initial_weights(graph, 3);
-    task_.model_config = model->config();
-    task_.data = "digits:1800";
+    task_.model_config = model.config();
+    task_.data = data.name;
     task_.data_options.needs_targets = false;
-    task_.batch_size = 7;  // 300 rows: 43 batches, the last of 6
+    task_.batch_size = batch_size;
     task_.numerics = "cpu-avx2";
     task_.data_digest = data_.digest;
     task_.weights_sha256 = sha256_hex(
@@ -59,6 +58,7 @@ class BatchClusterTest : public testing::Test {
     const auto worker = make_predicting_worker(task_, graph, data_, weights_, 1, [](int) {
                           return make_cpu_device("cpu-avx2");
                         }).value();
+    expected_.clear();
     ASSERT_TRUE(worker
                     ->compute({0, facts_.batches},
                               [&](int, std::string_view bytes) {
@@ -66,6 +66,11 @@ class BatchClusterTest : public testing::Test {
                                 return Status{};
                               })
                     .ok());
+  }
+  // 300 rows: 43 batches of 7, the last of 6.
+  void SetUp() override {
+    const Dataset data = load_dataset("digits:1800", Split::test).value();
+    prepare(*build_model("mlp", data.row_shape, data.classes).value(), data, 7);
   }
 
   void start() {
@@ -118,6 +123,21 @@ TEST_F(BatchClusterTest, AnyNumberOfNodesMakesTheSameBytes) {
     EXPECT_TRUE(memory_->bytes_ == expected_);
     coordinator_.reset();
   }
+}
+
+TEST_F(BatchClusterTest, ResultsLargerThanAMessageComeInPieces) {
+  const Dataset data = load_dataset("digits:30", Split::test).value();
+  Model wide("wide", data.row_shape);
+  wide.add("UpSampling2D", {{"size", 40}});
+  prepare(wide, data, 3);
+  ASSERT_GT(facts_.arrays[0].bytes_of_batch / 3, kFetchBytes);
+  start();
+  NodeRuntime node(options(), *network_);
+  std::thread thread([&] { EXPECT_TRUE(node.run().ok()); });
+  EXPECT_TRUE(coordinator_->wait_for_end(20'000));
+  EXPECT_TRUE(coordinator_->finish(2000).ok());
+  thread.join();
+  EXPECT_TRUE(memory_->bytes_ == expected_);
 }
 
 TEST_F(BatchClusterTest, ANodeThatLeavesIsReplaced) {
