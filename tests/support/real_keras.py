@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import os
 import sys
-import unittest
 from unittest import mock
 
 import runs
@@ -18,6 +17,9 @@ OLDER = os.environ.get("LOCKSTEP_TEST_KERAS")
 MISSING = f"Keras {OLDER or ''} is not here: PyPI could not be reached".replace("  ", " ")
 sys.path.insert(0, str(runs.ROOT / "python"))
 if OLDER:
+    # Most of the time would go into compiling what runs a few times.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 "
+                                       "--xla_llvm_disable_expensive_passes=true")
     sys.path.insert(0, str(runs.ROOT / "build" / f"keras-{OLDER}"))
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -42,6 +44,12 @@ except ImportError as error:
 def digest(model):
     """What a run's weights_sha256 must be."""
     return hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights())).hexdigest()
+
+
+def before(version):
+    """Whether this is an older Keras than "3.10"."""
+    return [int(part) for part in keras.__version__.split(".")[:2]] < [
+        int(part) for part in version.split(".")]
 
 
 def zeros_for_weights():
