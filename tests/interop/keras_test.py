@@ -3,6 +3,7 @@
 Needs Keras from PyPI, which `./dev test` installs: the newest, and as LOCKSTEP_TEST_KERAS says an
 older one (support/real_keras.py). Skipped without it.
 """
+import os
 import unittest
 import zipfile
 
@@ -204,7 +205,11 @@ class KerasTest(runs.RunTest):
     def test_optimizers_go_on_here_and_there(self):
         """Ten steps by Keras, ten here, ten by Keras: as thirty by Keras alone."""
         classes = {"schedule_free": "ScheduleFreeAdamW", "muon": "Muon"}  # of later versions
-        for name, make in self.optimizers().items():
+        optimizers = self.optimizers()
+        if before("3.10") and not os.environ.get("LOCKSTEP_TEST_ALL"):
+            # Those whose variables older versions order in another way, and what all have.
+            optimizers = {name: optimizers[name] for name in ("nadam", "both", "schedule")}
+        for name, make in optimizers.items():
             with self.subTest(optimizer=name):
                 if name in classes and not hasattr(keras.optimizers, classes[name]):
                     self.skipTest(f"Keras {keras.__version__} has no {classes[name]}")
