@@ -2,8 +2,8 @@
 that Keras loads, and takes the training step that Keras takes.
 
 One model of each family, the deep ones cut short, and the training step of some of them;
-`./dev test --all` takes every architecture as it is. Weights are random: none are downloaded. Needs Keras from PyPI, which `./dev test` installs into
-build/venv-interop; skipped without it.
+`./dev test --all` takes every architecture as it is. Weights are random: none are downloaded. Needs
+Keras from PyPI, which `./dev test` installs into build/venv-interop; skipped without it.
 """
 import os
 import unittest
@@ -48,7 +48,7 @@ FAMILIES = {
     "Xception": "block4_sepconv1_bn",
 }
 
-# Those that are trained too, of different layers each: most of the time is Keras' for its gradients.
+# Those that are trained too, of different layers each: Keras takes long to compile gradients.
 TRAINED = {"ConvNeXtTiny", "EfficientNetB0", "MobileNetV3Small", "NASNetMobile", "ResNet50"}
 ALL = bool(os.environ.get("LOCKSTEP_TEST_ALL"))
 
