@@ -77,7 +77,7 @@ Result<std::vector<float>> BatchNode::fetch_weights() {
     return Error{"the weights that the coordinator sent are not those of the work"};
   }
   std::vector<float> weights(bytes.size() / sizeof(float));
-  std::memcpy(weights.data(), bytes.data(), bytes.size());
+  if (!weights.empty()) std::memcpy(weights.data(), bytes.data(), bytes.size());
   return weights;
 }
 
