@@ -51,7 +51,7 @@ class ConvGradientOp : public PreparedOp {
         op_(op),
         tree_(make_tree_plan(setting.group)),
         groups_(gradient_groups(op, setting.kernels->lanes)) {
-    capacity_ = padded(op.out_channels);
+    capacity_ = padded_sums(op.out_channels);
     for (const GradientGroup& group : groups_) {
       capacity_ = std::max(capacity_, weights_of(group));
       for (const GradientBlock& block : group) {
@@ -86,7 +86,6 @@ class ConvGradientOp : public PreparedOp {
   }
 
  private:
-  static int64_t padded(int64_t count) { return (count + 7) / 8 * 8; }
   float* scratch(int64_t offset) const { return setting_.workspace->data() + offset; }
 
   int64_t weights_of(const GradientGroup& group) const {
@@ -195,12 +194,12 @@ class ConvGradientOp : public PreparedOp {
     for (int64_t row_block = 0; row_block < setting_.row_blocks(); ++row_block) {
       args.dy = dy + row_block * args.pixels * args.channels * setting_.kernels->lanes;
       setting_.kernels->conv_bias_gradient(args);
-      reduce(row_block, padded(op_.out_channels));
+      reduce(row_block, padded_sums(op_.out_channels));
     }
     for (size_t i = 0; i < tree_.root_present.size(); ++i) {
       if (!tree_.root_present[i]) continue;
       std::memcpy(context.roots[i] + op_.bias_offset,
-                  scratch(roots_) + static_cast<int64_t>(i) * padded(op_.out_channels),
+                  scratch(roots_) + static_cast<int64_t>(i) * padded_sums(op_.out_channels),
                   static_cast<size_t>(op_.out_channels) * sizeof(float));
     }
   }

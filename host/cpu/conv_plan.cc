@@ -87,10 +87,12 @@ std::vector<int> split_channels(int64_t channels) {
   return widths;
 }
 
+int64_t padded_sums(int64_t count) { return (count + 7) / 8 * 8; }
+
 int64_t padded_weights(const Conv2dOp& op, const GradientBlock& block) {
   const int64_t count = int64_t{op.kernel_height} * op.kernel_width *
                         (block.in_end - block.in_begin) * (block.out_end - block.out_begin);
-  return (count + 7) / 8 * 8;
+  return padded_sums(count);
 }
 
 std::vector<GradientGroup> gradient_groups(const Conv2dOp& op, int lanes) {

@@ -65,7 +65,9 @@ struct GradientBlock {
 // Of some whose sums L2 may hold, for which the image is read once.
 using GradientGroup = std::vector<GradientBlock>;
 std::vector<GradientGroup> gradient_groups(const Conv2dOp& op, int lanes);
-// Weights of a block, made up to a multiple of 8.
+// `count` sums made up to a multiple of 8, as lanes are reduced.
+int64_t padded_sums(int64_t count);
+// Of the weights of a block.
 int64_t padded_weights(const Conv2dOp& op, const GradientBlock& block);
 
 // Widths of panels that hold `channels`: as even as can be, at most kPanelChannels.

@@ -54,7 +54,7 @@ void EpochFiles::observe(const CoordinatorAction& action) {
   if (checkpoint != nullptr && checkpoint->step > 0 && checkpoint->step % steps_per_epoch_ == 0) {
     const int64_t epoch = initial_epoch_ + checkpoint->step / steps_per_epoch_ - 1;
     const bool wanted = std::any_of(boards_.begin(), boards_.end(), [&](const Board& board) {
-      return board.histogram_freq > 0 && epoch % board.histogram_freq == 0;
+      return board.wants_histograms(epoch);
     });
     if (wanted) due_.push_back({checkpoint->object, epoch});
   }
@@ -108,7 +108,7 @@ Status EpochFiles::begin_training(Board* board) {
 
 void EpochFiles::add_histograms(const Due& due, const std::vector<TaggedValues>& weights) {
   for (Board& board : boards_) {
-    if (failure_ || board.histogram_freq == 0 || due.epoch % board.histogram_freq != 0) continue;
+    if (failure_ || !board.wants_histograms(due.epoch)) continue;
     Status written = begin_training(&board);
     if (written.ok()) {
       written = board.train->append(histogram_event(wall_time(), due.epoch, weights));

@@ -46,6 +46,9 @@ class EpochFiles {
     std::string folder;
     int64_t histogram_freq = 0;  // epochs; 0: none
     bool write_graph = true;
+    bool wants_histograms(int64_t epoch) const {
+      return histogram_freq > 0 && epoch % histogram_freq == 0;
+    }
   };
 
   EpochFiles(FileSystem& files, const Job& job, std::string model_json, const JobReport& report)
