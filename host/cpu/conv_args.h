@@ -59,7 +59,7 @@ struct ConvGradientBlock {
   int segment_count = 0;
   int64_t rows_at_once = 1;                // output rows between which sums stay in registers
   bool packs_x = false, packs_dy = false;  // the first of `blocks` with these channels
-  float* sums = nullptr;                   // [kh][tap][output][V]
+  int64_t first_sum = 0;                   // of its [kh][tap][output][V] in the sums
 };
 
 // Weight gradients of one row block for some blocks of weights. Where blocks have only some of the
@@ -71,6 +71,7 @@ struct ConvGradientArgs {
   float* packed_x = nullptr;  // room for what `rows` output rows need, or none
   float* packed_dy = nullptr;
   int64_t rows = 1;  // output rows that are packed at a time
+  float* sums = nullptr;
   const ConvGradientBlock* blocks = nullptr;
   int block_count = 0;
   int kernel_height = 0, kernel_width = 0;

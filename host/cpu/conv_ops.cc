@@ -54,6 +54,7 @@ class ConvGradientOp : public PreparedOp {
     capacity_ = padded_sums(op.out_channels);
     for (const GradientGroup& group : groups_) {
       capacity_ = std::max(capacity_, weights_of(group));
+      blocks_.push_back(blocks_of(group));
       for (const GradientBlock& block : group) {
         rows_ = std::max(rows_, block.rows);
         packs_x_ = packs_x_ || block.in_end - block.in_begin < op.in_channels;
@@ -62,10 +63,10 @@ class ConvGradientOp : public PreparedOp {
     }
     const int64_t lanes = setting.kernels->lanes;
     const int64_t in_rows = (rows_ - 1) * op.stride_height + op.kernel_height;
-    auto take = [&, offset = int64_t{0}](int64_t floats) mutable {
-      const int64_t at = offset;
-      offset += (floats + kLineFloats - 1) / kLineFloats * kLineFloats;
-      setting_.workspace->reserve(offset);
+    int64_t taken = 0;
+    const auto take = [&](int64_t floats) {
+      const int64_t at = taken;
+      taken += (floats + kLineFloats - 1) / kLineFloats * kLineFloats;
       return at;
     };
     sums_ = take(capacity_ * lanes);
@@ -74,13 +75,14 @@ class ConvGradientOp : public PreparedOp {
     roots_ = take(capacity_ * static_cast<int64_t>(tree_.root_present.size()));
     packed_x_ = take(packs_x_ ? in_rows * op.in_width * op.in_channels * lanes : 0);
     packed_dy_ = take(packs_dy_ ? rows_ * op.out_width * op.out_channels * lanes : 0);
+    setting_.workspace->reserve(taken);
   }
 
   void run(const RunContext& context, std::span<float* const> values) override {
     LOCKSTEP_CHECK(context.roots.size() == tree_.root_present.size());
-    for (const GradientGroup& group : groups_) {
-      run_group(group, setting_.input(0, values), setting_.input(1, values));
-      copy_roots(context, group);
+    for (size_t i = 0; i < groups_.size(); ++i) {
+      run_blocks(blocks_[i], weights_of(groups_[i]), values);
+      copy_roots(context, groups_[i]);
     }
     if (op_.bias_offset >= 0) run_bias(context, setting_.input(1, values));
   }
@@ -96,7 +98,7 @@ class ConvGradientOp : public PreparedOp {
 
   std::vector<ConvGradientBlock> blocks_of(const GradientGroup& group) const {
     std::vector<ConvGradientBlock> blocks;
-    float* sums = scratch(sums_);
+    int64_t sums = 0;
     for (const GradientBlock& from : group) {
       ConvGradientBlock block;
       block.in_begin = from.in_begin;
@@ -111,17 +113,19 @@ class ConvGradientOp : public PreparedOp {
         if (before.in_begin == block.in_begin) block.packs_x = false;
         if (before.out_begin == block.out_begin) block.packs_dy = false;
       }
-      block.sums = sums;
+      block.first_sum = sums;
       sums += padded_weights(op_, from) * setting_.kernels->lanes;
       blocks.push_back(block);
     }
     return blocks;
   }
 
-  void run_group(const GradientGroup& group, const float* x, const float* dy) {
+  // `weights`: of all the blocks.
+  void run_blocks(const std::vector<ConvGradientBlock>& blocks, int64_t weights,
+                  std::span<float* const> values) {
     const int64_t lanes = setting_.kernels->lanes;
-    const std::vector<ConvGradientBlock> blocks = blocks_of(group);
     ConvGradientArgs args;
+    args.sums = scratch(sums_);
     if (packs_x_) args.packed_x = scratch(packed_x_);
     if (packs_dy_) args.packed_dy = scratch(packed_dy_);
     args.rows = rows_;
@@ -142,10 +146,10 @@ class ConvGradientOp : public PreparedOp {
     const int64_t x_image = int64_t{op_.in_height} * op_.in_width * op_.in_channels;
     const int64_t dy_image = int64_t{op_.out_height} * op_.out_width * op_.out_channels;
     for (int64_t row_block = 0; row_block < setting_.row_blocks(); ++row_block) {
-      args.x = x + row_block * x_image * lanes;
-      args.dy = dy + row_block * dy_image * lanes;
+      args.x = setting_.input(0, values) + row_block * x_image * lanes;
+      args.dy = setting_.input(1, values) + row_block * dy_image * lanes;
       setting_.kernels->conv_weight_gradient(args);
-      reduce(row_block, weights_of(group));
+      reduce(row_block, weights);
     }
   }
 
@@ -208,8 +212,9 @@ class ConvGradientOp : public PreparedOp {
   Conv2dOp op_;
   TreePlan tree_;
   std::vector<GradientGroup> groups_;
-  int64_t capacity_ = 0;  // weights of the largest group
-  int64_t rows_ = 1;      // output rows that are packed at a time
+  std::vector<std::vector<ConvGradientBlock>> blocks_;  // of each group
+  int64_t capacity_ = 0;                                // weights of the largest group
+  int64_t rows_ = 1;                                    // output rows that are packed at a time
   bool packs_x_ = false, packs_dy_ = false;
   // Where they lie in the workspace.
   // Where they lie in the workspace.

@@ -148,7 +148,8 @@ inline void conv_gradient_block(const ConvGradientArgs& args, const ConvGradient
       SegmentOperands at;
       at.x = x.first + (in_y - x_begin) * x.row + first_x * x.pixel + segment.tap_begin * kLanes;
       at.dy = dy.first + (first - dy_begin) * dy.row + segment.x_begin * dy.pixel;
-      at.sums = block.sums + (kh * row_sums + segment.tap_begin * block.outputs) * kLanes;
+      at.sums = args.sums + block.first_sum +
+                (kh * row_sums + segment.tap_begin * block.outputs) * kLanes;
       at.x_step = args.stride_width * x.pixel;
       at.dy_step = dy.pixel;
       at.x_row = stride * x.row;
@@ -189,7 +190,8 @@ inline void conv_weight_gradient(const ConvGradientArgs& args) {
   for (int i = 0; i < args.block_count; ++i) {
     const ConvGradientBlock& block = args.blocks[i];
     const int64_t sums = args.kernel_height * args.kernel_width * block.inputs * block.outputs;
-    for (int64_t at = 0; at < sums; ++at) store(block.sums + at * kLanes, set(-0.0f));
+    for (int64_t at = 0; at < sums; ++at)
+      store(args.sums + block.first_sum + at * kLanes, set(-0.0f));
   }
   for (int64_t y = 0; y < args.out_height; y += args.rows) {
     const int64_t end = y + args.rows;
