@@ -61,7 +61,7 @@ Dataset random_dataset(const Shape& image, int64_t rows) {
   return make_dataset(std::move(data));
 }
 
-double seconds_since(Clock::time_point begin) {
+double seconds_from(Clock::time_point begin) {
   return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
@@ -121,8 +121,8 @@ Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
     const auto computed = Clock::now();
     LOCKSTEP_RETURN_IF_ERROR(replica->update(nullptr, roots, digests));
     if (step < warm_up) continue;
-    seconds.push_back(seconds_since(begin));
-    update_seconds.push_back(seconds_since(computed));
+    seconds.push_back(seconds_from(begin));
+    update_seconds.push_back(seconds_from(computed));
   }
   auto result = step_result(job, devices, steps, median(seconds));
   result["update_seconds"] = median(update_seconds);

@@ -7,7 +7,7 @@
 namespace lockstep {
 namespace {
 
-constexpr int kTimeoutMs = 3000;
+constexpr int kAnswerMs = 3000;
 
 std::vector<OptionSpec> probe_options() {
   return {{"metrics_listen", OptionType::text, "127.0.0.1:9464", "HOST:PORT",
@@ -18,7 +18,7 @@ std::vector<OptionSpec> probe_options() {
 Result<HttpAnswer> ask(const nlohmann::json& values) {
   LOCKSTEP_ASSIGN(Address address, parse_address(values.at("metrics_listen"), "--metrics-listen"));
   if (address.host == "0.0.0.0") address.host = "127.0.0.1";
-  return http_get(address, values.at("path"), kTimeoutMs);
+  return http_get(address, values.at("path"), kAnswerMs);
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ constexpr const char* kCoordinatorHelp =
     "When it dies the nodes wait for it. The same command with the same --state or --output goes "
     "on, with the nodes\nthat are still there or with others, to the same bits.\n";
 
-constexpr int kEventsMs = 1000;  // for a slow reader of the last events
+constexpr int kLastEventsMs = 1000;  // for a slow reader of the last events
 
 int exit_code_of(const Error& error, int signal) {
   return signal != 0 ? 128 + signal : static_cast<int>(error.kind);
@@ -148,7 +148,7 @@ int finish(const Result<TrainingOutcome>& outcome, const Context& context, Event
       events->say("error", {{"exit_code", exit_code_of(outcome.error(), signal)},
                             {"message", outcome.error().message}});
     }
-    static_cast<void>(events->finish(kEventsMs));  // a reader that is gone misses nothing
+    static_cast<void>(events->finish(kLastEventsMs));  // a reader that is gone misses nothing
   }
   if (outcome.ok()) return 0;
   report_error(outcome.error());

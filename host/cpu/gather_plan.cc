@@ -10,9 +10,10 @@ namespace {
 // Fewer outputs than this in a row are not worth a segment of their own.
 constexpr int64_t kShortest = 4;
 
-class Planner {
+class GatherPlanner {
  public:
-  Planner(const IndexLists& lists, const std::vector<int64_t>& input_features) : lists_(lists) {
+  GatherPlanner(const IndexLists& lists, const std::vector<int64_t>& input_features)
+      : lists_(lists) {
     LOCKSTEP_CHECK(std::accumulate(input_features.begin(), input_features.end(), int64_t{0}) ==
                    lists.inputs);
     resolve(input_features);
@@ -91,7 +92,7 @@ class Planner {
 }  // namespace
 
 GatherPlan make_gather_plan(const IndexLists& lists, const std::vector<int64_t>& input_features) {
-  return Planner(lists, input_features).plan();
+  return GatherPlanner(lists, input_features).plan();
 }
 
 }  // namespace lockstep::cpu

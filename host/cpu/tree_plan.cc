@@ -7,9 +7,9 @@
 namespace lockstep::cpu {
 namespace {
 
-class Planner {
+class TreePlanner {
  public:
-  explicit Planner(const PartitionGroup& group) : group_(group) {
+  explicit TreePlanner(const PartitionGroup& group) : group_(group) {
     first_rows_.push_back(0);
     for (const int rows : group.rows) {
       LOCKSTEP_CHECK(rows >= 0);
@@ -91,7 +91,7 @@ TreeSteps TreePlan::steps() const {
           .root_count = static_cast<int>(root_present.size())};
 }
 
-TreePlan make_tree_plan(const PartitionGroup& group) { return Planner(group).plan(); }
+TreePlan make_tree_plan(const PartitionGroup& group) { return TreePlanner(group).plan(); }
 
 std::vector<float> tree_sums(const TreePlan& plan, const float* values) {
   std::vector<float> results(plan.root_present.size());

@@ -13,7 +13,7 @@ namespace lockstep {
 namespace {
 
 constexpr size_t kInflatedBytes = 256 << 10;  // stays in the cache between inflating and hashing
-constexpr int64_t kUsualDeflateRatio = 16;
+constexpr int64_t kUsualGzipRatio = 16;
 constexpr uint8_t kUnsignedByte = 0x08;
 
 struct Header {
@@ -182,8 +182,7 @@ Status IdxReader::check_size(const Header& header) const {
 
 Result<std::vector<uint8_t>> IdxReader::read_values(const Header& header) {
   std::vector<uint8_t> values;
-  const int64_t likely =
-      source_.is_gzip() ? source_.file_bytes() * kUsualDeflateRatio : header.values;
+  const int64_t likely = source_.is_gzip() ? source_.file_bytes() * kUsualGzipRatio : header.values;
   values.reserve(static_cast<size_t>(std::min(header.values, likely)));
   const size_t bytes = static_cast<size_t>(header.values);
   while (values.size() < bytes) {

@@ -16,7 +16,7 @@ namespace {
 
 constexpr size_t kHeaderAlignment = 64;
 
-std::string_view text_of(const SharedBytes& bytes) {
+std::string_view npy_text_of(const SharedBytes& bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
@@ -53,10 +53,10 @@ bool is_line(const Shape& shape) {
 
 }  // namespace
 
-bool is_npy(const SharedBytes& bytes) { return text_of(bytes).starts_with(kNpyMagic); }
+bool is_npy(const SharedBytes& bytes) { return npy_text_of(bytes).starts_with(kNpyMagic); }
 
 Result<NpyArray> read_npy(const SharedBytes& bytes, const std::string& called) {
-  LOCKSTEP_ASSIGN(NpyHeader header, parse_npy_header(text_of(bytes), called));
+  LOCKSTEP_ASSIGN(NpyHeader header, parse_npy_header(npy_text_of(bytes), called));
   const size_t expected = header.bytes + header.values;
   if (bytes.size() != expected) {
     const bool is_short = bytes.size() < expected;

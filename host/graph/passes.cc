@@ -10,7 +10,7 @@
 namespace lockstep {
 namespace {
 
-constexpr int kNone = -1;
+constexpr int kNoValue = -1;
 
 int count_readers(const Graph& graph, int value) {
   int readers = static_cast<int>(std::count(graph.outputs.begin(), graph.outputs.end(), value));
@@ -29,7 +29,7 @@ int producer_of(const Graph& graph, int value) {
       if (output == value) return static_cast<int>(i);
     }
   }
-  return kNone;
+  return kNoValue;
 }
 
 bool is_relu(const OpDesc& op, Pass pass) {
@@ -68,7 +68,7 @@ namespace {
 // Whether each value is read, however far, by the loss or an output, in a way that gradients go.
 std::vector<bool> read_values(const Graph& graph) {
   std::vector<bool> read(graph.values.size());
-  if (graph.loss != kNone) {
+  if (graph.loss != kNoValue) {
     read[static_cast<size_t>(graph.loss)] = true;
   } else {
     for (const int output : graph.outputs) read[static_cast<size_t>(output)] = true;
@@ -170,8 +170,9 @@ void fold_relu_gradients(Graph* graph) {
   for (size_t i = 0; i < graph->ops.size();) {
     const OpDesc op = graph->ops[i];
     const int producer = is_relu(op, Pass::data_gradient) ? producer_of(*graph, op.inputs[1]) : -1;
-    const bool folds = producer != kNone && pass_of(graph->ops[producer]) == Pass::data_gradient &&
-                       graph->ops[producer].relu_mask == kNone && op.relu_mask == kNone &&
+    const bool folds = producer != kNoValue &&
+                       pass_of(graph->ops[producer]) == Pass::data_gradient &&
+                       graph->ops[producer].relu_mask == kNoValue && op.relu_mask == kNoValue &&
                        count_readers(*graph, op.inputs[1]) == 1;
     if (!folds) {
       ++i;
@@ -192,7 +193,7 @@ void drop_dead_ops(Graph* graph) {
                                      [&](int output) { return read[static_cast<size_t>(output)]; });
     if (!is_read && written_range(*op).empty()) continue;
     for (const int input : op->inputs) read[static_cast<size_t>(input)] = true;
-    if (op->relu_mask != kNone) read[static_cast<size_t>(op->relu_mask)] = true;
+    if (op->relu_mask != kNoValue) read[static_cast<size_t>(op->relu_mask)] = true;
     kept.push_back(std::move(*op));
   }
   std::reverse(kept.begin(), kept.end());
@@ -252,11 +253,11 @@ void join_maps(const OpDesc& inner, int input, OpDesc* reader) {
 // The MapOp before `at` that can become part of the MapOp `at`: its index, and its input there.
 std::pair<int, int> joinable(const Graph& graph, size_t at) {
   const auto* map = std::get_if<MapOp>(&graph.ops[at].attributes);
-  if (map == nullptr || map->expression.is_random()) return {kNone, kNone};
+  if (map == nullptr || map->expression.is_random()) return {kNoValue, kNoValue};
   for (size_t i = 0; i < graph.ops[at].inputs.size(); ++i) {
     const int value = graph.ops[at].inputs[i];
     const int producer = producer_of(graph, value);
-    if (producer == kNone || count_readers(graph, value) != 1) continue;
+    if (producer == kNoValue || count_readers(graph, value) != 1) continue;
     const auto* inner = std::get_if<MapOp>(&graph.ops[static_cast<size_t>(producer)].attributes);
     if (inner == nullptr || inner->expression.is_random() || inner->features != map->features ||
         !reads_elementwise(*map, static_cast<int>(i)) ||
@@ -266,7 +267,7 @@ std::pair<int, int> joinable(const Graph& graph, size_t at) {
     }
     return {producer, static_cast<int>(i)};
   }
-  return {kNone, kNone};
+  return {kNoValue, kNoValue};
 }
 
 }  // namespace
@@ -282,7 +283,7 @@ void finish_training_graph(Graph* graph) {
 void fuse_maps(Graph* graph) {
   for (size_t at = 0; at < graph->ops.size();) {
     const auto [producer, input] = joinable(*graph, at);
-    if (producer == kNone) {
+    if (producer == kNoValue) {
       ++at;
       continue;
     }

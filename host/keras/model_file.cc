@@ -19,7 +19,7 @@ constexpr const char* kConfig = "config.json";
 constexpr const char* kMetadata = "metadata.json";
 constexpr const char* kWeights = "model.weights.h5";
 
-std::string_view text_of(const SharedBytes& bytes) {
+std::string_view view_of(const SharedBytes& bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
@@ -148,10 +148,10 @@ Status read_archive(const SharedBytes& bytes, ModelFile* file) {
                                    member->name, member->bytes, kMaxConfigBytes));
   }
   LOCKSTEP_ASSIGN(const SharedBytes text, archive.read(*config));
-  LOCKSTEP_RETURN_IF_ERROR(take_config(text_of(text), file));
+  LOCKSTEP_RETURN_IF_ERROR(take_config(view_of(text), file));
   if (metadata != nullptr) {
     LOCKSTEP_ASSIGN(const SharedBytes content, archive.read(*metadata));
-    file->metadata = text_of(content);
+    file->metadata = view_of(content);
   }
   const ZipMember* weights = find_member(archive, kWeights);
   if (weights == nullptr) return {};
@@ -212,7 +212,7 @@ Result<ModelFile> read_model_file(const std::string& path) {
     LOCKSTEP_ASSIGN(Hdf5File hdf5, Hdf5File::open(bytes, path));
     LOCKSTEP_RETURN_IF_ERROR(take_hdf5(std::move(hdf5), &file));
   } else {
-    const std::string_view text = text_of(bytes);
+    const std::string_view text = view_of(bytes);
     const size_t begin = text.find_first_not_of(" \t\r\n");
     if (begin == std::string_view::npos || text[begin] != '{' || text.size() > kMaxConfigBytes) {
       return usage_error(fmt::format(

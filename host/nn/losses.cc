@@ -20,7 +20,7 @@ struct RefusedLoss {
   const char* name;
   const char* reason;
 };
-constexpr RefusedLoss kRefused[] = {
+constexpr RefusedLoss kRefusedLosses[] = {
     {"Dice", "dice", "it is a ratio of sums over the whole batch, and rows are computed apart"},
     {"Tversky", "tversky",
      "it is a ratio of sums over the whole batch, and rows are computed apart"},
@@ -31,7 +31,7 @@ constexpr RefusedLoss kRefused[] = {
 };
 
 Status check_not_refused(const std::string& name) {
-  for (const RefusedLoss& refused : kRefused) {
+  for (const RefusedLoss& refused : kRefusedLosses) {
     if (name != refused.name && name != refused.class_name) continue;
     return usage_error(
         fmt::format("loss '{}' cannot be used: {}; use another loss", name, refused.reason));

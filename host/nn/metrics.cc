@@ -21,7 +21,7 @@ struct RefusedMetric {
 constexpr const char* kNoTargets =
     "it is of values, and knows no targets: name what is to be measured of the outputs";
 constexpr const char* kClasses = "it counts classes by classes, which is not supported yet";
-constexpr RefusedMetric kRefused[] = {
+constexpr RefusedMetric kRefusedMetrics[] = {
     {"Mean", "mean", kNoTargets},
     {"Sum", "sum", kNoTargets},
     {"Metric", "metric", "it is the class that all metrics are made from"},
@@ -42,7 +42,7 @@ std::vector<MetricType> metric_types() {
 
 // By one of its names, or its class.
 Result<MetricType> metric_type(const std::string& name, bool is_class) {
-  for (const RefusedMetric& refused : kRefused) {
+  for (const RefusedMetric& refused : kRefusedMetrics) {
     if (name != (is_class ? refused.class_name : refused.name)) continue;
     return usage_error(fmt::format("metric '{}' cannot be used: {}", name, refused.reason));
   }

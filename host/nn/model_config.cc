@@ -13,7 +13,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int kMaxNesting = 16;  // models in models
+constexpr int kMaxModelNesting = 16;  // models in models
 
 bool is_model_class(const std::string& class_name) {
   return class_name == "Sequential" || class_name == "Functional" || class_name == "Model";
@@ -77,9 +77,9 @@ Result<ConfigReader::ModelPointer> ConfigReader::read_model(const Json& entry, P
         "the model's class {} is code of '{}', which never runs here: build it from layers",
         class_name, module));
   }
-  if (++place.depth > kMaxNesting) {
+  if (++place.depth > kMaxModelNesting) {
     return usage_error(
-        fmt::format("models are nested more than {} deep: flatten them", kMaxNesting));
+        fmt::format("models are nested more than {} deep: flatten them", kMaxModelNesting));
   }
   const Json& config = entry.at("config");
   const std::string name = config.is_object() ? text_of(config, "name") : "";

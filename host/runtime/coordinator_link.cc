@@ -9,7 +9,7 @@
 namespace lockstep {
 namespace {
 
-constexpr int kRetryMs = 20;
+constexpr int kFirstRetryMs = 20;
 constexpr int kLongestRetryMs = 200;
 constexpr int kAwayMs = 1000;  // without an answer: the coordinator is away
 
@@ -68,7 +68,7 @@ void CoordinatorLink::push(NodeEvent event) {
 void CoordinatorLink::poll_loop() {
   std::unique_ptr<ControlClient> client;
   Error unreached;
-  int pause_ms = kRetryMs;
+  int pause_ms = kFirstRetryMs;
   while (true) {
     if (client == nullptr) {
       auto connected = network_.connect_control(options_.coordinator, kConnectMs);
@@ -88,7 +88,7 @@ void CoordinatorLink::poll_loop() {
     if (!handle(reply, client.get())) return;
     leave_if_asked(client.get());
     if (reply.ok()) {
-      pause_ms = kRetryMs;
+      pause_ms = kFirstRetryMs;
       continue;
     }
     client.reset();

@@ -44,13 +44,15 @@ OpCase gradient_case(const Norm& norm) {
 
 const std::vector<int> kRows = {13, 1, 0, 4, 0, 0, 9, 2};
 
-int rows_before(int partition) {
+int norm_rows_before(int partition) {
   int rows = 0;
   for (int p = 0; p < partition; ++p) rows += kRows[static_cast<size_t>(p)];
   return rows;
 }
 
-bool has_rows(const Subtree& tree) { return rows_before(tree.first) < rows_before(tree.end()); }
+bool norm_has_rows(const Subtree& tree) {
+  return norm_rows_before(tree.first) < norm_rows_before(tree.end());
+}
 
 PartitionGroup group_of(int begin, int end) {
   PartitionGroup group{.first = begin, .roots = maximal_subtrees({begin, end})};
@@ -67,7 +69,7 @@ Results run(Device& device, const Norm& norm, const std::vector<Floats>& inputs,
             const Floats& weights, int begin, int end) {
   const PartitionGroup group = group_of(begin, end);
   const auto rows = [&](const Floats& data) {
-    return slice(data, norm.features, rows_before(begin), rows_before(end));
+    return slice(data, norm.features, norm_rows_before(begin), norm_rows_before(end));
   };
   Results results;
   OpRunner runner(device);
@@ -110,7 +112,7 @@ TEST_P(BatchNorm, AgreesWithTheNaiveDevice) {
   const int partitions = static_cast<int>(kRows.size());
   for (const Norm& norm : kNorms) {
     SCOPED_TRACE(std::to_string(norm.features) + "/" + std::to_string(norm.channel.modulus));
-    const std::vector<Floats> inputs = inputs_of(norm, rows_before(partitions));
+    const std::vector<Floats> inputs = inputs_of(norm, norm_rows_before(partitions));
     const Floats weights = random_floats(9, 3 + 2 * norm.channel.modulus);
     const Results expected = run(naive, norm, inputs, weights, 0, partitions);
     const Results actual = run(*device_, norm, inputs, weights, 0, partitions);
@@ -137,7 +139,7 @@ TEST_P(BatchNorm, EveryGroupGivesTheSameBits) {
   for (const Norm& norm : kNorms) {
     const int64_t features = norm.features, channels = norm.channel.modulus;
     SCOPED_TRACE(std::to_string(features) + "/" + std::to_string(channels));
-    const std::vector<Floats> inputs = inputs_of(norm, rows_before(partitions));
+    const std::vector<Floats> inputs = inputs_of(norm, norm_rows_before(partitions));
     const Floats weights = random_floats(9, 3 + 2 * channels);
     std::vector<Results> alone;
     std::vector<Floats> forward_leaves, gradient_leaves;
@@ -151,7 +153,7 @@ TEST_P(BatchNorm, EveryGroupGivesTheSameBits) {
         const Results group = run(*device_, norm, inputs, weights, begin, end);
         for (int p = begin; p < end; ++p) {
           const Results& one = alone[static_cast<size_t>(p)];
-          const int first = rows_before(p) - rows_before(begin), last = first + kRows[p];
+          const int first = norm_rows_before(p) - norm_rows_before(begin), last = first + kRows[p];
           if (first == last) continue;
           ASSERT_TRUE(
               same_bits(one.forward.output, slice(group.forward.output, features, first, last)));
@@ -165,9 +167,9 @@ TEST_P(BatchNorm, EveryGroupGivesTheSameBits) {
         }
         const std::vector<Subtree> roots = maximal_subtrees({begin, end});
         for (size_t i = 0; i < roots.size(); ++i) {
-          if (!has_rows(roots[i])) continue;
-          const Floats forward = sum_of_leaves(*device_, forward_leaves, roots[i], has_rows);
-          const Floats gradient = sum_of_leaves(*device_, gradient_leaves, roots[i], has_rows);
+          if (!norm_has_rows(roots[i])) continue;
+          const Floats forward = sum_of_leaves(*device_, forward_leaves, roots[i], norm_has_rows);
+          const Floats gradient = sum_of_leaves(*device_, gradient_leaves, roots[i], norm_has_rows);
           ASSERT_EQ(first_difference(forward, group.forward.roots[i]), "none");
           ASSERT_EQ(first_difference(gradient, group.gradient.roots[i]), "none");
         }
@@ -206,7 +208,7 @@ TEST(BatchNormWidth, HasTheSameBits) {
   const std::unique_ptr<Device> narrow = make_device("cpu-avx2");
   const std::unique_ptr<Device> wide = make_device("cpu-avx512");
   for (const Norm& norm : kNorms) {
-    const std::vector<Floats> inputs = inputs_of(norm, rows_before(8));
+    const std::vector<Floats> inputs = inputs_of(norm, norm_rows_before(8));
     const Floats weights = random_floats(9, 3 + 2 * norm.channel.modulus);
     const Results a = run(*narrow, norm, inputs, weights, 0, 8);
     const Results b = run(*wide, norm, inputs, weights, 0, 8);

@@ -6,7 +6,7 @@
 namespace lockstep::cpu_test {
 namespace {
 
-constexpr int kRows = 37;
+constexpr int kRowCount = 37;
 
 OpResult run_rows(OpRunner& runner, const OpCase& c, const std::vector<Floats>& inputs,
                   const Floats& weights, int begin, int end) {
@@ -27,12 +27,12 @@ TEST_P(RowIndependence, OfGroupAndNeighbours) {
   const std::unique_ptr<Device> device = make_device(GetParam());
   OpRunner runner(*device);
   for (const OpCase& c : joined(forward_cases(), general_cases())) {
-    const std::vector<Floats> inputs = random_inputs(c, kRows, 5);
+    const std::vector<Floats> inputs = random_inputs(c, kRowCount, 5);
     const Floats weights = random_floats(99, c.parameters);
-    const Floats whole = run_rows(runner, c, inputs, weights, 0, kRows).output;
+    const Floats whole = run_rows(runner, c, inputs, weights, 0, kRowCount).output;
     for (const int size : {1, 2, 5, 8, 16}) {
       // Groups that overlap: every row meets other neighbours, in another lane.
-      for (int begin = 0; begin + size <= kRows; begin += std::max(size - 1, 4)) {
+      for (int begin = 0; begin + size <= kRowCount; begin += std::max(size - 1, 4)) {
         const Floats part = run_rows(runner, c, inputs, weights, begin, begin + size).output;
         ASSERT_EQ(first_difference(part, slice(whole, c.output, begin, begin + size)), "none")
             << c.name << ", rows from " << begin << ", " << size;
@@ -49,10 +49,10 @@ TEST(VectorWidth, ForwardHasTheSameBits) {
   const std::unique_ptr<Device> wide = make_device("cpu-avx512");
   OpRunner narrow_runner(*narrow), wide_runner(*wide);
   for (const OpCase& c : joined(forward_cases(), general_cases())) {
-    const std::vector<Floats> inputs = random_inputs(c, kRows, 6);
+    const std::vector<Floats> inputs = random_inputs(c, kRowCount, 6);
     const Floats weights = random_floats(98, c.parameters);
-    const OpResult a = run_rows(narrow_runner, c, inputs, weights, 0, kRows);
-    const OpResult b = run_rows(wide_runner, c, inputs, weights, 0, kRows);
+    const OpResult a = run_rows(narrow_runner, c, inputs, weights, 0, kRowCount);
+    const OpResult b = run_rows(wide_runner, c, inputs, weights, 0, kRowCount);
     ASSERT_EQ(first_difference(a.output, b.output), "none") << c.name;
     for (size_t i = 0; i < a.roots.size(); ++i) {
       ASSERT_EQ(first_difference(a.roots[i], b.roots[i]), "none") << c.name;

@@ -14,7 +14,7 @@ namespace {
 using ::testing::HasSubstr;
 using Names = std::vector<std::string>;
 
-CsvTable read(const std::string& text, const DataOptions& options = {}) {
+CsvTable table_of(const std::string& text, const DataOptions& options = {}) {
   const TestFolder folder;
   auto table = read_csv(folder.write("x.csv", text), options);
   EXPECT_TRUE(table.ok()) << table.error().message;
@@ -33,7 +33,7 @@ std::string csv_message_of(const std::string& text, const DataOptions& options =
 
 TEST(Csv, TheLastColumnIsTheTarget) {
   const std::string text = "a,b,label\n1,2.5,0\n-3e2,+.5,1\n";
-  const CsvTable table = read(text);
+  const CsvTable table = table_of(text);
   EXPECT_EQ((Names{"a", "b"}), table.inputs);
   EXPECT_EQ((Names{"label"}), table.targets);
   EXPECT_EQ(2, table.rows);
@@ -47,13 +47,13 @@ TEST(Csv, NamedTargetsInputsAndWeights) {
   const std::string text = "y1,a,sample_weight,b,y2\n1,2,0.5,4,5\n6,7,1.5,9,10\n";
   DataOptions options;
   options.targets = {"y2", "y1"};
-  CsvTable table = read(text, options);
+  CsvTable table = table_of(text, options);
   EXPECT_EQ((Names{"a", "b"}), table.inputs);
   EXPECT_EQ((std::vector<double>{5, 1, 10, 6}), table.target_values);
   EXPECT_EQ((std::vector<float>{2, 4, 7, 9}), table.input_values);
   EXPECT_EQ((std::vector<float>{0.5f, 1.5f}), table.weights);
   options.inputs = {"b"};
-  table = read(text, options);
+  table = table_of(text, options);
   EXPECT_EQ((std::vector<float>{4, 9}), table.input_values);
   EXPECT_THAT(csv_message_of("a,b,label\n1,2,3\n", {.targets = {"lable"}}),
               HasSubstr("unknown column 'lable'; did you mean 'label'?"));
@@ -63,7 +63,7 @@ TEST(Csv, NamedTargetsInputsAndWeights) {
 }
 
 TEST(Csv, QuotesLineEndsAndSpaces) {
-  const CsvTable table = read(
+  const CsvTable table = table_of(
       "\xef\xbb\xbf\"first, \"\"quoted\"\"\",\"two\nlines\", y\r\n"
       "\r\n"
       " 1 ,\"2\",3\r\n"
@@ -76,7 +76,7 @@ TEST(Csv, QuotesLineEndsAndSpaces) {
 }
 
 TEST(Csv, TrueAndFalseAreAType) {
-  EXPECT_EQ((std::vector<float>{1, 0, 1}), read("a,y\ntrue,0\nFalse,0\nTRUE,1\n").input_values);
+  EXPECT_EQ((std::vector<float>{1, 0, 1}), table_of("a,y\ntrue,0\nFalse,0\nTRUE,1\n").input_values);
   EXPECT_EQ("'x.csv', line 3, column 1 ('a'): 'true' in a column of numbers; write one of the two",
             csv_message_of("a,y\n1,0\ntrue,0\n"));
   EXPECT_THAT(csv_message_of("a,y\ntrue,0\n1,0\n"), HasSubstr("'1' in a column of true and false"));
@@ -91,7 +91,7 @@ TEST(Csv, MissingValues) {
     EXPECT_THAT(csv_message_of(std::string("a,y\n") + text + ",0\n"), HasSubstr("is missing"))
         << text;
     EXPECT_EQ((std::vector<float>{-1}),
-              read(std::string("a,y\n") + text + ",0\n", {.missing = -1}).input_values);
+              table_of(std::string("a,y\n") + text + ",0\n", {.missing = -1}).input_values);
   }
   EXPECT_EQ(
       "'x.csv', line 2, column 2 ('y'): the value is missing; targets and weights must be "
@@ -136,8 +136,8 @@ TEST(Csv, LargerThanAPiece) {
     inputs.push_back(static_cast<float>(i));
     inputs.push_back(static_cast<float>(i % 97));
   }
-  EXPECT_EQ(inputs, read(text).input_values);
-  const CsvTable zipped = read(gzip(text));
+  EXPECT_EQ(inputs, table_of(text).input_values);
+  const CsvTable zipped = table_of(gzip(text));
   EXPECT_EQ(inputs, zipped.input_values);
   EXPECT_EQ(sha256_hex(text), zipped.sha256);
   EXPECT_THAT(csv_message_of(gzip(text).substr(0, 1000)), HasSubstr("damaged gzip"));
