@@ -8,14 +8,9 @@ Keras from PyPI, which `./dev test` installs into build/venv-interop; skipped wi
 import os
 import unittest
 
-# Each model runs once: most of the time would go into compiling it.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
-
-import runs  # noqa: E402
-from real_keras import MISSING, digest, keras, layers, main, np, zeros_for_weights  # noqa: E402
-from runs import run  # noqa: E402
+import runs
+from real_keras import MISSING, digest, keras, layers, main, np, zeros_for_weights
+from runs import run
 
 CLASSES = 10
 LABELS = [3, 7]  # of the rows

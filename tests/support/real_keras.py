@@ -16,10 +16,10 @@ PYTHON = runs.ROOT / "build" / "venv-interop" / "bin" / "python"
 OLDER = os.environ.get("LOCKSTEP_TEST_KERAS")
 MISSING = f"Keras {OLDER or ''} is not here: PyPI could not be reached".replace("  ", " ")
 sys.path.insert(0, str(runs.ROOT / "python"))
+# Most of the time would go into compiling what runs a few times.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 "
+                                   "--xla_llvm_disable_expensive_passes=true")
 if OLDER:
-    # Most of the time would go into compiling what runs a few times.
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 "
-                                       "--xla_llvm_disable_expensive_passes=true")
     sys.path.insert(0, str(runs.ROOT / "build" / f"keras-{OLDER}"))
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
