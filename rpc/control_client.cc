@@ -41,6 +41,7 @@ class ThriftControlClient final : public ControlClient {
     return {};
   }
 
+  bool answered() const override { return client_.has_value(); }
   Result<Welcome> hello(const Hello& hello) override {
     wire::Welcome answer;
     LOCKSTEP_RETURN_IF_ERROR(call([&](Wire& wire) { wire.hello(answer, to_wire(hello)); }));

@@ -90,6 +90,8 @@ class ControlServer {
 class ControlClient {
  public:
   virtual ~ControlClient() = default;
+  // Whether the coordinator answered the last call, were it with an error.
+  virtual bool answered() const = 0;
   virtual Result<Welcome> hello(const Hello& hello) = 0;
   virtual Status join(const JoinRequest& request) = 0;
   virtual Result<PollReply> poll(const PollRequest& request) = 0;

@@ -52,6 +52,7 @@ Status NodeSession::run() {
 Status NodeSession::connect() {
   int64_t deadline = monotonic_ms() + options_.connect_timeout_ms;
   int pause_ms = 20;
+  std::string failure;
   while (true) {
     auto client = network_.connect_control(options_.coordinator, kConnectMs);
     if (client.ok()) {
@@ -63,10 +64,15 @@ Status NodeSession::connect() {
         return {};
       }
       if (welcome.error().kind == ErrorKind::refused) return welcome.error();
-      // It is there, and still prepares the job: that may take as long as its data is large.
-      deadline = monotonic_ms() + options_.connect_timeout_ms;
+      if (control_->answered()) {
+        // It is there, and still prepares the job: that may take as long as its data is large.
+        deadline = monotonic_ms() + options_.connect_timeout_ms;
+      }
+      failure = welcome.error().message + "; if it runs with --tls, a node needs it too";
     } else if (client.error().kind == ErrorKind::refused) {
       return client.error();
+    } else {
+      failure = client.error().message;
     }
     {
       std::unique_lock lock(mutex_);
@@ -75,9 +81,9 @@ Status NodeSession::connect() {
     }
     if (monotonic_ms() > deadline) {
       return Error{
-          fmt::format("no coordinator at {} after {} s of trying; start one with "
+          fmt::format("no coordinator at {} after {} s of trying ({}); start one with "
                       "'lockstep coordinator', or check --coordinator",
-                      options_.coordinator.text(), options_.connect_timeout_ms / 1000)};
+                      options_.coordinator.text(), options_.connect_timeout_ms / 1000, failure)};
     }
     const bool early = monotonic_ms() < deadline - options_.connect_timeout_ms / 2;
     pause_ms = std::min(pause_ms * 2, early ? 50 : 1000);

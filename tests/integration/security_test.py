@@ -120,6 +120,8 @@ class SecurityTest(faults.FaultTest):
                         "--data", "digits:256")
         self.assert_fails(done, 4, "for nodes", "operator")
         self.assert_fails(runs.run("status", address), 1, "connection lost")
+        done = runs.run("node", "--coordinator", address, "--connect-timeout", 1)
+        self.assert_fails(done, 1, "connection lost", "--tls")
         done = runs.run("status", address, "--tls", certificates / "operator")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assert_fails(runs.run("status", address, "--tls", self.folder), 1, "lockstep certs")
