@@ -2,70 +2,20 @@
 import contextlib
 import os
 import pathlib
-import socket
 import stat
-import threading
 
 import faults
 import runs
+from strangers import Strangers
 
 SMALL = ["--model", "mlp", "--data", "digits:256", "--epochs", "2", "--batch-size", "32"]
 MIDDLE = ["--model", "seed-cnn", "--data", "digits:3000", "--epochs", "2", "--batch-size", "64"]
-GARBAGE = [b"GET / HTTP/1.1\r\n\r\n", os.urandom(1 << 16), b"\x16\x03\x01\x02\x00\x01" * 200,
-           b"\x80\x01\x00\x01\x00\x00\x00\x05hello" + b"\xff" * 64, b"LOCKSHM1" + bytes(56)]
 
 
 def make_certificates(folder, job, *more):
     done = runs.run("certs", "--output", folder, "--job-name", job, *more)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-class Strangers:
-    """Connections that stay, that trickle, and that flood, until the end of the block."""
-
-    def __init__(self, addresses, stay=500):
-        self.addresses = [(host, int(port)) for host, port in
-                          (address.rsplit(":", 1) for address in addresses)]
-        self.stay = stay
-        self.over = threading.Event()
-        self.connections = 0
-        self.threads = [threading.Thread(target=work, args=(address,))
-                        for address in self.addresses
-                        for work in (self._stay_and_trickle, self._flood)]
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.over.set()
-        for thread in self.threads:
-            thread.join()
-
-    def _connect(self, address):
-        self.connections += 1
-        return socket.create_connection(address, 2)
-
-    def _stay_and_trickle(self, address):
-        held = []
-        while not self.over.wait(0.05):
-            with contextlib.suppress(OSError):
-                while len(held) < self.stay and not self.over.is_set():
-                    held.append(self._connect(address))
-            for each in held[::5]:
-                with contextlib.suppress(OSError):
-                    each.send(b"\x16")
-        for each in held:
-            each.close()
-
-    def _flood(self, address):
-        while not self.over.wait(0.02):
-            for bytes_ in GARBAGE:
-                with contextlib.suppress(OSError):
-                    with self._connect(address) as stranger:
-                        stranger.sendall(bytes_)
 
 
 class SecurityTest(faults.FaultTest):

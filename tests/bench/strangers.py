@@ -1,0 +1,133 @@
+"""What strangers cost a job: a step's time while they connect, trickle and flood, and without.
+
+    python tests/bench/strangers.py --lockstep build/lockstep [--quick]
+
+A coordinator and two nodes train under TLS on loopback. In turn nobody comes, or 500 connections a
+port that trickle bytes, or a flood of garbage. The strangers take time of this machine's cores too,
+so CPU time counts: that of the job's own processes, what they do with strangers included.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from functools import partial
+
+import common
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import runs  # noqa: E402
+from strangers import Strangers  # noqa: E402
+
+JOB = ["--model", "seed-cnn", "--data", "digits:3000", "--epochs", 100000, "--batch-size", 64]
+NODES = 2
+WAYS = {"nobody": (), "trickle": ("trickle",), "flood": ("flood",)}
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+class Job:
+    """The job's processes; `addresses` are where strangers can reach them."""
+
+    def __init__(self, binary, folder):
+        ports = [runs.free_port() for _ in range(NODES + 2)]
+        self.metrics = f"http://127.0.0.1:{ports[0]}/metrics"
+        self.addresses = [f"127.0.0.1:{port}" for port in ports[1:]]
+        run = partial(subprocess.run, check=True, stdout=subprocess.DEVNULL)
+        run([binary, "certs", "--output", f"{folder}/certificates", "--job-name", "strangers"])
+        self.log = open(f"{folder}/log", "w", encoding="utf-8")
+        self.processes = []
+        self.start(binary, "coordinator", *JOB, "--nodes", NODES, "--listen", self.addresses[0],
+                   "--metrics-listen", f"127.0.0.1:{ports[0]}", "--output", f"{folder}/run",
+                   "--tls", f"{folder}/certificates/coordinator")
+        for address in self.addresses[1:]:
+            self.start(binary, "node", "--coordinator", self.addresses[0], "--listen", address,
+                       "--devices", 1, "--tls", f"{folder}/certificates/node")
+
+    def start(self, *command):
+        self.processes.append(subprocess.Popen([str(word) for word in command], stdout=self.log,
+                                               stderr=self.log))
+
+    def steps(self):
+        text = urllib.request.urlopen(self.metrics, timeout=30).read().decode()
+        return int(re.search(r"^lockstep_step (\d+)$", text, re.M)[1])
+
+    def cpu_seconds(self):
+        def of(pid):
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            return (int(fields[11]) + int(fields[12])) / TICK
+        return sum(of(process.pid) for process in self.processes)
+
+    def wait_for_start(self):
+        def trains():
+            if any(process.poll() is not None for process in self.processes):
+                sys.exit(f"a process has ended:\n{pathlib.Path(self.log.name).read_text()}")
+            with contextlib.suppress(OSError, TypeError):
+                return self.steps() >= 20
+            return False
+        runs.wait_until(trains, "the first steps", 120)
+
+    def close(self):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        self.log.close()
+
+
+def be_strangers(addresses, ways, over, connections):
+    with Strangers(addresses, ways) as strangers:
+        over.wait()
+    connections.value = strangers.connections
+
+
+def measure(job, ways, seconds):
+    """(seconds a step, CPU seconds a step, connections a second) in a window of that length."""
+    over, connections = multiprocessing.Event(), multiprocessing.Value("q", 0)
+    attack = multiprocessing.Process(target=be_strangers,
+                                     args=(job.addresses, ways, over, connections))
+    begin = time.monotonic()
+    attack.start()
+    time.sleep(2)  # until all are there
+    steps, cpu, start = job.steps(), job.cpu_seconds(), time.monotonic()
+    time.sleep(seconds)
+    steps, cpu, passed = job.steps() - steps, job.cpu_seconds() - cpu, time.monotonic() - start
+    over.set()
+    attack.join()
+    if steps <= 0:
+        sys.exit(f"no step within {seconds} s")
+    return passed / steps, cpu / steps, connections.value / (time.monotonic() - begin)
+
+
+def main():
+    options = common.parser(__doc__.splitlines()[0]).parse_args()
+    common.warn_if_busy()
+    seconds, rounds = (3, 3) if options.quick else (6, 9)
+    with tempfile.TemporaryDirectory(prefix="lockstep-bench-") as folder:
+        job = Job(options.lockstep, folder)
+        try:
+            job.wait_for_start()
+            results = common.alternate(
+                {name: partial(measure, job, ways, seconds) for name, ways in WAYS.items()}, rounds)
+        finally:
+            job.close()
+    rows = []
+    for name, windows in results.items():
+        row = [name, f"{statistics.median(each[2] for each in windows):,.0f}"]
+        for which in (0, 1):
+            pairs = [100 * (own[which] / quiet[which] - 1)
+                     for own, quiet in zip(windows, results["nobody"])]
+            row += [f"{1e3 * statistics.median(each[which] for each in windows):.3f}",
+                    f"{statistics.median(pairs):+.1f} %"]
+        rows.append(row)
+    common.print_table(f"A step of seed-cnn, {NODES} nodes under TLS; {rounds} times {seconds} s",
+                       ["", "connections/s", "ms", "pairs", "CPU ms", "pairs"], rows)
+
+
+if __name__ == "__main__":
+    main()
