@@ -24,7 +24,7 @@ import common
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import runs  # noqa: E402
-from strangers import Strangers  # noqa: E402
+from attacks import Strangers  # noqa: E402
 
 JOB = ["--model", "seed-cnn", "--data", "digits:3000", "--epochs", 100000, "--batch-size", 64]
 NODES = 2

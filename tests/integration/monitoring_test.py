@@ -9,9 +9,12 @@ import faults
 import runs
 
 RATE = 0.0078125  # as float32 too
-JOB = ["--model", "mlp", "--data", "digits:512", "--epochs", "40", "--batch-size", "32",
+JOB = ["--model", "mlp", "--data", "digits:512", "--validation-data", "digits:32", "--epochs", "40",
+       "--batch-size", "32",
        "--callbacks", f"LearningRateScheduler(schedule={{2: {RATE}}})"]
 ENVIRONMENT = runs.ROOT / "build" / "venv-support"
+DASHBOARD = runs.ROOT / "docker" / "grafana" / "lockstep.json"
+NEEDS_GPU = {"lockstep_gpu_memory_used_bytes"}  # a unit test has it, and its label
 SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z0-9_]+="(?:[^"\\]|\\.)*",?)*)\})? (-?[0-9.e+-]+|NaN)$')
 
 
@@ -84,6 +87,7 @@ class MonitoringTest(faults.FaultTest):
         probe = runs.run("probe", "--metrics-listen", f"127.0.0.1:{port}")
         self.assertEqual((probe.returncode, probe.stdout), (0, "ok\n"), probe.stderr)
         self.parse_by_prometheus(text, node_text)
+        self.assert_dashboard_finds([*samples, *of_node])
 
         table = runs.run("status", address).stdout
         for word in ("mlp on digits:512", "training", "n0", "n1", "loss:", "samples/s",
@@ -122,6 +126,27 @@ class MonitoringTest(faults.FaultTest):
             for family in families:
                 self.assertIn(family.type, ("gauge", "counter"), family.name)
                 self.assertTrue(family.documentation, family.name)
+
+    def assert_dashboard_finds(self, keys):
+        """Each metric of Grafana's dashboard, and each label that it shows, among the samples."""
+        targets = [target for panel in json.loads(DASHBOARD.read_text())["panels"]
+                   for target in panel["targets"]]
+        labels = {}
+        for key in keys:
+            name, _, rest = key.partition("{")
+            labels[name] = set(re.findall(r'(\w+)="', rest))
+        asked = set()
+        for target in targets:
+            expression = target["expr"]
+            names = re.findall(r"\b(?:lockstep|process)_\w+", expression)
+            self.assertEqual(len(names), 1, expression)
+            asked.add(names[0])
+            shown = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+            shown |= {each.strip() for group in re.findall(r"by \(([^)]*)\)", expression)
+                      for each in group.split(",")}
+            if names[0] in labels:  # Prometheus itself adds the instance
+                self.assertLessEqual(shown - {"instance"}, labels[names[0]], expression)
+        self.assertEqual(asked - set(labels), NEEDS_GPU)
 
     def test_the_parser_of_prometheus_is_here(self):
         if not list(ENVIRONMENT.glob("lib/python3*/site-packages/prometheus_client")):

@@ -6,7 +6,7 @@ import stat
 
 import faults
 import runs
-from strangers import Strangers
+from attacks import Strangers
 
 SMALL = ["--model", "mlp", "--data", "digits:256", "--epochs", "2", "--batch-size", "32"]
 MIDDLE = ["--model", "seed-cnn", "--data", "digits:3000", "--epochs", "2", "--batch-size", "64"]

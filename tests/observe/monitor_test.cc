@@ -106,6 +106,15 @@ TEST(Prometheus, LabelsAreEscapedAndHolesLeftOut) {
               HasSubstr("lockstep_phase{phase=\"preparing\"} 1\n"));
 }
 
+TEST(Prometheus, MemoryOfEachGpu) {
+  const nlohmann::json gpus = {{{"index", 0}, {"used", 3}, {"total", 8}},
+                               {{"index", 1}, {"used", 4}, {"total", 8}}};
+  const std::string text = node_metrics({{"node", "n"}, {"gpus", gpus}});
+  EXPECT_THAT(text, HasSubstr("lockstep_gpu_memory_used_bytes{gpu=\"1\"} 4\n"));
+  EXPECT_THAT(text, HasSubstr("lockstep_gpu_memory_total_bytes{gpu=\"0\"} 8\n"));
+  EXPECT_THAT(node_metrics({{"node", "n"}}), Not(HasSubstr("gpu")));
+}
+
 TEST(StatusTable, SaysWhoDoesWhat) {
   JobMonitor monitor(monitored_job());
   monitor.observe(step_of(0), 1.0);
