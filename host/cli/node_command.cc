@@ -47,9 +47,7 @@ Result<NodeOptions> options_from(const nlohmann::json& values) {
   LOCKSTEP_ASSIGN(options.listen, parse_address(values.at("listen"), "--listen"));
   options.advertise = values.at("advertise");
   if (!options.advertise.empty()) {
-    LOCKSTEP_RETURN_IF_ERROR(parse_address(options.advertise, "--advertise").ok()
-                                 ? Status{}
-                                 : parse_address(options.advertise, "--advertise").error());
+    LOCKSTEP_RETURN_IF_ERROR(parse_address(options.advertise, "--advertise"));
   }
   options.name = values.at("name");
   options.data = values.at("data");

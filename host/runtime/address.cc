@@ -5,6 +5,14 @@
 #include "host/runtime/control.h"
 
 namespace lockstep {
+namespace {
+
+// What names and addresses of hosts are written with, IPv6 with a zone too. "$(POD_IP)", which
+// nobody has put an address in for, is none.
+constexpr const char* kOfHosts =
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]%";
+
+}  // namespace
 
 Result<Address> parse_address(const std::string& text, const std::string& flag) {
   const size_t colon = text.rfind(':');
@@ -15,7 +23,12 @@ Result<Address> parse_address(const std::string& text, const std::string& flag) 
   const char* end = text.data() + text.size();
   const auto parsed = std::from_chars(text.data() + colon + 1, end, port);
   if (parsed.ec != std::errc() || parsed.ptr != end || port < 0 || port > 65535) return wrong;
-  return Address{text.substr(0, colon), port};
+  const std::string host = text.substr(0, colon);
+  if (host.find_first_not_of(kOfHosts) != std::string::npos) {
+    return usage_error(
+        fmt::format("{} '{}': '{}' is no name or address of a host", flag, text, host));
+  }
+  return Address{host, port};
 }
 
 }  // namespace lockstep

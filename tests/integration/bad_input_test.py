@@ -170,6 +170,8 @@ class BadPeerTest(runs.RunTest):
                    "1")
         self.assert_fails(done, 1, "no coordinator", "--coordinator")
         self.assert_fails(run("node", "--coordinator", "nowhere"), 2, "--coordinator", "HOST:PORT")
+        done = run("node", "--coordinator", "here:1", "--advertise", "$(POD_IP):7071")
+        self.assert_fails(done, 2, "--advertise", "$(POD_IP)", "host")
 
     def test_other_data_is_refused_and_the_job_goes_on(self):
         process, address = self.coordinator()
