@@ -11,7 +11,8 @@ namespace {
 
 constexpr int64_t kPixelsAtOnce = 64;  // of a gradient
 constexpr int64_t kGroupWeights = 40960;
-constexpr int64_t kSumBytes = 24576;  // of a kernel row of a gradient block: most of L1
+constexpr int64_t kSumBytes = 12288;  // of a kernel row of a gradient block: a part of L1
+constexpr int64_t kBlockInputs = 24;  // channels of such a block, whose image rows L1 holds beside
 
 int floor_div(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 int ceil_div(int a, int b) { return -floor_div(-a, b); }
@@ -99,8 +100,9 @@ std::vector<GradientGroup> gradient_groups(const Conv2dOp& op, int lanes) {
   const int64_t limit = kSumBytes / (lanes * static_cast<int64_t>(sizeof(float)));
   int64_t ins = op.in_channels, outs = op.out_channels;
   if (op.kernel_width * ins * outs > limit) {
-    outs = std::min<int64_t>(outs, 4 * kPanelChannels);
-    ins = std::min(ins, std::max<int64_t>(3, limit / (op.kernel_width * outs) / 3 * 3));
+    outs = std::min<int64_t>(outs, kPanelChannels);
+    const int64_t most = std::min(kBlockInputs, limit / (op.kernel_width * outs));
+    ins = std::min(ins, std::max<int64_t>(3, most / 3 * 3));
     const int64_t blocks = (op.in_channels + ins - 1) / ins;
     ins = std::min(ins, ((op.in_channels + blocks - 1) / blocks + 2) / 3 * 3);  // as even as can be
   }
