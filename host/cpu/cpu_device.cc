@@ -67,6 +67,9 @@ std::unique_ptr<PreparedOp> prepare_op(const OpSetting& s) {
   return std::visit(Visitor{s}, s.op.attributes);
 }
 
+// Floats of a sum that are taken at a time, so that partial sums stay in L1.
+constexpr int64_t kSumFloats = 1024;
+
 class CpuDevice : public Device {
  public:
   explicit CpuDevice(std::string_view numerics)
@@ -112,9 +115,10 @@ class CpuDevice : public Device {
   }
 
   Status sum(std::span<const SumTerm> terms, int64_t count, float* out) override {
-    // Nothing separates partitions here, so that nothing is left to be added.
-    LOCKSTEP_CHECK(terms.size() == 1);
-    return copy_to_host(terms[0].values, count, out);
+    for (int64_t begin = 0; begin < count; begin += kSumFloats) {
+      sum_block(terms, begin, std::min(kSumFloats, count - begin), out + begin);
+    }
+    return {};
   }
 
   Status evaluate(const ExpressionUpdate& expression, std::span<const float* const> operands,
@@ -195,6 +199,23 @@ class CpuDevice : public Device {
   }
 
  private:
+  void sum_block(std::span<const SumTerm> terms, int64_t begin, int64_t count, float* out) {
+    partial_sums_.resize(terms.size() * kSumFloats);
+    std::vector<const float*> stack;
+    for (const SumTerm& term : terms) {
+      stack.push_back(term.values + begin);
+      for (int merge = 0; merge < term.merges; ++merge) {
+        const float* upper = stack.back();
+        stack.pop_back();
+        float* sum = partial_sums_.data() + (stack.size() - 1) * kSumFloats;
+        kernels_.add(stack.back(), upper, sum, count);
+        stack.back() = sum;
+      }
+    }
+    LOCKSTEP_CHECK(stack.size() == 1);
+    std::copy_n(stack[0], count, out);
+  }
+
   FlatExpression& formula_of(const ExpressionUpdate& update) {
     std::unique_ptr<FlatExpression>& formula = formulas_[update.expression];
     if (formula == nullptr) {
@@ -242,6 +263,7 @@ class CpuDevice : public Device {
   // Over flat memory, planned when first seen.
   std::map<std::shared_ptr<const Expression>, std::unique_ptr<FlatExpression>> formulas_;
   std::vector<float> block_;  // results of one
+  std::vector<float> partial_sums_;
 };
 
 }  // namespace

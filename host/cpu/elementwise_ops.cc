@@ -59,28 +59,29 @@ class CpuInputOp : public PreparedOp {
   }
 
   void run(const RunContext& context, std::span<float* const> values) override {
-    LOCKSTEP_CHECK(context.batch != nullptr && context.batch->rows == setting_.rows());
+    LOCKSTEP_CHECK(context.batch != nullptr);
     const HostBatch& batch = *context.batch;
+    LOCKSTEP_CHECK(batch.rows >= context.first_row + setting_.rows());
     if (op_.part == BatchPart::weights) {
       if (batch.weights.empty()) {
-        copy(ones_, op_.features, 0, values);
+        copy(ones_, 0, op_.features, 0, values);
       } else {
-        copy(batch.weights, batch.weight_columns, op_.offset, values);
+        copy(batch.weights, context.first_row, batch.weight_columns, op_.offset, values);
       }
     } else if (op_.part == BatchPart::targets) {
-      copy(batch.targets, batch.target_features, op_.offset, values);
+      copy(batch.targets, context.first_row, batch.target_features, op_.offset, values);
     } else {
-      copy(batch.inputs, batch.features, op_.offset, values);
+      copy(batch.inputs, context.first_row, batch.features, op_.offset, values);
     }
   }
 
  private:
-  void copy(const std::vector<float>& rows, int64_t stride, int64_t offset,
+  void copy(const std::vector<float>& rows, int64_t first_row, int64_t stride, int64_t offset,
             std::span<float* const> values) {
     LOCKSTEP_CHECK(offset >= 0 && offset + op_.features <= stride);
-    LOCKSTEP_CHECK(static_cast<int64_t>(rows.size()) >= setting_.rows() * stride);
-    setting_.kernels->rows_to_lanes(rows.data() + offset, setting_.rows(), stride, op_.features,
-                                    setting_.output(values));
+    LOCKSTEP_CHECK(std::ssize(rows) >= (first_row + setting_.rows()) * stride);
+    setting_.kernels->rows_to_lanes(rows.data() + first_row * stride + offset, setting_.rows(),
+                                    stride, op_.features, setting_.output(values));
   }
 
   OpSetting setting_;
@@ -97,9 +98,10 @@ class CpuDropoutOp : public PreparedOp {
   }
 
   void run(const RunContext& context, std::span<float* const> values) override {
-    const size_t rows = static_cast<size_t>(setting_.rows());
-    LOCKSTEP_CHECK(context.batch != nullptr && context.batch->positions.size() >= rows);
-    std::copy_n(context.batch->positions.begin(), rows, positions_.begin());
+    LOCKSTEP_CHECK(context.batch != nullptr);
+    const std::vector<uint32_t>& positions = context.batch->positions;
+    LOCKSTEP_CHECK(std::ssize(positions) >= context.first_row + setting_.rows());
+    std::copy_n(positions.begin() + context.first_row, setting_.rows(), positions_.begin());
     DropoutArgs args;
     args.x = setting_.input(0, values);
     args.y = setting_.output(values);
@@ -166,10 +168,11 @@ class LossOp : public PreparedOp {
 
   void run(const RunContext& context, std::span<float* const> values) override {
     const size_t rows = static_cast<size_t>(setting_.rows());
-    LOCKSTEP_CHECK(context.batch != nullptr && context.batch->labels.size() >= rows);
+    const size_t first = static_cast<size_t>(context.first_row);
+    LOCKSTEP_CHECK(context.batch != nullptr && context.batch->labels.size() >= first + rows);
     LOCKSTEP_CHECK(context.roots.size() == tree_.root_present.size());
     for (size_t row = 0; row < rows; ++row) {
-      labels_[row] = context.batch->labels[row];
+      labels_[row] = context.batch->labels[first + row];
       LOCKSTEP_CHECK(labels_[row] >= 0 && labels_[row] < op_.classes);
     }
     CrossEntropyArgs args;

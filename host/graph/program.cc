@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "host/core/check.h"
@@ -13,18 +15,96 @@ namespace lockstep {
 namespace {
 
 constexpr int64_t kPartAlignment = 256;  // bytes, as CUDA's allocations
+// Values no larger than this stay in a CPU's caches from the op that writes them to those that
+// read them.
+constexpr int64_t kCachedBytes = int64_t{1} << 20;
 
 int64_t aligned(int64_t bytes) {
   return (bytes + kPartAlignment - 1) / kPartAlignment * kPartAlignment;
 }
 
+// Those partitions of a group that are below a node of the tree.
+PartitionGroup part_of(const PartitionGroup& group, const Subtree& subtree) {
+  const auto begin = group.rows.begin() + (subtree.first - group.first);
+  return {subtree.first, {begin, begin + (1 << subtree.level)}, {subtree}};
+}
+
+// A group's roots, cut into subtrees of at most `level`. Those without rows are left out.
+std::vector<PartitionGroup> cut(const PartitionGroup& group, int level) {
+  std::vector<PartitionGroup> parts;
+  for (const Subtree& root : group.roots) {
+    const int own_level = std::min(level, root.level);
+    for (int first = root.first; first < root.end(); first += 1 << own_level) {
+      PartitionGroup part = part_of(group, {first, own_level});
+      if (part.total_rows() > 0) parts.push_back(std::move(part));
+    }
+  }
+  return parts;
+}
+
+// What a CPU's values take: the largest, and one pass over all.
+struct ValueBytes {
+  int64_t largest = 0, sum = 0;
+};
+ValueBytes value_bytes(const Device& device, const Graph& graph, int rows) {
+  ValueBytes bytes;
+  for (const OpDesc& op : graph.ops) {
+    for (const int output : op.outputs) {
+      const Value& value = graph.values[static_cast<size_t>(output)];
+      if (value.per_partition) continue;
+      const int64_t each = device.value_bytes(rows, value.features());
+      bytes.largest = std::max(bytes.largest, each);
+      bytes.sum += each;
+    }
+  }
+  return bytes;
+}
+
+// Parts whose values stay in a cache, or come as near to it as whole partitions can. The group as
+// it is, where that gains nothing: where values are small, where parts would leave vectors half
+// empty, or where adding up gradients costs what passes over values cost.
+std::vector<PartitionGroup> cached_parts(const Device& device, const Graph& graph,
+                                         const PartitionGroup& group) {
+  std::vector<PartitionGroup> parts = {group};
+  if (graph.flat_size == 0) return parts;
+  int level = 0, rows = 0;
+  for (const Subtree& root : group.roots) {
+    const int rows_of_root = part_of(group, root).total_rows();
+    if (rows_of_root == 0) return parts;
+    rows += rows_of_root;
+    level = std::max(level, root.level);
+  }
+  if (rows != group.total_rows()) return parts;
+  const ValueBytes whole = value_bytes(device, graph, group.total_rows());
+  int64_t largest = whole.largest;
+  while (level-- > 0 && largest > kCachedBytes) {
+    std::vector<PartitionGroup> smaller = cut(group, level);
+    int64_t sum = 0;
+    largest = 0;
+    for (const PartitionGroup& part : smaller) {
+      const ValueBytes bytes = value_bytes(device, graph, part.total_rows());
+      largest = std::max(largest, bytes.largest);
+      sum += bytes.sum;
+    }
+    // Each part's gradient is written and read once more.
+    const int64_t gradients = 2 * std::ssize(smaller) * graph.flat_size * int64_t{sizeof(float)};
+    if (sum > whole.sum * 17 / 16 || 4 * gradients > whole.sum) break;
+    if (smaller.size() > 1) parts = std::move(smaller);
+  }
+  return parts;
+}
+
 // What each part of a Program computes.
-std::vector<PartitionGroup> part_groups(const Device& device, const PartitionGroup& group) {
-  if (!device.separates_partitions()) return {group};
+std::vector<PartitionGroup> part_groups(const Device& device, const Graph& graph,
+                                        const PartitionGroup& group) {
+  if (!device.separates_partitions()) {
+    return device.shares_host_memory() ? cached_parts(device, graph, group)
+                                       : std::vector<PartitionGroup>{group};
+  }
   std::vector<PartitionGroup> groups;
   for (size_t i = 0; i < group.rows.size(); ++i) {
     const int partition = group.first + static_cast<int>(i);
-    if (group.rows[i] > 0) groups.push_back({partition, {group.rows[i]}, {{partition, 0}}});
+    if (group.rows[i] > 0) groups.push_back(part_of(group, {partition, 0}));
   }
   return groups;
 }
@@ -33,68 +113,95 @@ MemoryPlan plan_of(const Device& device, const Graph& graph, const PartitionGrou
   return plan_memory(graph, device, group.total_rows(), static_cast<int>(group.rows.size()));
 }
 
-int64_t gradient_bytes(const Device& device, const Graph& graph) {
-  return device.separates_partitions() ? aligned(graph.flat_size * 4) : 0;
-}
-
 }  // namespace
+
+std::vector<Program::Part> Program::lay_out(const Device& device, const Graph& graph,
+                                            const PartitionGroup& group, int64_t* bytes) {
+  const bool separate = device.separates_partitions();
+  std::vector<Part> parts;
+  int64_t values_end = 0;
+  for (PartitionGroup& part_group : part_groups(device, graph, group)) {
+    Part part;
+    part.plan = plan_of(device, graph, part_group);
+    const int64_t skipped = part_group.first - group.first;
+    part.first_row = std::accumulate(group.rows.begin(), group.rows.begin() + skipped, 0);
+    part.group = std::move(part_group);
+    part.values_at = separate ? values_end : 0;
+    values_end = std::max(values_end, part.values_at + aligned(part.plan.arena_bytes));
+    parts.push_back(std::move(part));
+  }
+  *bytes = values_end;
+  for (Part& part : parts) {
+    if (!separate && parts.size() == 1) continue;
+    part.gradient_at = *bytes;
+    *bytes += aligned(graph.flat_size * int64_t{sizeof(float)});
+  }
+  return parts;
+}
 
 int64_t Program::planned_bytes(const Device& device, const Graph& graph,
                                const PartitionGroup& group) {
   int64_t bytes = 0;
-  for (const PartitionGroup& part : part_groups(device, group)) {
-    bytes += aligned(plan_of(device, graph, part).arena_bytes) + gradient_bytes(device, graph);
-  }
+  lay_out(device, graph, group, &bytes);
   return bytes;
 }
 
 Program::Program(Device& device, const Graph& graph, PartitionGroup group)
-    : device_(device), graph_(graph), group_(std::move(group)) {
-  int first_row = 0;
-  for (PartitionGroup& part_group : part_groups(device, group_)) {
-    Part part;
-    part.plan = plan_of(device, graph, part_group);
-    part.first_row = first_row;
-    part.arena_offset = arena_bytes_ / static_cast<int64_t>(sizeof(float));
-    first_row += part_group.total_rows();
-    arena_bytes_ += aligned(part.plan.arena_bytes) + gradient_bytes(device, graph);
-    part.group = std::move(part_group);
-    parts_.push_back(std::move(part));
-  }
-}
+    : device_(device),
+      graph_(graph),
+      group_(std::move(group)),
+      parts_(lay_out(device, graph, group_, &arena_bytes_)) {}
 
 Result<std::unique_ptr<Program>> Program::create(Device& device, const Graph& graph,
                                                  const PartitionGroup& group, Buffer& arena) {
   LOCKSTEP_CHECK(group.total_rows() > 0);
   std::unique_ptr<Program> program(new Program(device, graph, group));
-  for (Part& part : program->parts_) LOCKSTEP_RETURN_IF_ERROR(program->prepare(part));
+  LOCKSTEP_RETURN_IF_ERROR(program->prepare());
   program->bind(arena);
   return program;
 }
 
-Status Program::prepare(Part& part) {
+// Parts that run one after the other share their ops where their rows are the same.
+Status Program::prepare() {
+  for (Part& part : parts_) {
+    const auto same = std::find_if(parts_.begin(), parts_.end(), [&](const Part& other) {
+      return other.ops != nullptr && other.group.rows == part.group.rows;
+    });
+    if (!device_.separates_partitions() && same != parts_.end()) {
+      part.ops = same->ops;
+      continue;
+    }
+    LOCKSTEP_ASSIGN(Ops ops, prepare_ops(part.group));
+    prepared_.push_back(std::make_unique<Ops>(std::move(ops)));
+    part.ops = prepared_.back().get();
+  }
+  return {};
+}
+
+Result<Program::Ops> Program::prepare_ops(const PartitionGroup& group) {
+  Ops ops;
   for (const OpDesc& op : graph_.ops) {
-    auto prepared = device_.prepare(op, part.group);
+    auto prepared = device_.prepare(op, group);
     if (!prepared) {
       return Error{fmt::format("{}: {}", op.name, prepared.error().message), prepared.error().kind};
     }
-    part.ops.push_back(std::move(prepared).value());
+    ops.push_back(std::move(prepared).value());
   }
-  return {};
+  return ops;
 }
 
 void Program::bind(Buffer& arena) {
   LOCKSTEP_CHECK(arena.bytes() >= arena_bytes_);
   recording_.reset();
   for (Part& part : parts_) {
-    float* memory = arena.data() + part.arena_offset;
+    float* memory = arena.data() + part.values_at / static_cast<int64_t>(sizeof(float));
     part.values.assign(part.plan.offsets.size(), nullptr);
     for (size_t value = 0; value < part.values.size(); ++value) {
       const int64_t offset = part.plan.offsets[value];
       if (offset >= 0) part.values[value] = memory + offset / static_cast<int64_t>(sizeof(float));
     }
-    if (device_.separates_partitions()) {
-      part.gradient = memory + aligned(part.plan.arena_bytes) / static_cast<int64_t>(sizeof(float));
+    if (part.gradient_at >= 0) {
+      part.gradient = arena.data() + part.gradient_at / static_cast<int64_t>(sizeof(float));
     }
   }
 }
@@ -115,8 +222,8 @@ RunContext Program::context_of(const Part& part, const RunContext& context,
 
 void Program::run_part(Part& part, const RunContext& context, const ReadyCallback& ready) {
   const RunContext own = context_of(part, context, &part.gradient);
-  for (size_t i = 0; i < part.ops.size(); ++i) {
-    part.ops[i]->run(own, part.values);
+  for (size_t i = 0; i < part.ops->size(); ++i) {
+    (*part.ops)[i]->run(own, part.values);
     const FlatRange range = written_range(graph_.ops[i]);
     if (ready && !range.empty()) ready(range.begin, range.end);
   }
@@ -125,22 +232,32 @@ void Program::run_part(Part& part, const RunContext& context, const ReadyCallbac
 Status Program::run(const RunContext& context, const ReadyCallback& ready) {
   check_context(context);
   const bool separate = device_.separates_partitions();
-  const ReadyCallback ready_by_op = separate ? ReadyCallback{} : ready;
+  // Where parts run one after the other, a range is final when the last has written it.
+  Status added;
+  const ReadyCallback add_and_tell = [&](int64_t begin, int64_t end) {
+    if (added.ok()) added = add_up_roots(context, begin, end);
+    if (ready) ready(begin, end);
+  };
+  const auto callback = [&](size_t part) {
+    if (parts_[part].gradient == nullptr) return ready;
+    return separate || part + 1 < parts_.size() ? ReadyCallback{} : add_and_tell;
+  };
   LOCKSTEP_RETURN_IF_ERROR(
-      device_.play(&recording_, context, static_cast<int>(parts_.size()),
-                   [&](int part) { run_part(parts_[part], context, ready_by_op); }));
-  if (!separate || graph_.flat_size == 0) return {};
-  LOCKSTEP_RETURN_IF_ERROR(add_up_roots(context));
+      device_.play(&recording_, context, static_cast<int>(parts_.size()), [&](int part) {
+        run_part(parts_[static_cast<size_t>(part)], context, callback(static_cast<size_t>(part)));
+      }));
+  if (!separate || graph_.flat_size == 0) return added;
+  LOCKSTEP_RETURN_IF_ERROR(add_up_roots(context, 0, graph_.flat_size));
   if (ready) ready(0, graph_.flat_size);
   return {};
 }
 
-Status Program::add_up_roots(const RunContext& context) {
+Status Program::add_up_roots(const RunContext& context, int64_t begin, int64_t end) {
   std::vector<TreePiece> pieces;
-  for (const Part& part : parts_) pieces.push_back({{part.group.first, 0}, part.gradient});
+  for (const Part& part : parts_) pieces.push_back({part.group.roots[0], part.gradient + begin});
   for (size_t i = 0; i < group_.roots.size(); ++i) {
     LOCKSTEP_RETURN_IF_ERROR(
-        device_.sum(sum_terms(pieces, group_.roots[i]), graph_.flat_size, context.roots[i]));
+        device_.sum(sum_terms(pieces, group_.roots[i]), end - begin, context.roots[i] + begin));
   }
   return {};
 }
@@ -153,8 +270,8 @@ Result<std::vector<OpHash>> Program::run_hashed(const RunContext& context) {
   Status hashed;
   LOCKSTEP_RETURN_IF_ERROR(device_.play(nullptr, context, 1, [&](int) {
     const RunContext own = context_of(part, context, context.roots.data());
-    for (size_t i = 0; i < part.ops.size() && hashed.ok(); ++i) {
-      part.ops[i]->run(own, part.values);
+    for (size_t i = 0; i < part.ops->size() && hashed.ok(); ++i) {
+      (*part.ops)[i]->run(own, part.values);
       const auto hash = hash_results(part, graph_.ops[i], own);
       hashed = hash.ok() ? Status{} : Status{hash.error()};
       if (hash.ok()) hashes.push_back({graph_.ops[i].name, *hash});
@@ -193,6 +310,7 @@ Result<uint64_t> Program::hash_results(Part& part, const OpDesc& op, const RunCo
 Status Program::download_output(float* row_major, int output) {
   const int value = graph_.outputs[static_cast<size_t>(output)];
   const int64_t features = graph_.values[static_cast<size_t>(value)].features();
+  LOCKSTEP_CHECK(device_.separates_partitions() || parts_.size() == 1);
   for (const Part& part : parts_) {
     LOCKSTEP_RETURN_IF_ERROR(device_.download(part.values[static_cast<size_t>(value)],
                                               part.group.total_rows(), features,

@@ -30,7 +30,9 @@ struct OpHash {
 // Owns its prepared ops; device, graph and arena outlive it. All calls on the device's thread.
 //
 // On a device that separates partitions, a Program has a part for each partition that holds rows,
-// with memory of its own; the gradients of the parts are added up to the roots at the end.
+// with memory of its own; the gradients of the parts are added up to the roots at the end. On a CPU
+// it has parts where its values as a whole would not stay in a cache: aligned subtrees of
+// partitions, which run one after the other in the same memory.
 class Program {
  public:
   // `arena` must hold planned_bytes(...) and outlive the Program. The group must hold at least one
@@ -53,35 +55,44 @@ class Program {
   // Runs and hashes each op's outputs (values as row-major rows, then its flat range in each root).
   Result<std::vector<OpHash>> run_hashed(const RunContext& context);
 
-  // Reads an output of the graph after a run: group().total_rows() rows.
+  // Reads an output of the graph after a run: group().total_rows() rows. Not where parts share
+  // memory, which those of a graph without gradients and metrics never do.
   Status download_output(float* row_major, int output = 0);
   const PartitionGroup& group() const { return group_; }
 
  private:
+  using Ops = std::vector<std::unique_ptr<PreparedOp>>;  // one for each of the graph's ops
   struct Part {
     PartitionGroup group;
     int first_row = 0;  // of the group
     MemoryPlan plan;
-    std::vector<std::unique_ptr<PreparedOp>> ops;  // one for each of the graph's ops
-    int64_t arena_offset = 0;                      // floats
+    Ops* ops = nullptr;
+    int64_t values_at = 0;     // bytes, in the arena
+    int64_t gradient_at = -1;  // likewise; -1: the part writes the roots itself
     std::vector<float*> values;
-    float* gradient = nullptr;  // flat; nullptr where the part writes the roots itself
+    float* gradient = nullptr;  // flat, or none
   };
+  // The parts and where their memory lies, without ops. `bytes`: of all of it.
+  static std::vector<Part> lay_out(const Device& device, const Graph& graph,
+                                   const PartitionGroup& group, int64_t* bytes);
 
   Program(Device& device, const Graph& graph, PartitionGroup group);
-  Status prepare(Part& part);
+  Status prepare();
+  Result<Ops> prepare_ops(const PartitionGroup& group);
   void check_context(const RunContext& context) const;
   void run_part(Part& part, const RunContext& context, const ReadyCallback& ready);
   // The context of one part; `root` is where its roots are named.
   RunContext context_of(const Part& part, const RunContext& context, float* const* root) const;
-  Status add_up_roots(const RunContext& context);
+  // Of the flat range [begin, end).
+  Status add_up_roots(const RunContext& context, int64_t begin, int64_t end);
   Result<uint64_t> hash_results(Part& part, const OpDesc& op, const RunContext& context);
 
   Device& device_;
   const Graph& graph_;
   PartitionGroup group_;
-  std::vector<Part> parts_;
+  std::vector<std::unique_ptr<Ops>> prepared_;
   int64_t arena_bytes_ = 0;
+  std::vector<Part> parts_;
   std::unique_ptr<Recording> recording_;
 };
 
