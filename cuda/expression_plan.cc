@@ -144,10 +144,18 @@ std::vector<Pattern> patterns() {
       pattern(
           F::add_maximum,
           [](E& e) { return e.maximum(e.operand(0) + e.operand(1), e.constant(kAnyConstant)); }),
+      pattern(
+          F::maximum_add,
+          [](E& e) { return e.maximum(e.constant(kAnyConstant), e.operand(0) + e.operand(1)); }),
       pattern(F::gate,
               [](E& e) {
                 const Term c = e.constant(kAnyConstant);
                 return e.select(e.greater(e.operand(0), c), e.operand(1), c);
+              }),
+      pattern(F::gate_add,
+              [](E& e) {
+                const Term c = e.constant(kAnyConstant);
+                return e.select(e.greater(e.operand(0), c), e.operand(1) + e.operand(2), c);
               }),
       pattern(F::sigmoid, [](E& e) { return e.sigmoid(e.operand(0)); }),
       pattern(F::tanh, [](E& e) { return e.tanh(e.operand(0)); }),

@@ -39,7 +39,9 @@ enum class CompiledFunction {
   scale,         // x * c
   maximum,       // x > c ? x : c
   add_maximum,   // the same of x + y
+  maximum_add,   // c > x + y ? c : x + y
   gate,          // x > c ? y : c
+  gate_add,      // x > c ? y + z : c
   sigmoid,       // of x
   tanh,          // of x
   self_gated     // x * sigmoid(x)

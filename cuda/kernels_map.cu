@@ -51,10 +51,23 @@ struct AddMaximum {
     return sum > c ? sum : c;
   }
 };
+struct MaximumAdd {
+  static constexpr int kOperands = 2;
+  float c;
+  __device__ float operator()(const float* x) const {
+    const float sum = x[0] + x[1];
+    return c > sum ? c : sum;
+  }
+};
 struct Gate {
   static constexpr int kOperands = 2;
   float c;
   __device__ float operator()(const float* x) const { return x[0] > c ? x[1] : c; }
+};
+struct GateAdd {
+  static constexpr int kOperands = 3;
+  float c;
+  __device__ float operator()(const float* x) const { return x[0] > c ? x[1] + x[2] : c; }
 };
 struct Sigmoid {
   static constexpr int kOperands = 1;
@@ -107,8 +120,12 @@ struct FunctionLaunch {
         return run("maximum_kernel", Maximum{c});
       case CompiledFunction::add_maximum:
         return run("add_maximum_kernel", AddMaximum{c});
+      case CompiledFunction::maximum_add:
+        return run("maximum_add_kernel", MaximumAdd{c});
       case CompiledFunction::gate:
         return run("gate_kernel", Gate{c});
+      case CompiledFunction::gate_add:
+        return run("gate_add_kernel", GateAdd{c});
       case CompiledFunction::sigmoid:
         return run("sigmoid_kernel", Sigmoid{});
       case CompiledFunction::tanh:

@@ -270,12 +270,41 @@ std::pair<int, int> joinable(const Graph& graph, size_t at) {
   return {kNoValue, kNoValue};
 }
 
+// A relu or its gradient as an expression of the same bits.
+MapOp relu_map(const ReluOp& relu) {
+  ExpressionBuilder e;
+  const Term zero = e.constant(0);
+  const Term x = e.operand(0);
+  const bool forward = relu.pass == Pass::forward;
+  MapOp map;
+  map.features = relu.features;
+  map.expression =
+      e.finish({forward ? e.maximum(zero, x) : e.select(e.greater(x, zero), e.operand(1), zero)});
+  for (int input = 0; input < (forward ? 1 : 2); ++input) {
+    map.operands.push_back({input, 0, {1, relu.features}});
+  }
+  return map;
+}
+
+// Makes expressions of the relus (and their gradients) that alone read one, so that they join it.
+void write_relus_as_maps(Graph* graph) {
+  for (OpDesc& op : graph->ops) {
+    const auto* relu = std::get_if<ReluOp>(&op.attributes);
+    if (relu == nullptr || count_readers(*graph, op.inputs.back()) != 1) continue;
+    const int producer = producer_of(*graph, op.inputs.back());  // of x, or dy
+    if (producer == kNone) continue;
+    const OpDesc& inner = graph->ops[static_cast<size_t>(producer)];
+    if (std::holds_alternative<MapOp>(inner.attributes)) op.attributes = relu_map(*relu);
+  }
+}
+
 }  // namespace
 
 void finish_training_graph(Graph* graph) {
   fuse_activations(graph);
   append_gradients(graph);
   fold_relu_gradients(graph);
+  write_relus_as_maps(graph);
   fuse_maps(graph);
   drop_dead_ops(graph);
 }

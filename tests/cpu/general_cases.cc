@@ -112,9 +112,16 @@ void add_maps(std::vector<OpCase>* cases) {
   const Expression sum = e.finish({e.operand(0) + e.operand(1)});
   const Expression relu6 =
       e.finish({e.minimum(e.maximum(e.operand(0), e.constant(0)), e.constant(0.5))});
+  const Term zero = e.constant(0);
+  const Expression relu_of_sum = e.finish({e.maximum(zero, e.operand(0) + e.operand(1))});
+  const Expression gated_sum =
+      e.finish({e.select(e.greater(e.operand(2), zero), e.operand(0) + e.operand(1), zero)});
   for (const int64_t features : {1, 10, 64, 150}) {
     const MapOperand x{.input = 0, .broadcast = {1, features}};
     const MapOperand z{.input = 1, .broadcast = {1, features}};
+    const MapOperand y{.input = 2, .broadcast = {1, features}};
+    cases->push_back(map_case(map_of(features, relu_of_sum, {x, z}), "relu of a sum"));
+    cases->push_back(map_case(map_of(features, gated_sum, {x, z, y}), "gated sum"));
     cases->push_back(map_case(map_of(features, sum, {x, z}), "sum", features == 10));
     cases->push_back(map_case(map_of(features, relu6, {x}), "relu6"));
     cases->push_back(map_case(map_of(features, gelu(), {x}), "gelu"));

@@ -137,6 +137,34 @@ TEST(TrainingGraph, relu_stands_alone_where_nothing_can_take_it) {
             op_named(graph, "dense/relu_gradient").outputs[0]);
 }
 
+TEST(TrainingGraph, relus_join_the_sums_before_them_and_so_do_their_gradients) {
+  Model model("m");
+  using Ref = Model::TensorRef;
+  const auto conv = [&](const Ref& x) {
+    return model.call("Conv2D", {{"filters", 2}, {"kernel_size", 3}, {"padding", "same"}}, {x});
+  };
+  const auto relu_of_sum = [&](const Ref& x, const Ref& y) {
+    return model.call("Activation", {{"activation", "relu"}},
+                      {model.call("Add", nlohmann::json::object(), {x, y})});
+  };
+  const Ref x = model.input({4, 4, 2});
+  const Ref first = relu_of_sum(conv(x), conv(x));
+  const Ref second = relu_of_sum(first, conv(first));
+  const Ref flat = model.call("Flatten", nlohmann::json::object(), {second});
+  model.set_outputs({model.call("Dense", {{"units", 3}, {"activation", "softmax"}}, {flat})});
+  const Graph graph = model.training_graph(kLoss).value();
+  expect_valid(graph);
+  for (const char* name : {"activation/relu", "activation_1/relu"}) {
+    const OpDesc& relu = op_named(graph, name);
+    EXPECT_TRUE(std::holds_alternative<MapOp>(relu.attributes)) << name;
+    EXPECT_EQ(relu.inputs.size(), 2u) << name;
+  }
+  // Of the output that gates it, and of both gradients of the first sum.
+  const OpDesc& gradient = op_named(graph, "activation/data_gradient");
+  EXPECT_TRUE(std::holds_alternative<MapOp>(gradient.attributes));
+  EXPECT_EQ(gradient.inputs.size(), 3u);
+}
+
 TEST(TrainingGraph, dropout_of_rate_0_disappears) {
   const Graph graph = lenet({28, 28, 1}, 10, 0.0)->training_graph(kLoss).value();
   for (const OpDesc& op : graph.ops) EXPECT_FALSE(std::holds_alternative<DropoutOp>(op.attributes));
