@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "host/core/check.h"
+#include "host/device/flat_scale.h"
 
 namespace lockstep {
 
@@ -130,8 +131,7 @@ void Exchange::reduce(const ReduceSlice& order) {
   const int64_t count = options_.layout.size(order.slice);
   float* out = reduced_[order.step % 2]->data() + options_.layout.begin(order.slice);
   tree_sum_range(device_, pieces, root_subtree(options_.partitions), count, out);
-  const float scale = options_.scale;  // in a register: `out` could be anything's memory
-  if (scale != 1) std::for_each(out, out + count, [scale](float& value) { value *= scale; });
+  if (options_.scale != 1) scale_values(options_.scale, out, count);
   ExchangeOrders orders;
   {
     const std::lock_guard lock(mutex_);
