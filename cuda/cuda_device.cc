@@ -100,6 +100,12 @@ class CudaDevice : public Device {
   Status copy_to_device(const float* from, int64_t count, float* to) override {
     return copy(from, count, to, cudaMemcpyHostToDevice);
   }
+  std::pmr::memory_resource* batch_memory() override { return gpu_->feed().pinned(); }
+  std::unique_ptr<BatchCopy> prefetch(const HostBatch& batch) override {
+    auto started = gpu_->feed().start(batch);
+    // What is wrong is said where the rows are needed: by `play`, which sends them then.
+    return started.ok() ? std::move(started).value() : nullptr;
+  }
   Result<std::string> link_id() override { return nccl_link_id(); }
   Result<std::unique_ptr<DeviceLink>> link(const LinkOptions& options) override {
     return make_nccl_link(*gpu_, options);
@@ -150,8 +156,8 @@ class CudaDevice : public Device {
   }
   Status copy(const float* from, int64_t count, float* to, cudaMemcpyKind kind);
   Status run_parts(int parts, const std::function<void(int)>& run_part);
+  Status play_staged(CudaRecording* played, int parts, const std::function<void(int)>& run_part);
   Status record(CudaRecording* recording, int parts, const std::function<void(int)>& run_part);
-  Error out_of_memory(int64_t bytes, const Error& error) const;
 
   std::unique_ptr<Gpu> gpu_;
   const std::string numerics_;
@@ -161,25 +167,16 @@ class CudaDevice : public Device {
   std::map<std::shared_ptr<const Expression>, ExpressionPlan> formulas_;
 };
 
-Error CudaDevice::out_of_memory(int64_t bytes, const Error& error) const {
-  size_t free_bytes = 0;
-  size_t total_bytes = 0;
-  log_failure(LOCKSTEP_CUDA_STATUS(cudaMemGetInfo(&free_bytes, &total_bytes)));
-  constexpr double kMib = 1 << 20;
-  return {fmt::format("cannot allocate {:.1f} MiB on {}: {:.1f} of {:.1f} MiB are free; use a "
-                      "smaller batch, more GPUs, or end what else runs there ({})",
-                      static_cast<double>(bytes) / kMib, describe_gpu(gpu_->info()),
-                      static_cast<double>(free_bytes) / kMib,
-                      static_cast<double>(total_bytes) / kMib, error.message),
-          error.kind};
-}
-
 Result<std::unique_ptr<Buffer>> CudaDevice::allocate(int64_t bytes) {
   LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
   void* memory = nullptr;
   const int64_t size = buffer_bytes(std::max<int64_t>(bytes, 1));
-  const Status status = LOCKSTEP_CUDA_STATUS(cudaMalloc(&memory, static_cast<size_t>(size)));
-  if (!status.ok()) return out_of_memory(size, status.error());
+  Status status = LOCKSTEP_CUDA_STATUS(cudaMalloc(&memory, static_cast<size_t>(size)));
+  if (!status.ok() && gpu_->feed().pool().unused_bytes() > 0) {  // it may be what is missing
+    LOCKSTEP_RETURN_IF_ERROR(gpu_->feed().give_back());
+    status = LOCKSTEP_CUDA_STATUS(cudaMalloc(&memory, static_cast<size_t>(size)));
+  }
+  if (!status.ok()) return out_of_memory(gpu_->info(), size, 0, status.error());
   return std::unique_ptr<Buffer>(std::make_unique<CudaBuffer<MemoryHandle>>(memory, size));
 }
 
@@ -187,7 +184,7 @@ std::optional<int64_t> CudaDevice::free_bytes() const {
   size_t free_bytes = 0;
   size_t total_bytes = 0;
   if (!LOCKSTEP_CUDA_STATUS(cudaMemGetInfo(&free_bytes, &total_bytes)).ok()) return std::nullopt;
-  return static_cast<int64_t>(free_bytes);
+  return static_cast<int64_t>(free_bytes) + gpu_->feed().pool().unused_bytes();
 }
 
 Result<std::unique_ptr<Buffer>> CudaDevice::allocate_host(int64_t bytes) {
@@ -231,6 +228,18 @@ Status CudaDevice::record(CudaRecording* recording, int parts,
   return {};
 }
 
+// The first time plain, the second time recorded, from then on played.
+Status CudaDevice::play_staged(CudaRecording* played, int parts,
+                               const std::function<void(int)>& run_part) {
+  if (!played->has_run) {
+    LOCKSTEP_RETURN_IF_ERROR(run_parts(parts, run_part));
+    played->has_run = true;
+    return {};
+  }
+  if (!played->graph) LOCKSTEP_RETURN_IF_ERROR(record(played, parts, run_part));
+  return LOCKSTEP_CUDA_STATUS(cudaGraphLaunch(played->graph.get(), gpu_->stream()));
+}
+
 Status CudaDevice::play(std::unique_ptr<Recording>* recording, const RunContext& context, int parts,
                         const std::function<void(int)>& run_part) {
   LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
@@ -239,19 +248,21 @@ Status CudaDevice::play(std::unique_ptr<Recording>* recording, const RunContext&
   std::unique_ptr<Recording>& kept = recording == nullptr ? own : *recording;
   if (kept == nullptr) {
     auto made = std::make_unique<CudaRecording>();
-    LOCKSTEP_ASSIGN(made->staging, Staging::create(*context.batch));
+    LOCKSTEP_ASSIGN(made->staging, Staging::create(gpu_->info(), *context.batch));
     kept = std::move(made);
   }
   auto& played = static_cast<CudaRecording&>(*kept);
-  LOCKSTEP_RETURN_IF_ERROR(played.staging->stage(context, gpu_->stream()));
-  gpu_->begin_run(played.staging->on_device());
-  if (!played.has_run) {
-    LOCKSTEP_RETURN_IF_ERROR(run_parts(parts, run_part));
-    played.has_run = true;
-    return recording == nullptr ? gpu_->finish() : Status{};
+  std::unique_ptr<FedBatch> sent_now;  // where nobody has sent it ahead
+  auto* fed = static_cast<FedBatch*>(context.batch->copy.get());
+  if (fed == nullptr) {
+    LOCKSTEP_ASSIGN(sent_now, gpu_->feed().start(*context.batch));
+    fed = sent_now.get();
   }
-  if (!played.graph) LOCKSTEP_RETURN_IF_ERROR(record(&played, parts, run_part));
-  return LOCKSTEP_CUDA_STATUS(cudaGraphLaunch(played.graph.get(), gpu_->stream()));
+  LOCKSTEP_RETURN_IF_ERROR(played.staging->take(context, fed, gpu_->stream()));
+  gpu_->begin_run(played.staging->on_device());
+  LOCKSTEP_RETURN_IF_ERROR(play_staged(&played, parts, run_part));
+  if (sent_now != nullptr) LOCKSTEP_RETURN_IF_ERROR(sent_now->finish());
+  return recording == nullptr ? gpu_->finish() : Status{};
 }
 
 Status CudaDevice::evaluate(const ExpressionUpdate& expression,

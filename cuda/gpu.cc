@@ -2,50 +2,15 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cstring>
-
 #include "host/core/check.h"
 
 namespace lockstep {
 namespace {
 
-constexpr int64_t kStagingAlignment = 256;
-
-int64_t aligned(int64_t bytes) {
-  return (bytes + kStagingAlignment - 1) / kStagingAlignment * kStagingAlignment;
-}
-
 Result<MemoryHandle> allocate_on_device(int64_t bytes) {
   void* memory = nullptr;
   LOCKSTEP_CUDA_CHECK(cudaMalloc(&memory, static_cast<size_t>(bytes)));
   return MemoryHandle(memory);
-}
-
-// Where the parts of a staged batch lie in a block of memory at `base`; null to learn its size.
-StagedBatch parts_of(std::byte* base, const HostBatch& sizes, int64_t* bytes) {
-  const int64_t rows = sizes.rows;
-  int64_t offset = 0;
-  const auto take = [&](int64_t size) {
-    std::byte* part = base == nullptr ? nullptr : base + offset;
-    offset += aligned(size);
-    return part;
-  };
-  const auto take_floats = [&](int64_t count) {
-    return reinterpret_cast<const float*>(take(count * int64_t{sizeof(float)}));
-  };
-  StagedBatch batch;
-  batch.features = sizes.features;
-  batch.target_features = sizes.target_features;
-  batch.parameters = reinterpret_cast<const RunParameters*>(take(sizeof(RunParameters)));
-  batch.labels = reinterpret_cast<const int32_t*>(take(rows * int64_t{sizeof(int32_t)}));
-  batch.positions = reinterpret_cast<const uint32_t*>(take(rows * int64_t{sizeof(uint32_t)}));
-  batch.inputs = take_floats(rows * batch.features);
-  batch.targets = take_floats(rows * batch.target_features);
-  batch.weight_columns = sizes.weight_columns;
-  batch.weights = take_floats(rows * batch.weight_columns);
-  *bytes = offset;
-  return batch;
 }
 
 }  // namespace
@@ -66,6 +31,7 @@ Status Gpu::open() {
   cudaEvent_t fork = nullptr;
   LOCKSTEP_CUDA_CHECK(cudaEventCreateWithFlags(&fork, cudaEventDisableTiming));
   events_.emplace_back(fork);
+  LOCKSTEP_ASSIGN(feed_, BatchFeed::create(info_));
   return {};
 }
 
@@ -120,56 +86,6 @@ Result<ListCache::Lists> ListCache::find_or_upload(const std::shared_ptr<const I
   Lists result = std::make_shared<const DeviceLists>(std::move(uploaded));
   lists_[{lists.get(), form}] = result;
   return result;
-}
-
-Result<std::unique_ptr<Staging>> Staging::create(const HostBatch& batch) {
-  std::unique_ptr<Staging> staging(new Staging());
-  staging->rows_ = batch.rows;
-  parts_of(nullptr, batch, &staging->bytes_);
-  void* host = nullptr;
-  LOCKSTEP_CUDA_CHECK(cudaMallocHost(&host, static_cast<size_t>(staging->bytes_)));
-  staging->host_ = HostMemoryHandle(host);
-  LOCKSTEP_ASSIGN(staging->device_, allocate_on_device(staging->bytes_));
-  cudaEvent_t copied = nullptr;
-  LOCKSTEP_CUDA_CHECK(cudaEventCreateWithFlags(&copied, cudaEventDisableTiming));
-  staging->copied_ = EventHandle(copied);
-  int64_t bytes = 0;
-  staging->on_host_ = parts_of(static_cast<std::byte*>(host), batch, &bytes);
-  staging->on_device_ = parts_of(static_cast<std::byte*>(staging->device_.get()), batch, &bytes);
-  return staging;
-}
-
-Status Staging::stage(const RunContext& context, cudaStream_t stream) {
-  const HostBatch& batch = *context.batch;
-  LOCKSTEP_CHECK(batch.rows == rows_ && batch.features == on_host_.features);
-  LOCKSTEP_CHECK(batch.target_features == on_host_.target_features);
-  LOCKSTEP_CUDA_CHECK(cudaEventSynchronize(copied_.get()));
-  const auto copy = [](const auto* to, const auto& from) {
-    if (from.empty()) return;
-    std::memcpy(const_cast<void*>(static_cast<const void*>(to)), from.data(),
-                from.size() * sizeof(from[0]));
-  };
-  LOCKSTEP_CHECK(batch.inputs.size() == static_cast<size_t>(rows_ * batch.features));
-  LOCKSTEP_CHECK(batch.targets.size() == static_cast<size_t>(rows_ * batch.target_features));
-  const auto weights = static_cast<size_t>(rows_ * batch.weight_columns);
-  LOCKSTEP_CHECK(batch.weight_columns == on_host_.weight_columns);
-  LOCKSTEP_CHECK(batch.weights.empty() || batch.weights.size() == weights);
-  LOCKSTEP_CHECK(batch.labels.size() <= static_cast<size_t>(rows_));
-  LOCKSTEP_CHECK(batch.positions.size() <= static_cast<size_t>(rows_));
-  const RunParameters parameters{context.seed, context.epoch, context.loss_scale};
-  copy(on_host_.parameters, std::span(&parameters, 1));
-  copy(on_host_.labels, batch.labels);
-  copy(on_host_.positions, batch.positions);
-  copy(on_host_.inputs, batch.inputs);
-  copy(on_host_.targets, batch.targets);
-  if (batch.weights.empty()) {
-    std::fill_n(const_cast<float*>(on_host_.weights), weights, 1.0f);
-  } else {
-    copy(on_host_.weights, batch.weights);
-  }
-  LOCKSTEP_CUDA_CHECK(cudaMemcpyAsync(device_.get(), host_.get(), static_cast<size_t>(bytes_),
-                                      cudaMemcpyHostToDevice, stream));
-  return LOCKSTEP_CUDA_STATUS(cudaEventRecord(copied_.get(), stream));
 }
 
 }  // namespace lockstep

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/batch_feed.h"
 #include "cuda/conv_plan.h"
 #include "cuda/device_info.h"
 #include "cuda/handle.h"
@@ -73,17 +74,6 @@ struct Branch {
   cudnnHandle_t cudnn = nullptr;  // its stream is `stream`
 };
 
-// A batch in the device's memory.
-struct StagedBatch {
-  const RunParameters* parameters = nullptr;
-  const int32_t* labels = nullptr;
-  const uint32_t* positions = nullptr;
-  const float* inputs = nullptr;   // rows x features
-  const float* targets = nullptr;  // rows x target_features
-  const float* weights = nullptr;  // rows x weight_columns
-  int64_t features = 0, target_features = 0, weight_columns = 1;
-};
-
 // One GPU: its streams and handles. Used by one thread.
 class Gpu {
  public:
@@ -98,6 +88,7 @@ class Gpu {
   PlanCache<ConvPlan>& conv_plans() { return conv_plans_; }
   PlanCache<Matmul>& matmuls() { return matmuls_; }
   ListCache& lists() { return lists_; }
+  BatchFeed& feed() { return *feed_; }
   // Makes this GPU the calling thread's current one.
   Status make_current() const;
 
@@ -130,6 +121,7 @@ class Gpu {
   const bool tf32_;
   std::shared_ptr<const CudnnApi> cudnn_;
   std::optional<CublasLtHandle> cublaslt_;
+  std::unique_ptr<BatchFeed> feed_;
   std::vector<StreamHandle> streams_;
   std::vector<CudnnHandle> cudnn_handles_;
   std::vector<MemoryHandle> workspaces_;
@@ -141,27 +133,6 @@ class Gpu {
   StagedBatch batch_;
   int current_ = 0;
   Status failure_;
-};
-
-// One input batch, in pinned memory and on the device.
-class Staging {
- public:
-  // For batches of this one's sizes.
-  static Result<std::unique_ptr<Staging>> create(const HostBatch& batch);
-  // Copies the batch to the device on `stream`; waits for the copy before it, if any.
-  Status stage(const RunContext& context, cudaStream_t stream);
-  const StagedBatch& on_device() const { return on_device_; }
-
- private:
-  Staging() = default;
-
-  int rows_ = 0;
-  int64_t bytes_ = 0;
-  HostMemoryHandle host_;
-  MemoryHandle device_;
-  EventHandle copied_;
-  StagedBatch on_host_;
-  StagedBatch on_device_;
 };
 
 }  // namespace lockstep

@@ -105,7 +105,9 @@ Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
                   }));
   const PartitionRange all{0, job.partitions};
   const auto ranges = replica->device_ranges(all);
-  BatchLoader loader(data, training_loader(job, {0, data.rows()}));
+  LoaderOptions loading = training_loader(job, {0, data.rows()});
+  loading.devices = replica->device_list();
+  BatchLoader loader(data, std::move(loading));
   const int64_t steps = values.at("steps");
   const int64_t warm_up = std::max<int64_t>(3, steps / 10);
   const bool digests = values.at("digests");

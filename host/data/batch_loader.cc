@@ -50,20 +50,24 @@ int64_t weights_of_row(const LoaderOptions& options) {
   return count;
 }
 
-// Room for `rows` rows of all that the batches of these options hold.
-void reserve_rows(const Dataset& dataset, const LoaderOptions& options, size_t rows,
-                  HostBatch* batch) {
-  batch->features = dataset.features();
-  batch->inputs.resize(rows * static_cast<size_t>(batch->features));
-  if (dataset.classes > 0) batch->labels.reserve(rows);
+// A batch with room for `rows` rows of all that those of these options hold.
+HostBatch empty_batch(const Dataset& dataset, const LoaderOptions& options, size_t rows,
+                      std::pmr::memory_resource* memory) {
+  HostBatch batch{.features = dataset.features(),
+                  .inputs = HostFloats(memory),
+                  .targets = HostFloats(memory),
+                  .weights = HostFloats(memory)};
+  batch.inputs.resize(rows * static_cast<size_t>(batch.features));
+  if (dataset.classes > 0) batch.labels.reserve(rows);
   if (options.targets) {
-    batch->target_features = dataset.target_features();
-    batch->targets.resize(rows * static_cast<size_t>(batch->target_features));
+    batch.target_features = dataset.target_features();
+    batch.targets.resize(rows * static_cast<size_t>(batch.target_features));
   }
-  batch->weight_columns = std::max<int64_t>(1, weights_of_row(options));
-  batch->weights.reserve(rows * static_cast<size_t>(weights_of_row(options)));
-  batch->positions.reserve(rows);
-  batch->samples.reserve(rows);
+  batch.weight_columns = std::max<int64_t>(1, weights_of_row(options));
+  batch.weights.reserve(rows * static_cast<size_t>(weights_of_row(options)));
+  batch.positions.reserve(rows);
+  batch.samples.reserve(rows);
+  return batch;
 }
 
 // Appends row `sample` of the options' rows, which stands at `position` of its epoch. `scales`: of
@@ -147,18 +151,22 @@ std::vector<HostBatch> BatchLoader::load(const BatchRequest& request) const {
   const int64_t batch_rows = rows_of_batch(request.batch);
   const SampleOrder order(options_.rows.size(), options_.seed, request.epoch, options_.shuffle);
   const std::vector<float> scales = weight_scales(order, first_position, batch_rows);
-  std::vector<HostBatch> batches(request.devices.size());
-  for (size_t device = 0; device < batches.size(); ++device) {
+  LOCKSTEP_CHECK(options_.devices.empty() || options_.devices.size() == request.devices.size());
+  std::vector<HostBatch> batches;
+  for (size_t device = 0; device < request.devices.size(); ++device) {
     const PartitionRange range = request.devices[device];
     const int64_t begin = partition_begin(batch_rows, options_.partitions, range.begin);
     const int64_t end = partition_begin(batch_rows, options_.partitions, range.end);
     const size_t rows = static_cast<size_t>(end - begin);
-    HostBatch& batch = batches[device];
-    reserve_rows(dataset_, options_, rows, &batch);
+    Device* const to = options_.devices.empty() ? nullptr : options_.devices[device];
+    HostBatch& batch = batches.emplace_back(
+        empty_batch(dataset_, options_, rows,
+                    to == nullptr ? std::pmr::get_default_resource() : to->batch_memory()));
     for (int64_t offset = begin; offset < end && !stopping_; ++offset) {
       const int64_t position = first_position + offset;
       append_row(dataset_, options_, scales, order.row_at(position), position, &batch);
     }
+    if (to != nullptr && rows > 0 && !stopping_) batch.copy = to->prefetch(batch);
   }
   return batches;
 }

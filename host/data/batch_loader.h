@@ -13,6 +13,7 @@
 #include "host/core/partitions.h"
 #include "host/data/dataset.h"
 #include "host/device/batch.h"
+#include "host/device/device.h"
 
 namespace lockstep {
 
@@ -43,11 +44,15 @@ struct LoaderOptions {
   // By class; a class that is not here has the weight 1. Multiplied with the data set's weights.
   // The class of a row with several targets is that of the greatest, as Keras has it.
   std::map<int64_t, float> class_weights;
+  // Who gets the batches of a request, in that order: rows lie in memory of the device's choice,
+  // and it may fetch them as soon as they are there. Empty: nobody in particular.
+  std::vector<Device*> devices;
 };
 
-// Owns one thread. `dataset` outlives it. Values become float32 here, row by row.
-// Samples are numbered within options.rows, from 0. Requests may come from any thread; a batch that
-// is not of the epoch, or rows that are not of the data set, are broken invariants.
+// Owns one thread. `dataset` outlives it, and the devices it and its batches. Values become float32
+// here, row by row. Samples are numbered within options.rows, from 0. Requests may come from any
+// thread; a batch that is not of the epoch, or rows that are not of the data set, are broken
+// invariants.
 class BatchLoader {
  public:
   BatchLoader(const Dataset& dataset, LoaderOptions options);

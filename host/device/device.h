@@ -5,6 +5,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <memory_resource>
 #include <optional>
 #include <span>
 #include <string>
@@ -54,8 +55,9 @@ class Recording {
 };
 
 // One GPU, or one CPU worker. Owned and used by one thread, but for `allocate`d memory, which
-// other devices of a node may share where `shares_host_memory`. Work may still be under way when a
-// call returns; calls that read or write the host's memory return when that is done.
+// other devices of a node may share where `shares_host_memory`, and for `batch_memory` and
+// `prefetch`, which are any thread's. Work may still be under way when a call returns; calls that
+// read or write the host's memory return when that is done.
 class Device {
  public:
   virtual ~Device() = default;
@@ -74,6 +76,12 @@ class Device {
   virtual std::optional<int64_t> free_bytes() const { return std::nullopt; }
   // Memory of the host, made for copies to and from this device and for `add`.
   virtual Result<std::unique_ptr<Buffer>> allocate_host(int64_t bytes) { return allocate(bytes); }
+  // Memory for the rows of batches that this device will get. It goes with the device, which
+  // outlives them.
+  virtual std::pmr::memory_resource* batch_memory() { return std::pmr::get_default_resource(); }
+  // Begins to copy a batch, so that `play` needn't: to be kept in batch.copy, and the rows as they
+  // are. nullptr where there is no need to or it can't be done now.
+  virtual std::unique_ptr<BatchCopy> prefetch(const HostBatch&) { return nullptr; }
   // Plain copies between the memories.
   virtual Status copy_to_host(const float* from, int64_t count, float* to) {
     std::memcpy(to, from, static_cast<size_t>(count) * sizeof(float));

@@ -26,7 +26,7 @@ class MeasuringWorker final : public BatchWorker {
       : job_(*task.measured),
         replica_(std::move(replica)),
         arrays_(result_arrays(task, {}, dataset.rows())),
-        loader_(dataset, measuring_loader(job_, {0, dataset.rows()})) {}
+        loader_(dataset, loader_options(dataset)) {}
 
   Status compute(const BatchRange& batches, const Take& take) override {
     const auto ranges = replica_->device_ranges({0, job_.partitions});
@@ -47,6 +47,12 @@ class MeasuringWorker final : public BatchWorker {
   std::string device_description() override { return replica_->device_description(); }
 
  private:
+  LoaderOptions loader_options(const Dataset& dataset) const {
+    LoaderOptions options = measuring_loader(job_, {0, dataset.rows()});
+    options.devices = replica_->device_list();
+    return options;
+  }
+
   const Job job_;
   const std::unique_ptr<Replica> replica_;
   const std::vector<ResultArray> arrays_;

@@ -123,6 +123,16 @@ Status NodeSession::load() {
   return {};
 }
 
+void NodeSession::make_loaders() {
+  const auto make = [this](const Dataset& data, LoaderOptions options) {
+    options.devices = replica_->device_list();
+    return std::make_unique<BatchLoader>(data, std::move(options));
+  };
+  loader_ = make(data_.train, training_loader(job_, data_.train_rows));
+  if (!job_.has_validation()) return;
+  validation_loader_ = make(data_.validation(), measuring_loader(job_, data_.validation_rows));
+}
+
 Status NodeSession::join() {
   JoinRequest request;
   request.session = welcome_.session;
@@ -150,11 +160,7 @@ Status NodeSession::join() {
       [this] { exchange_->interrupt(); });
   machine_ =
       std::make_unique<NodeMachine>(welcome_.session, job_.steps_per_epoch(), checkpoint_rule_);
-  loader_ = std::make_unique<BatchLoader>(data_.train, training_loader(job_, data_.train_rows));
-  if (job_.has_validation()) {
-    validation_loader_ = std::make_unique<BatchLoader>(
-        data_.validation(), measuring_loader(job_, data_.validation_rows));
-  }
+  make_loaders();
   const std::lock_guard lock(mutex_);
   if (over_) return Error{"stopped"};
   CoordinatorLinkOptions link;

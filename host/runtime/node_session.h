@@ -31,6 +31,7 @@ class NodeSession {
   Status run_batches();
   Status load();
   Status join();
+  void make_loaders();
   Status enter(JoinRequest request);
   Status work();
   void shut_down();

@@ -96,6 +96,12 @@ std::string Replica::device_description() const {
   return fmt::format("{} and {} more, gradients by {}", first, devices() - 1, team_->way());
 }
 
+std::vector<Device*> Replica::device_list() {
+  std::vector<Device*> devices;
+  for (int index = 0; index < team_->size(); ++index) devices.push_back(&team_->device(index));
+  return devices;
+}
+
 const float* Replica::weights_of(int device) const {
   return device_states_.empty() ? state_.weights.data()
                                 : device_states_[static_cast<size_t>(device)][0]->data();
@@ -199,16 +205,18 @@ PartitionGroup Replica::group_of(int64_t rows, PartitionRange range) const {
 
 Error Replica::explain_room(const Error& error, int index, PartitionRange range,
                             const HostBatch& batch) const {
+  if (error.message.find("cannot allocate") == std::string::npos) return error;
   const Device& device = team_->device(index);
   const std::optional<int64_t> free = device.free_bytes();
   if (!free) return error;
   const int64_t room = *free + training_programs_[index]->arena_bytes();
-  // Beside the activations the rows themselves: numbers of four bytes, a label and a position.
+  // Beside the activations the rows themselves: numbers of four bytes, a label and a position; and
+  // once more, on their way.
   const int64_t row_bytes = 4 * (batch.features + batch.target_features + batch.weight_columns + 2);
   const auto needed = [&](int64_t batch_size) {
     const PartitionGroup group = group_of(batch_size, range);
     return device.buffer_bytes(Program::planned_bytes(device, training_, group)) +
-           device.buffer_bytes(group.total_rows() * row_bytes + kStagedBytes);
+           2 * device.buffer_bytes(group.total_rows() * row_bytes + kStagedBytes);
   };
   if (needed(job_.batch_size) <= room) return error;
   int64_t fitting = job_.partitions - 1;  // a batch has a row for each partition
@@ -372,6 +380,9 @@ Status Replica::compute(int64_t step, const std::vector<PartitionRange>& ranges,
       return;
     }
     statuses[index] = (*program)->run(context, {});
+    if (!statuses[index].ok()) {
+      statuses[index] = explain_room(statuses[index].error(), index, ranges[index], batches[index]);
+    }
     if (!statuses[index].ok() || !round_on_host_ || linked()) return;
     statuses[index] = fetch_roots(index);
     if (statuses[index].ok()) ready(0, training_.flat_size);

@@ -60,6 +60,7 @@ class Replica {
   // For a state that comes in pieces, straight into the spans of state(): ends it.
   Status set_accumulators(int64_t step, const MetricSums& sums);
   int devices() const { return team_->size(); }
+  std::vector<Device*> device_list();
   // Of the first device, and where there are several apart, how they exchange gradients.
   std::string device_description() const;
   Device& adder() { return team_->device(0); }

@@ -14,8 +14,11 @@ namespace {
 using emulated::Machine;
 
 // A device from its start to its end: three runs of a Program (plain, captured, replayed), an
-// optimizer's step with a digest, copies. `calls` gets how many there were before the end began.
-Status short_life(const Graph& graph, const Machine& machine, int64_t* calls) {
+// optimizer's step with a digest, copies. `before_end` gets what there was before the end began.
+struct Counts {
+  int64_t calls = 0, pieces = 0;
+};
+Status short_life(const Graph& graph, const Machine& machine, Counts* before_end) {
   LOCKSTEP_ASSIGN(auto device, make_cuda_device(0, "cuda-fp32"));
   device->attach_thread();
   const std::vector<float> weights = initial_weights(graph, 5);
@@ -38,13 +41,18 @@ Status short_life(const Graph& graph, const Machine& machine, int64_t* calls) {
   LOCKSTEP_RETURN_IF_ERROR(device->update(SgdUpdate{0.1f, 0, false}, root->data(), state->data(),
                                           {}, graph.parameter_count, lanes.data()));
   const Status copied = device->copy_to_host(root->data(), graph.flat_size, on_host->data());
-  *calls = machine.calls();
+  *before_end = {machine.calls(), machine.executed()};
   return copied;
 }
 
 // Calls whose failure nobody can be told: destructors log it.
 bool is_release(const std::string& call) {
   return call.find("Destroy") != std::string::npos || call.find("Free") != std::string::npos;
+}
+
+// Rows are then copied from plain memory.
+bool is_told(const std::string& call, const std::string& said) {
+  return said.find("memory that is not pinned: " + call) != std::string::npos;
 }
 
 // What the message has for a call.
@@ -61,15 +69,20 @@ TEST(EmulatedFailures, EachCallIsNamed) {
   for (int64_t n = 1;; ++n) {
     Machine machine;
     machine.fail_call(n);
-    int64_t calls = n;
-    const Status status = short_life(graph, machine, &calls);
+    Counts before_end{n, 0};
+    testing::internal::CaptureStderr();
+    const Status status = short_life(graph, machine, &before_end);
+    const std::string said = testing::internal::GetCapturedStderr();
     const std::string call = machine.failed_call();
     EXPECT_EQ(machine.leaks(), "") << call << ", call " << n;
     if (call.empty()) {
       EXPECT_TRUE(status.ok()) << status.error().message;
       break;
     }
-    if (is_release(call) || n > calls) continue;  // the device's end
+    if (is_release(call) || n > before_end.calls) continue;  // the device's end
+    if (status.ok() && is_told(call, said)) continue;
+    // Done again, with what the pool had kept.
+    if (status.ok() && call == "cudaMalloc" && machine.calls("cudaMemPoolTrimTo") > 0) continue;
     // What an algorithm says of itself; whether it may be missing is the caller's choice.
     if (call == "cublasLtMatmulAlgoConfigGetAttribute" ||
         call == "cublasLtMatmulAlgoCapGetAttribute") {
@@ -86,17 +99,17 @@ TEST(EmulatedFailures, EachCallIsNamed) {
 // A kernel that fails while it runs: whoever waits next must say so.
 TEST(EmulatedFailures, EachPieceOfWorkIsNoticed) {
   const Graph graph = emulated::toy_dense_graph();
-  int64_t pieces = 0, calls = 0;
+  Counts before_end;
   {
     Machine machine;
-    ASSERT_TRUE(short_life(graph, machine, &calls).ok());
-    pieces = machine.executed();
+    ASSERT_TRUE(short_life(graph, machine, &before_end).ok());
   }
+  const int64_t pieces = before_end.pieces;
   EXPECT_GT(pieces, 50);
   for (int64_t n = 1; n <= pieces; ++n) {
     Machine machine;
     machine.fail_work(n);
-    const Status status = short_life(graph, machine, &calls);
+    const Status status = short_life(graph, machine, &before_end);
     ASSERT_FALSE(status.ok()) << "piece " << n << " of " << pieces;
     EXPECT_NE(status.error().message.find("illegal memory access"), std::string::npos)
         << status.error().message;
@@ -122,7 +135,9 @@ TEST(EmulatedFailures, EachCallOfAConvolutionIsNamed) {
     const auto program = Program::create(*device, graph, group_of(6, 2, {0, 2}), **arena);
     ASSERT_TRUE(program.ok()) << program.error().message;
     machine.fail_call(n);
+    testing::internal::CaptureStderr();
     const Status status = (*program)->run(step.context(batch, 6, roots), {});
+    const std::string said = testing::internal::GetCapturedStderr();
     const std::string call = machine.failed_call();
     machine.fail_call(0);
     if (call.empty()) {
@@ -131,7 +146,7 @@ TEST(EmulatedFailures, EachCallOfAConvolutionIsNamed) {
       EXPECT_GT(n, 100);
       return;
     }
-    if (is_release(call)) continue;
+    if (is_release(call) || (status.ok() && is_told(call, said))) continue;
     ASSERT_FALSE(status.ok()) << call << ", call " << n << ": the error got lost";
     const std::string text = call == "cudnnBackendSetAttribute" ? "CUDNN_ATTR_" : call;
     EXPECT_NE(status.error().message.find(expected_text(text)), std::string::npos)

@@ -23,8 +23,22 @@ using emulated::TestGpu;
 
 constexpr size_t kFloats = 1000;
 
-// Rounds of a Program with other rows each time, weights updated between them.
-std::vector<float> rounds(const Graph& graph, uint64_t seed, Bug bug, int64_t n) {
+// Rows `begin` to `begin + 8` of `all`, on their way to the device.
+HostBatch sent_rows(Device& device, const HostBatch& all, int64_t begin) {
+  const HostBatch rows = slice_batch(all, begin, begin + 8);
+  HostBatch batch{.rows = rows.rows,
+                  .features = rows.features,
+                  .inputs = HostFloats(device.batch_memory()),
+                  .labels = rows.labels,
+                  .positions = rows.positions};
+  batch.inputs.assign(rows.inputs.begin(), rows.inputs.end());
+  batch.copy = device.prefetch(batch);
+  return batch;
+}
+
+// Rounds of a Program with other rows each time, weights updated between them. `ahead`: the rows of
+// each round are sent while the one before is under way.
+std::vector<float> rounds(const Graph& graph, uint64_t seed, Bug bug, int64_t n, bool ahead) {
   Machine machine({.seed = seed});
   std::vector<float> result;
   const auto device = emulated::make_gpu();
@@ -32,12 +46,21 @@ std::vector<float> rounds(const Graph& graph, uint64_t seed, Bug bug, int64_t n)
   step.set_weights(initial_weights(graph, 5));
   const auto root = allocate_floats(*device, graph.flat_size);
   float* const roots[] = {root->data()};
-  const HostBatch all = emulated::toy_batch(32);
+  const HostBatch all = emulated::toy_batch(40);
   machine.plant(bug, n);
+  const auto make = [&](int t) {
+    return ahead ? sent_rows(*device, all, 8 * t) : slice_batch(all, 8 * t, 8 * (t + 1));
+  };
+  std::vector<HostBatch> next;
+  next.push_back(make(0));
   for (int t = 0; t < 4; ++t) {
-    const HostBatch batch = slice_batch(all, 8 * t, 8 * (t + 1));
+    const HostBatch batch = std::move(next.back());
+    next.pop_back();
+    next.push_back(make(t + 1));
     Program* program = step.programs().program_for(group_of(8, 4, {0, 4})).value();
-    LOCKSTEP_CHECK(program->run(step.context(batch, 8, roots), {}).ok());
+    RunContext context = step.context(batch, 8, roots);
+    context.epoch = static_cast<uint32_t>(t);
+    LOCKSTEP_CHECK(program->run(context, {}).ok());
     LOCKSTEP_CHECK(device
                        ->update(SgdUpdate{0.1f, 0, false}, root->data(), step.weights(), {},
                                 graph.parameter_count, nullptr)
@@ -47,10 +70,10 @@ std::vector<float> rounds(const Graph& graph, uint64_t seed, Bug bug, int64_t n)
 }
 
 // Whether the planted bug is found by what the device computes with it.
-emulated::Tally in_the_device(const Graph& graph, Bug bug, int64_t n) {
-  const std::vector<float> expected = rounds(graph, 1, Bug::none, 0);
+emulated::Tally in_the_device(const Graph& graph, Bug bug, int64_t n, bool ahead = false) {
+  const std::vector<float> expected = rounds(graph, 1, Bug::none, 0, false);
   return emulated::watch_seeds(
-      [&](uint64_t seed) { return rounds(graph, seed, bug, n) == expected; });
+      [&](uint64_t seed) { return rounds(graph, seed, bug, n, ahead) == expected; });
 }
 
 class EmulatedPlanted : public testing::Test {
@@ -92,7 +115,9 @@ TEST_F(EmulatedPlanted, ControlsAreRight) {
   EXPECT_EQ(
       right([](TestGpu& gpu) { return tree_is_right(gpu, emulated::tree_kernel<false>); }).found,
       0);
-  EXPECT_EQ(in_the_device(emulated::toy_dense_graph(), Bug::none, 0).found, 0);
+  for (const bool ahead : {false, true}) {
+    EXPECT_EQ(in_the_device(emulated::toy_dense_graph(), Bug::none, 0, ahead).found, 0);
+  }
 }
 
 TEST_F(EmulatedPlanted, Barriers) {
@@ -157,18 +182,32 @@ TEST_F(EmulatedPlanted, BarriersOfOurKernels) {
   expect_found("transpose without its barrier", transpose);
 }
 
-// Each event wait of a run is left out: four branches, so three waits at the fork, three at the
-// join; the first six are the plain run's, then come those of the capture.
+// Each event wait of a run is left out: one for the batch that crosses; four branches, so three
+// waits at the fork, three at the join; one before the batch's memory is given back. The first
+// eight are the plain run's, then come those of the capture.
 TEST_F(EmulatedPlanted, EventWaits) {
   const Graph graph = emulated::toy_dense_graph();
-  report("plain: no wait at the fork", in_the_device(graph, Bug::skip_stream_wait, 1));
-  report("plain: no wait at the join", in_the_device(graph, Bug::skip_stream_wait, 4));
-  report("captured: no wait at the fork", in_the_device(graph, Bug::skip_stream_wait, 7));
-  report("captured: no wait at the join", in_the_device(graph, Bug::skip_stream_wait, 10));
-  // 1: the staging's copy, 2: the fork, 3 to 5: the join.
-  report("plain: no record at the fork", in_the_device(graph, Bug::skip_event_record, 2));
-  report("plain: no record at the join", in_the_device(graph, Bug::skip_event_record, 3));
-  report("staging overwritten before the copy", in_the_device(graph, Bug::skip_event_wait, 4));
+  report("plain: no wait at the fork", in_the_device(graph, Bug::skip_stream_wait, 2));
+  report("plain: no wait at the join", in_the_device(graph, Bug::skip_stream_wait, 5));
+  report("captured: no wait at the fork", in_the_device(graph, Bug::skip_stream_wait, 10));
+  report("captured: no wait at the join", in_the_device(graph, Bug::skip_stream_wait, 13));
+  // 1: the batch has crossed, 2: the parameters, 3: the batch is taken, 4: the fork, 5 to 7: the
+  // join.
+  report("plain: no record at the fork", in_the_device(graph, Bug::skip_event_record, 4));
+  report("plain: no record at the join", in_the_device(graph, Bug::skip_event_record, 5));
+  report("parameters overwritten before the copy", in_the_device(graph, Bug::skip_event_wait, 3));
+}
+
+// Of batches that are sent ahead.
+TEST_F(EmulatedPlanted, SentAhead) {
+  const Graph graph = emulated::toy_dense_graph();
+  const auto ahead = [&](Bug bug, int64_t n) { return in_the_device(graph, bug, n, true); };
+  report("a batch is taken before it has crossed", ahead(Bug::skip_stream_wait, 1));
+  report("its memory is given back before it is taken", ahead(Bug::skip_stream_wait, 8));
+  report("no record of a batch that has crossed", ahead(Bug::skip_event_record, 1));
+  report("no record of a batch that is taken", ahead(Bug::skip_event_record, 4));
+  report("rows overwritten before they have crossed", ahead(Bug::skip_event_wait, 2));
+  report("its memory is given back at once", ahead(Bug::early_free, 1));
 }
 
 TEST_F(EmulatedPlanted, Libraries) {
@@ -294,6 +333,57 @@ TEST_F(EmulatedPlanted, Lifetimes) {
     EXPECT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
     EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
     return launch_add(memory, memory, memory, kFloats, stream).ok();
+  });
+}
+
+// Memory of a pool, of which two streams know.
+bool shares_pool_memory(TestGpu& gpu, bool wait_before, bool wait_after) {
+  TestGpu other;
+  const MemoryPool pool = MemoryPool::create(list_gpus().value().at(0)).value();
+  cudaEvent_t event = nullptr;
+  EXPECT_EQ(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), cudaSuccess);
+  const auto follow = [&](cudaStream_t first, cudaStream_t second) {
+    EXPECT_EQ(cudaEventRecord(event, first), cudaSuccess);
+    EXPECT_EQ(cudaStreamWaitEvent(second, event, 0), cudaSuccess);
+  };
+  float* kept = gpu.allocate<float>(kFloats);
+  {
+    const PooledMemory memory = pool.allocate(4 * kFloats, gpu.stream()).value();
+    auto* floats = static_cast<float*>(memory.get());
+    if (wait_before) follow(gpu.stream(), other.stream());
+    EXPECT_EQ(cudaMemsetAsync(floats, 0, 4 * kFloats, other.stream()), cudaSuccess);
+    EXPECT_TRUE(launch_add(floats, floats, kept, kFloats, other.stream()).ok());
+    if (wait_after) follow(other.stream(), gpu.stream());
+  }
+  return other.download(kept, kFloats) == std::vector<float>(kFloats);
+}
+
+TEST_F(EmulatedPlanted, Pools) {
+  EXPECT_EQ(emulated::watch_seeds([](uint64_t seed) {
+              Machine machine({.seed = seed});
+              TestGpu gpu;
+              return shares_pool_memory(gpu, true, true);
+            }).found,
+            0);
+  expect_found("a pool's memory used before it is there",
+               [](Machine&, TestGpu& gpu) { return shares_pool_memory(gpu, false, true); });
+  expect_found("a pool's memory given back while it is used",
+               [](Machine&, TestGpu& gpu) { return shares_pool_memory(gpu, true, false); });
+  const auto make = [](TestGpu& gpu) {
+    const MemoryPool pool = MemoryPool::create(list_gpus().value().at(0)).value();
+    return pool.allocate(4 * kFloats, gpu.stream()).value().get();
+  };
+  expect_found("a pool's memory used after it was given back", [&](Machine&, TestGpu& gpu) {
+    return cudaMemsetAsync(make(gpu), 0, 4, gpu.stream()) == cudaSuccess;
+  });
+  expect_found("a pool's memory given back twice", [&](Machine&, TestGpu& gpu) {
+    return cudaFreeAsync(make(gpu), gpu.stream()) == cudaSuccess;
+  });
+  expect_found("a pool's memory given back in a capture", [](Machine&, TestGpu& gpu) {
+    const MemoryPool pool = MemoryPool::create(list_gpus().value().at(0)).value();
+    const PooledMemory memory = pool.allocate(4 * kFloats, gpu.stream()).value();
+    EXPECT_EQ(cudaStreamBeginCapture(gpu.stream(), cudaStreamCaptureModeRelaxed), cudaSuccess);
+    return true;
   });
 }
 

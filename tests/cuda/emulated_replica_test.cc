@@ -43,17 +43,22 @@ class EmulatedReplica : public testing::TestWithParam<std::string> {
     job_.train_rows = data_.rows();
   }
 
+  LoaderOptions loading() const {
+    return {{0, data_.rows()}, job_.batch_size, job_.partitions, 0, true};
+  }
+  BatchRequest request(int64_t step, const std::vector<PartitionRange>& ranges) const {
+    return {step / job_.steps_per_epoch(), step % job_.steps_per_epoch(), ranges};
+  }
   std::vector<HostBatch> batches_of(int64_t step, const std::vector<PartitionRange>& ranges) {
-    BatchLoader loader(data_, {{0, data_.rows()}, job_.batch_size, job_.partitions, 0, true});
-    const int64_t steps = job_.steps_per_epoch();
-    return loader.take({step / steps, step % steps, ranges});
+    return BatchLoader(data_, loading()).take(request(step, ranges));
   }
 
   // `alone`: no other node needs the gradients.
-  void step(Replica& replica, bool alone, Trace* trace) {
+  void step(Replica& replica, BatchLoader& loader, bool alone, Trace* trace) {
     const auto ranges = replica.device_ranges({0, job_.partitions});
     const int64_t step = replica.state().step;
-    const auto batches = batches_of(step, ranges);
+    const auto batches = loader.take(request(step, ranges));
+    loader.prefetch(request(step + 1, ranges));
     const auto roots = replica.take_roots(step, ranges, alone);
     ASSERT_TRUE(roots.ok()) << roots.error().message;
     const Status computed = replica.compute(step, ranges, batches, [](int64_t, int64_t) {});
@@ -76,8 +81,13 @@ class EmulatedReplica : public testing::TestWithParam<std::string> {
   Trace run(int devices, bool alone, const DeviceFactory& factory) {
     const auto model = build_model(job_.model, job_.input_shape, job_.classes).value();
     const auto replica = Replica::create(job_, *model, devices, factory).value();
+    LoaderOptions options = loading();
+    options.devices = replica->device_list();
+    BatchLoader loader(data_, options);
     Trace trace;
-    for (int64_t t = 0; t < kSteps && !HasFatalFailure(); ++t) step(*replica, alone, &trace);
+    for (int64_t t = 0; t < kSteps && !HasFatalFailure(); ++t) {
+      step(*replica, loader, alone, &trace);
+    }
     if (HasFatalFailure()) return trace;
     evaluate(*replica, &trace);
     trace.digests.push_back(replica->state_digest().value());

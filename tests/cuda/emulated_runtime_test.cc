@@ -56,14 +56,23 @@ TEST(EmulatedRuntime, GpusHaveMemoryOfTheirOwn) {
 TEST(EmulatedRuntime, MemoryInTheOrderOfAStream) {
   Machine machine;
   TestGpu gpu;
-  void* memory = nullptr;
-  ASSERT_EQ(cudaMallocAsync(&memory, 4 * kFloats, gpu.stream()), cudaSuccess);
-  auto* floats = static_cast<float*>(memory);
-  ASSERT_EQ(cudaMemsetAsync(memory, 0, 4 * kFloats, gpu.stream()), cudaSuccess);
-  float* sum = gpu.allocate<float>(kFloats);
-  ASSERT_TRUE(launch_add(floats, floats, sum, kFloats, gpu.stream()).ok());
-  ASSERT_EQ(cudaFreeAsync(memory, gpu.stream()), cudaSuccess);
-  EXPECT_EQ(gpu.download(sum, kFloats), std::vector<float>(kFloats));
+  {
+    cudaMemPoolProps properties{};
+    properties.allocType = cudaMemAllocationTypePinned;
+    properties.location.type = cudaMemLocationTypeDevice;
+    cudaMemPool_t pool = nullptr;
+    ASSERT_EQ(cudaMemPoolCreate(&pool, &properties), cudaSuccess);
+    void* memory = nullptr;
+    ASSERT_EQ(cudaMallocFromPoolAsync(&memory, 4 * kFloats, pool, gpu.stream()), cudaSuccess);
+    auto* floats = static_cast<float*>(memory);
+    ASSERT_EQ(cudaMemsetAsync(memory, 0, 4 * kFloats, gpu.stream()), cudaSuccess);
+    float* sum = gpu.allocate<float>(kFloats);
+    ASSERT_TRUE(launch_add(floats, floats, sum, kFloats, gpu.stream()).ok());
+    ASSERT_EQ(cudaFreeAsync(memory, gpu.stream()), cudaSuccess);
+    EXPECT_EQ(machine.leaks(), "1 of device memory, 1 streams, 1 memory pools");
+    EXPECT_EQ(gpu.download(sum, kFloats), std::vector<float>(kFloats));
+    ASSERT_EQ(cudaMemPoolDestroy(pool), cudaSuccess);
+  }
   gpu.release();
   EXPECT_EQ(machine.leaks(), "1 streams");
 }

@@ -9,9 +9,9 @@
 namespace lockstep {
 namespace {
 
-template <class T>
-uint64_t hash_of(const std::vector<T>& values) {
-  return xxh3(values.data(), values.size() * sizeof(T));
+template <class Values>
+uint64_t hash_of(const Values& values) {
+  return xxh3(values.data(), values.size() * sizeof(values[0]));
 }
 
 // Of all that the first three batches of two epochs hold, over two devices.

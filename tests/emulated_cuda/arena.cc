@@ -61,7 +61,7 @@ Arena::~Arena() {
 }
 
 void Arena::map(const Allocation& allocation) const {
-  const int protection = open_ ? PROT_READ | PROT_WRITE : PROT_NONE;
+  const int protection = open_ && allocation.there ? PROT_READ | PROT_WRITE : PROT_NONE;
   for (size_t offset = 0; offset < allocation.block_bytes; offset += kFillBytes) {
     const size_t size = std::min(kFillBytes, allocation.block_bytes - offset);
     const int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE | (zeros_ ? MAP_ANONYMOUS : 0);
@@ -70,11 +70,24 @@ void Arena::map(const Allocation& allocation) const {
   }
 }
 
-// A page of guard, the data, a guard to the end of the page, a page that is never there.
+bool Arena::take(int64_t bytes) {
+  if (bytes > free_bytes()) return false;
+  used_ += bytes;
+  return true;
+}
+
 std::byte* Arena::allocate(size_t bytes) {
-  if (static_cast<int64_t>(bytes) > free_bytes()) return nullptr;
+  return take(static_cast<int64_t>(bytes)) ? place(bytes, nullptr) : nullptr;
+}
+
+std::byte* Arena::allocate_later(size_t bytes, const void* pool) { return place(bytes, pool); }
+
+// A page of guard, the data, a guard to the end of the page, a page that is never there.
+std::byte* Arena::place(size_t bytes, const void* pool) {
   Allocation allocation;
   allocation.bytes = bytes;
+  allocation.pool = pool;
+  allocation.there = pool == nullptr;
   allocation.block = base_ + cursor_;
   allocation.data = allocation.block + kPage;
   allocation.block_bytes = kPage + pages(bytes + kGuard);
@@ -84,9 +97,26 @@ std::byte* Arena::allocate(size_t bytes) {
   map(allocation);
   ASAN_POISON_MEMORY_REGION(allocation.block, kPage);
   ASAN_POISON_MEMORY_REGION(allocation.data + bytes, allocation.block_bytes - kPage - bytes);
-  used_ += static_cast<int64_t>(bytes);
   allocations_.emplace(allocation.block, allocation);
   return allocation.data;
+}
+
+int64_t Arena::living() const {
+  return std::count_if(allocations_.begin(), allocations_.end(),
+                       [](const auto& entry) { return !entry.second.leaving; });
+}
+
+void Arena::arrive(void* data) {
+  Allocation& allocation = allocations_.at(static_cast<std::byte*>(data) - kPage);
+  allocation.there = true;
+  protect(allocation, PROT_READ | PROT_WRITE);
+}
+
+const void* Arena::leave(void* data) {
+  const auto found = allocations_.find(static_cast<std::byte*>(data) - kPage);
+  if (found == allocations_.end()) return nullptr;
+  found->second.leaving = true;
+  return found->second.pool;
 }
 
 bool Arena::free(void* data) {
@@ -96,7 +126,7 @@ bool Arena::free(void* data) {
   allocation.alive = false;
   allocations_.erase(found);
   freed_.emplace(allocation.block, allocation);
-  used_ -= static_cast<int64_t>(allocation.bytes);
+  if (allocation.pool == nullptr) give(static_cast<int64_t>(allocation.bytes));
   ASAN_UNPOISON_MEMORY_REGION(allocation.block, allocation.block_bytes);
   LOCKSTEP_CHECK(mmap(allocation.block, allocation.block_bytes, PROT_NONE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
@@ -124,7 +154,7 @@ const Allocation* Arena::find(const void* address) const {
 
 bool Arena::holds(const void* address, size_t bytes) const {
   const Allocation* allocation = find(address);
-  if (allocation == nullptr || !allocation->alive) return false;
+  if (allocation == nullptr || !usable(*allocation)) return false;
   const auto* at = static_cast<const std::byte*>(address);
   return at >= allocation->data && at + bytes <= allocation->data + allocation->bytes;
 }
@@ -137,8 +167,10 @@ std::string Arena::describe(const void* address) const {
   std::string place = "byte " + std::to_string(offset) + " of ";
   if (offset < 0) place = std::to_string(-offset) + " bytes before ";
   if (offset >= bytes) place = "byte " + std::to_string(offset - bytes) + " behind ";
-  return place + (allocation->alive ? "" : "freed ") + "device allocation " +
-         std::to_string(allocation->number) + " of " + std::to_string(bytes) + " bytes";
+  const bool late = !allocation->alive || (allocation->leaving && !open_);
+  const char* state = late ? "freed " : allocation->there ? "" : "not yet allocated ";
+  return place + state + "device allocation " + std::to_string(allocation->number) + " of " +
+         std::to_string(bytes) + " bytes";
 }
 
 void Arena::protect(const Allocation& allocation, int protection) const {
@@ -149,7 +181,7 @@ void Arena::open() {
   if (open_) return;
   open_ = true;
   for (const auto& [begin, allocation] : allocations_) {
-    protect(allocation, PROT_READ | PROT_WRITE);
+    if (allocation.there) protect(allocation, PROT_READ | PROT_WRITE);
   }
 }
 
@@ -165,6 +197,7 @@ const Allocation* Arena::broken_guard() const {
 #ifndef LOCKSTEP_SANITIZED  // there the guards are poisoned: the write itself is seen
   if (zeros_) return nullptr;
   for (const auto& [begin, allocation] : allocations_) {
+    if (!allocation.there) continue;
     const size_t behind = allocation.block_bytes - kPage - allocation.bytes;
     if (!is_filled(allocation.data - kGuard, kGuard) ||
         !is_filled(allocation.data + allocation.bytes, std::min(behind, 2 * kGuard))) {

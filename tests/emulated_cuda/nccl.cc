@@ -199,6 +199,9 @@ void start(const std::vector<Operation>& operations) {
     const int shares = operation.kind == Operation::Kind::gather ? clique.ranks : 1;
     check_device_memory(operation.memory, operation.bytes * static_cast<size_t>(shares),
                         comm.device, "NCCL");
+    if (s.arenas[static_cast<size_t>(comm.device)]->find(operation.memory)->pool != nullptr) {
+      violation("NCCL: memory of a pool, which the other GPUs can't read");
+    }
     const End end{comm.rank, operation.memory, operation.bytes, reached, ends[i + 1]};
     if (operation.kind == Operation::Kind::gather) {
       gather(clique, comm, end);

@@ -241,6 +241,11 @@ void Machine::fail_call(int64_t n) {
   state_->failing_call = n;
   state_->failing_name.clear();
   state_->failed_call.clear();
+  // What was queued on a device that has failed is lost with it.
+  const bool lost =
+      std::find(state_->broken.begin(), state_->broken.end(), true) != state_->broken.end();
+  while (lost && !state_->ready.empty()) state_->run_one();
+  state_->close_arenas();
   std::fill(state_->broken.begin(), state_->broken.end(), false);
 }
 
@@ -296,6 +301,7 @@ std::string Machine::leaks() const {
   add(living(state_->events), "events");
   add(living(state_->graphs), "graphs");
   add(living(state_->executables), "executable graphs");
+  add(living(state_->pools), "memory pools");
   for (const auto& [name, count] : state_->vendor_objects) add(count, name);
   return text;
 }

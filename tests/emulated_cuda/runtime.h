@@ -12,9 +12,9 @@
 //    random priority a stream. Seeds differ in kind too: on some a wait runs no more than it needs,
 //    so that what it should have needed is missing; on some the streams that were created last run
 //    ahead; on some work also runs as it is enqueued.
+//  - Memory pools, in the order of the streams (runtime_pools.cc).
 //  - NCCL moves between GPUs when both ends have come to it (nccl.cc): order and sizes are
-//  compared,
-//    and it never ends where one end doesn't come.
+//    compared, and it never ends where one end doesn't come.
 //  - Stream capture (relaxed), graphs, events; the n-th call, or the n-th piece of work, can be
 //    made to fail; calls are counted by name.
 //  - What CUDA's manual calls undefined ends the process with a message that names it.
@@ -27,6 +27,10 @@
 // What its author may have misread of the manual, as no GPU was at hand:
 //  - cudaFree and cudaFreeHost wait for the device (Options::free_waits; the guide says so of
 //    cudaMalloc and cudaFree in its chapter on stream-ordered allocation).
+//  - Memory of a pool is there for the stream that asked for it and for what waits for an event of
+//    it, until the stream that it is given back on has come to that; where a pool has no room, the
+//    call waits for what is being given back; cudaMalloc doesn't get what a pool holds; NCCL can't
+//    reach a pool's memory from another GPU.
 //  - A copy from or to pageable memory is deferred like any other, the strictest reading of "may be
 //    asynchronous". In a capture it is refused.
 //  - An event that was last recorded in a capture is an error outside of that capture.
@@ -48,6 +52,7 @@ struct Options {
   uint64_t seed = 1;
   int64_t memory_bytes = 85017493504;  // a device
   bool has_nccl = true;
+  bool memory_pools = true;
   bool free_waits = true;  // else what still reads the memory finds it gone
 };
 
@@ -57,6 +62,7 @@ enum class Bug {
   skip_stream_wait,   // the n-th cudaStreamWaitEvent does nothing
   skip_event_record,  // the n-th cudaEventRecord does nothing
   skip_event_wait,    // the n-th cudaEventSynchronize does nothing
+  early_free,         // the n-th cudaFreeAsync doesn't wait for its stream
   skip_barrier,       // no thread stops at the n-th call site of __syncthreads of a launch
   wrong_leading,      // cublasLt's n-th layout says one row more
   wrong_padding,      // convolutions pad behind what should be padded before

@@ -45,6 +45,17 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   return cudaSuccess;
 }
 
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  const Call call("cudaDeviceGetAttribute");
+  if (call.chosen()) return call.failure(cudaErrorUnknown);
+  if (device < 0 || device >= state().options.devices) return call.result(cudaErrorInvalidDevice);
+  if (attribute != cudaDevAttrMemoryPoolsSupported) {
+    violation("cudaDeviceGetAttribute: an attribute that isn't emulated");
+  }
+  *value = state().options.memory_pools ? 1 : 0;
+  return cudaSuccess;
+}
+
 cudaError_t cudaDriverGetVersion(int* version) {
   const Call call("cudaDriverGetVersion");
   if (call.chosen()) return call.failure(cudaErrorUnknown);
@@ -72,6 +83,7 @@ cudaError_t cudaPeekAtLastError() {
   X(cudaErrorNoDevice, "no CUDA-capable device is detected")   \
   X(cudaErrorInvalidDevice, "invalid device ordinal")          \
   X(cudaErrorInvalidResourceHandle, "invalid resource handle") \
+  X(cudaErrorNotSupported, "not supported")                    \
   X(cudaErrorIllegalState, "illegal state")                    \
   X(cudaErrorNotReady, "device not ready")                     \
   X(cudaErrorIllegalAddress, "an illegal memory access")       \

@@ -108,6 +108,10 @@ void free_device_memory(void* pointer, const char* call) {
   const int device = state().device_of(pointer);
   if (device < 0) violation(std::string(call) + ": a host pointer where the device's belongs");
   Arena& arena = *state().arenas[static_cast<size_t>(device)];
+  const Allocation* allocation = arena.find(pointer);
+  if (allocation != nullptr && allocation->pool != nullptr) {
+    violation(std::string(call) + ": memory of a pool: not emulated");
+  }
   if (!arena.free(pointer)) violation(std::string(call) + ": " + arena.describe(pointer));
 }
 
@@ -157,25 +161,6 @@ cudaError_t cudaFree(void* pointer) {
   if (s.options.free_waits && s.device_of(pointer) >= 0) s.run_device(s.device_of(pointer));
   free_device_memory(pointer, "cudaFree");
   return call.chosen() ? call.failure(cudaErrorUnknown) : cudaSuccess;
-}
-
-// The memory is there at once: work on other streams that uses it too early is not seen.
-cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t stream) {
-  const Call call("cudaMallocAsync");
-  if (call.fails()) return call.failure(cudaErrorMemoryAllocation);
-  stream_of(stream, "cudaMallocAsync");
-  return call.result(allocate(pointer, bytes));
-}
-
-cudaError_t cudaFreeAsync(void* pointer, cudaStream_t stream) {
-  const Call call("cudaFreeAsync");
-  if (pointer == nullptr) return cudaSuccess;
-  check_device_memory(pointer, 1, state().device_of(pointer), "cudaFreeAsync");
-  const cudaError_t error =
-      submit(stream, {"cudaFreeAsync", {stream_of(stream, "cudaFreeAsync").device}, [pointer] {
-                        free_device_memory(pointer, "cudaFreeAsync");
-                      }});
-  return call.chosen() ? call.failure(cudaErrorUnknown) : call.result(error);
 }
 
 cudaError_t cudaMallocHost(void** pointer, size_t bytes) {

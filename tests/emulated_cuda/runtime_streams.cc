@@ -106,7 +106,7 @@ void check_pointer(uint64_t word, int device, const std::string& what) {
               arena.describe(address) + " of GPU " + std::to_string(found));
   }
   const Allocation* allocation = arena.find(address);
-  if (allocation == nullptr || !allocation->alive) {
+  if (allocation == nullptr || !arena.usable(*allocation)) {
     violation(what + " got a pointer to " + arena.describe(address));
   }
 }
@@ -194,6 +194,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
   if (call.chosen()) give_up(stream.device);
   if (call.fails()) return call.failure(cudaErrorUnknown);
   state().run_until_done(stream.tail);
+  shrink_pools(stream.device);
   return call.result(broken_error(stream.device));
 }
 
@@ -216,6 +217,7 @@ cudaError_t cudaDeviceSynchronize() {
   if (call.chosen()) give_up(current_device());
   if (call.fails()) return call.failure(cudaErrorUnknown);
   state().run_device(current_device());
+  shrink_pools(current_device());
   return call.result(broken_error(current_device()));
 }
 
@@ -288,6 +290,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
   }
   if (state().shows(Bug::skip_event_wait)) return cudaSuccess;
   state().run_until_done(event.node);
+  shrink_pools(event.device);
   return call.result(broken_error(event.device));
 }
 

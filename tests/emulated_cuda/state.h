@@ -83,6 +83,14 @@ struct HostBlock {
   bool freed = false;
 };
 
+// cudaMemPool_t. Bytes.
+struct Pool {
+  int device = 0;
+  bool destroyed = false;
+  int64_t threshold = 0;
+  int64_t used = 0, reserved = 0;
+};
+
 struct Planted {
   Bug bug = Bug::none;
   int64_t left = 0;  // until it shows
@@ -101,7 +109,8 @@ struct State {
   std::map<const void*, std::unique_ptr<Graph>> graphs;
   std::map<const void*, std::unique_ptr<Graph>> executables;
   std::map<const std::byte*, HostBlock> host;  // pinned memory
-  std::map<std::string, int> vendor_objects;   // handles and descriptors of libraries that live
+  std::map<const void*, std::unique_ptr<Pool>> pools;
+  std::map<std::string, int> vendor_objects;  // handles and descriptors of libraries that live
 
   // The order.
   std::vector<NodePtr> ready;
@@ -146,6 +155,9 @@ cudaError_t submit(cudaStream_t stream, Work work);
 Stream& stream_of(cudaStream_t handle, const char* call);
 // Ends the process where [address, address + bytes) is no living memory of the device.
 void check_device_memory(const void* address, size_t bytes, int device, const std::string& what);
+
+// What a wait of the host does: pools give back what they hold beyond their threshold.
+void shrink_pools(int device);
 
 int current_device();
 void set_current_device(int device);
