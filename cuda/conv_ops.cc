@@ -172,7 +172,7 @@ Prepared prepare_conv(const OpSetting& setting, const Conv2dOp& op) {
       auto plan,
       gpu.conv_plans().find_or_make(plan_key(op, setting.rows, options.bias_alignment_bytes), [&] {
         return ConvPlan::create(CudnnTarget::device(gpu.cudnn(), gpu.branch(0).cudnn), op,
-                                setting.rows, options);
+                                setting.rows, options, &gpu.plan_store());
       }));
   return std::unique_ptr<PreparedOp>(std::make_unique<Conv>(setting, op, std::move(plan)));
 }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "cuda/conv_graph.h"
+#include "host/core/digest.h"
 
 namespace lockstep {
 // What the engine of a candidate says of itself.
@@ -14,7 +15,7 @@ struct ConvEngine {
   int64_t index = -1;
   std::vector<cudnnBackendNumericalNote_t> notes;
   std::vector<cudnnBackendBehaviorNote_t> behaviors;
-  std::string knobs;  // "2=13 27=1"
+  std::vector<std::pair<int64_t, int64_t>> knobs;  // type, value
 
   bool has(cudnnBackendNumericalNote_t note) const {
     return std::find(notes.begin(), notes.end(), note) != notes.end();
@@ -31,12 +32,15 @@ const char* math_name(ConvMath math) { return math == ConvMath::fp32 ? "fp32" : 
 constexpr int64_t kMaxNotes = 32;  // of a kind; newer versions know more than our header
 constexpr int64_t kMaxKnobs = 64;
 
-Result<std::string> read_knobs(const CudnnDescriptor& config) {
+// Part of every key of a kept choice: another number where other engines would be chosen.
+constexpr int kChoiceRule = 1;
+
+Result<std::vector<std::pair<int64_t, int64_t>>> read_knobs(const CudnnDescriptor& config) {
   LOCKSTEP_ASSIGN(
       std::vector<CudnnDescriptor> choices,
       config.descriptors(CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, "CUDNN_ATTR_ENGINECFG_KNOB_CHOICES",
                          CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR, kMaxKnobs));
-  std::string knobs;
+  std::vector<std::pair<int64_t, int64_t>> knobs;
   for (const CudnnDescriptor& choice : choices) {
     cudnnBackendKnobType_t type{};
     int64_t value = 0;
@@ -46,7 +50,7 @@ Result<std::string> read_knobs(const CudnnDescriptor& config) {
     LOCKSTEP_RETURN_IF_ERROR(choice.get(CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE,
                                         "CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE", CUDNN_TYPE_INT64, 1,
                                         &value));
-    knobs += fmt::format("{}{}={}", knobs.empty() ? "" : " ", static_cast<int>(type), value);
+    knobs.emplace_back(static_cast<int64_t>(type), value);
   }
   return knobs;
 }
@@ -98,6 +102,13 @@ bool transforms(const ConvEngine& engine) {
          engine.has(CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_13x13);
 }
 
+std::string knobs_text(const ConvEngine& engine) {
+  if (engine.knobs.empty()) return "no knobs";
+  std::string text = "knobs";
+  for (const auto& [type, value] : engine.knobs) text += fmt::format(" {}={}", type, value);
+  return text;
+}
+
 std::string notes_text(const ConvEngine& engine) {
   static constexpr std::array<const char*, CUDNN_NUMERICAL_NOTE_TYPE_COUNT> kNames = {
       "tensor core", "down-converts", "reduced precision", "FFT",         "nondeterministic",
@@ -120,11 +131,20 @@ class ConvPlanSearch {
                  const ConvPlanOptions& options)
       : target_(target), op_(op), rows_(rows), options_(options) {}
 
+  // The plan of a choice that a search made once.
+  Result<ConvPlan> remake(const PlanChoice& choice) {
+    LOCKSTEP_RETURN_IF_ERROR(begin({choice.fuses_bias, choice.fuses_activation}));
+    LOCKSTEP_ASSIGN(CudnnDescriptor config, make_config(choice));
+    LOCKSTEP_ASSIGN(ConvEngine engine, read_engine(config));
+    if (const char* reason = refusal(engine, options_.math); *reason != '\0') return Error{reason};
+    Candidate candidate{std::move(config), std::move(engine), choice.place};
+    LOCKSTEP_RETURN_IF_ERROR(make_plan(candidate));
+    if (plan_.choice() != choice) return Error{"cuDNN makes another plan of it"};
+    return std::move(plan_);
+  }
+
   Result<ConvPlan> search(const ConvFusion& fusion) {
-    fusion_ = fusion;
-    auto graph = build_conv_graph(target_, op_, rows_, options_, fusion);
-    if (!graph) return Error{describe_conv_graph(op_, rows_) + ": " + graph.error().message};
-    graph_ = std::move(graph).value();
+    LOCKSTEP_RETURN_IF_ERROR(begin(fusion));
     for (const Mode& mode : kModes) {
       LOCKSTEP_ASSIGN(bool found, try_mode(mode));
       if (found) return std::move(plan_);
@@ -139,6 +159,14 @@ class ConvPlanSearch {
   }
 
  private:
+  Status begin(const ConvFusion& fusion) {
+    fusion_ = fusion;
+    auto graph = build_conv_graph(target_, op_, rows_, options_, fusion);
+    if (!graph) return Error{describe_conv_graph(op_, rows_) + ": " + graph.error().message};
+    graph_ = std::move(graph).value();
+    return {};
+  }
+
   struct Mode {
     cudnnBackendHeurMode_t mode;
     const char* name;
@@ -195,6 +223,47 @@ class ConvPlanSearch {
                                  CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
   }
 
+  // The engine of the graph with its knobs set, without a heuristic.
+  Result<CudnnDescriptor> make_config(const PlanChoice& choice) {
+    LOCKSTEP_ASSIGN(CudnnDescriptor engine,
+                    CudnnDescriptor::create(target_.api(), CUDNN_BACKEND_ENGINE_DESCRIPTOR));
+    cudnnBackendDescriptor_t graph = graph_.back().get();
+    LOCKSTEP_CUDNN_SET(engine, CUDNN_ATTR_ENGINE_OPERATION_GRAPH, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
+                       &graph);
+    LOCKSTEP_CUDNN_SET(engine, CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &choice.engine);
+    if (target_.properties() != nullptr) {
+      cudnnBackendDescriptor_t properties = target_.properties()->get();
+      LOCKSTEP_CUDNN_SET(engine, CUDNN_ATTR_ENGINE_DEVICEPROP, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
+                         &properties);
+    }
+    LOCKSTEP_RETURN_IF_ERROR(engine.finalize("engine"));
+    std::vector<CudnnDescriptor> knobs;
+    std::vector<cudnnBackendDescriptor_t> views;
+    for (const auto& [number, value] : choice.knobs) {
+      LOCKSTEP_ASSIGN(CudnnDescriptor knob,
+                      CudnnDescriptor::create(target_.api(), CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR));
+      const auto type = static_cast<cudnnBackendKnobType_t>(number);
+      LOCKSTEP_CUDNN_SET(knob, CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, 1, &type);
+      LOCKSTEP_CUDNN_SET(knob, CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, 1, &value);
+      LOCKSTEP_RETURN_IF_ERROR(knob.finalize("knob"));
+      views.push_back(knob.get());
+      knobs.push_back(std::move(knob));
+    }
+    LOCKSTEP_ASSIGN(CudnnDescriptor config,
+                    CudnnDescriptor::create(target_.api(), CUDNN_BACKEND_ENGINECFG_DESCRIPTOR));
+    cudnnBackendDescriptor_t made = engine.get();
+    LOCKSTEP_CUDNN_SET(config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
+                       &made);
+    if (!views.empty()) {
+      LOCKSTEP_CUDNN_SET(config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                         std::ssize(views), views.data());
+    }
+    LOCKSTEP_RETURN_IF_ERROR(config.finalize("engine configuration"));
+    parts_.push_back(std::move(engine));
+    for (CudnnDescriptor& knob : knobs) parts_.push_back(std::move(knob));
+    return config;
+  }
+
   bool try_candidate(Candidate& candidate) {
     auto made = make_plan(candidate);
     if (!made) refuse(made.error().message);
@@ -227,16 +296,16 @@ class ConvPlanSearch {
 
   void fill_plan(Candidate& candidate, CudnnDescriptor plan, int64_t workspace) {
     plan_.pass_ = op_.pass;
-    plan_.fuses_bias_ = fusion_.bias;
-    plan_.fuses_activation_ = fusion_.relu;
-    plan_.workspace_bytes_ = workspace;
+    plan_.choice_ = {
+        candidate.engine.index, candidate.engine.knobs, fusion_.bias, fusion_.relu, workspace,
+        candidate.place};
     plan_.description_ = fmt::format(
         "{}: {}engine {} ({}; {}; {}), workspace {} bytes", describe_conv_graph(op_, rows_),
-        fusion_text(), candidate.engine.index, candidate.place,
-        candidate.engine.knobs.empty() ? "no knobs" : "knobs " + candidate.engine.knobs,
+        fusion_text(), candidate.engine.index, candidate.place, knobs_text(candidate.engine),
         notes_text(candidate.engine), workspace);
     plan_.api_ = target_.api();
     plan_.graph_ = std::move(graph_);
+    for (CudnnDescriptor& part : parts_) plan_.graph_.push_back(std::move(part));
     plan_.config_ = std::move(candidate.config);
     plan_.plan_ = std::move(plan);
   }
@@ -272,6 +341,7 @@ class ConvPlanSearch {
   const ConvPlanOptions& options_;
   ConvFusion fusion_;
   std::vector<CudnnDescriptor> graph_;
+  std::vector<CudnnDescriptor> parts_;  // of a configuration made here
   std::vector<Candidate> reserve_;
   std::vector<std::pair<std::string, int>> refused_;  // reason, how often
   ConvPlan plan_;
@@ -307,9 +377,10 @@ int64_t alignment_of(int64_t offset, int64_t limit) {
   return alignment;
 }
 
-Result<ConvPlan> ConvPlan::create(const CudnnTarget& target, const Conv2dOp& op, int64_t rows,
-                                  const ConvPlanOptions& options) {
-  LOCKSTEP_RETURN_IF_ERROR(check_conv_shapes(op, rows));
+namespace {
+
+Result<ConvPlan> search_plan(const CudnnTarget& target, const Conv2dOp& op, int64_t rows,
+                             const ConvPlanOptions& options) {
   if (op.pass == Pass::forward) {
     const ConvFusion fusion{op.bias_offset >= 0, op.activation == Activation::relu};
     if (fusion.bias || fusion.relu) {
@@ -318,6 +389,37 @@ Result<ConvPlan> ConvPlan::create(const CudnnTarget& target, const Conv2dOp& op,
     }
   }
   return ConvPlanSearch(target, op, rows, options).search({});
+}
+
+// All that a choice is a function of.
+Result<std::string> choice_key(const CudnnTarget& target, const Conv2dOp& op, int64_t rows,
+                               const ConvPlanOptions& options) {
+  LOCKSTEP_ASSIGN(const std::string device, target.device_json());
+  return fmt::format(
+      "Lockstep {} rule {}, {}, device {}; {}; dilation {}x{}, groups {}, bias {}, relu {}; {}, "
+      "workspace {}, aligned to {} {} {} {}",
+      LOCKSTEP_VERSION, kChoiceRule, target.api()->version, sha256_hex(device),
+      describe_conv_graph(op, rows), op.dilation_height, op.dilation_width, op.groups,
+      op.bias_offset >= 0, op.activation == Activation::relu, math_name(options.math),
+      options.workspace_limit_bytes, options.x_alignment_bytes, options.y_alignment_bytes,
+      options.kernel_alignment_bytes, options.bias_alignment_bytes);
+}
+
+}  // namespace
+
+Result<ConvPlan> ConvPlan::create(const CudnnTarget& target, const Conv2dOp& op, int64_t rows,
+                                  const ConvPlanOptions& options, PlanStore* store) {
+  LOCKSTEP_RETURN_IF_ERROR(check_conv_shapes(op, rows));
+  if (store == nullptr || !store->is_on()) return search_plan(target, op, rows, options);
+  LOCKSTEP_ASSIGN(const std::string key, choice_key(target, op, rows, options));
+  if (const auto choice = store->find(key)) {
+    auto kept = ConvPlanSearch(target, op, rows, options).remake(*choice);
+    if (kept) return kept;
+    store->refuse(key, kept.error().message);
+  }
+  auto plan = search_plan(target, op, rows, options);
+  if (plan) store->keep(key, plan->choice());
+  return plan;
 }
 
 Result<std::string> ConvPlan::json() const {
@@ -336,7 +438,7 @@ Status ConvPlan::run(cudnnHandle_t handle, const ConvBuffers& buffers, void* wor
   add(kX, pass_ == Pass::data_gradient ? buffers.out : buffers.x);
   add(kKernel, pass_ == Pass::weight_gradient ? buffers.out : buffers.kernel);
   add(kY, pass_ == Pass::forward ? buffers.out : buffers.dy);
-  if (fuses_bias_) add(kBias, buffers.bias);
+  if (fuses_bias()) add(kBias, buffers.bias);
   LOCKSTEP_ASSIGN(CudnnDescriptor pack,
                   CudnnDescriptor::create(api_, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR));
   LOCKSTEP_CUDNN_SET(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, count,

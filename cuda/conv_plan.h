@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cuda/plan_store.h"
 #include "cuda/vendor.h"
 #include "host/core/result.h"
 #include "host/device/ops.h"
@@ -80,18 +81,20 @@ struct ConvBuffers {
 class ConvPlan {
  public:
   // op.pass of `op` for `rows` rows. Fails, naming the graph and why each candidate was refused,
-  // where no plan qualifies.
+  // where no plan qualifies. With a `store` the same plan, of the choice that is kept there if one
+  // is: then the heuristics aren't asked.
   static Result<ConvPlan> create(const CudnnTarget& target, const Conv2dOp& op, int64_t rows,
-                                 const ConvPlanOptions& options);
+                                 const ConvPlanOptions& options, PlanStore* store = nullptr);
 
   // Whether the forward pass adds the bias, and applies op.activation (relu): the caller does what
   // is left.
-  bool fuses_bias() const { return fuses_bias_; }
-  bool fuses_activation() const { return fuses_activation_; }
-  int64_t workspace_bytes() const { return workspace_bytes_; }
+  bool fuses_bias() const { return choice_.fuses_bias; }
+  bool fuses_activation() const { return choice_.fuses_activation; }
+  int64_t workspace_bytes() const { return choice_.workspace_bytes; }
   // "forward of 32x28x28x1 by 4x3x3x1: bias and relu fused, engine 0 (heuristic A, 2 of 5; knobs
   // 2=13 27=1; no notes), workspace 0 bytes"
   const std::string& description() const { return description_; }
+  const PlanChoice& choice() const { return choice_; }
   // The plan as cuDNN writes it down, its graph included.
   Result<std::string> json() const;
 
@@ -105,10 +108,8 @@ class ConvPlan {
   friend class ConvPlanSearch;
 
   Pass pass_ = Pass::forward;
-  bool fuses_bias_ = false;
-  bool fuses_activation_ = false;
-  int64_t workspace_bytes_ = 0;
   std::string description_;
+  PlanChoice choice_;
   std::shared_ptr<const CudnnApi> api_;
   // Older than what refers to them, so destroyed after it: tensors, operations, graph.
   std::vector<CudnnDescriptor> graph_;

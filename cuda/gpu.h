@@ -86,6 +86,7 @@ class Gpu {
   const std::shared_ptr<const CudnnApi>& cudnn() const { return cudnn_; }
   const CublasLtHandle& cublaslt() const { return *cublaslt_; }
   PlanCache<ConvPlan>& conv_plans() { return conv_plans_; }
+  PlanStore& plan_store() { return plan_store_; }
   PlanCache<Matmul>& matmuls() { return matmuls_; }
   ListCache& lists() { return lists_; }
   BatchFeed& feed() { return *feed_; }
@@ -128,6 +129,7 @@ class Gpu {
   std::vector<EventHandle> events_;  // one a branch, then the fork's
   std::vector<Branch> branches_;
   PlanCache<ConvPlan> conv_plans_;
+  PlanStore plan_store_ = PlanStore::from_environment();
   PlanCache<Matmul> matmuls_;
   ListCache lists_;
   StagedBatch batch_;

@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdio>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <variant>
@@ -15,6 +18,7 @@
 
 #include "cuda/conv_plan.h"
 #include "models/models.h"
+#include "tests/support/test_folder.h"
 
 #ifdef LOCKSTEP_SANITIZED
 // The vendors' libraries leak at each start, cuDNN also by a handle of cublasLt that it can't have
@@ -261,6 +265,122 @@ TEST_P(CudnnPlans, FuseBiasAndRelu) {
   ASSERT_TRUE(plain.ok()) << plain.error().message;
   EXPECT_FALSE(plain->fuses_bias());
   EXPECT_FALSE(plain->fuses_activation());
+}
+
+// How often a heuristic was asked.
+std::atomic<int> heuristics = 0;
+
+// The described device, whose heuristics are counted.
+Result<CudnnTarget> counted(const std::string& name) {
+  LOCKSTEP_ASSIGN(const CudnnTarget plain, described(name));
+  static const std::shared_ptr<const CudnnApi> real = plain.api();
+  auto api = std::make_shared<CudnnApi>(*real);
+  api->backend_create_descriptor = [](cudnnBackendDescriptorType_t type,
+                                      cudnnBackendDescriptor_t* descriptor) {
+    heuristics += type == CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR ? 1 : 0;
+    return real->backend_create_descriptor(type, descriptor);
+  };
+  LOCKSTEP_ASSIGN(const std::string json, plain.device_json());
+  return CudnnTarget::description(std::move(api), json);
+}
+
+TEST_P(CudnnPlans, AreTheSameFromTheStore) {
+  LOCKSTEP_DESCRIBED_OR_SKIP(plain, GetParam());
+  const auto target = counted(GetParam());
+  ASSERT_TRUE(target.ok()) << target.error().message;
+  const TestFolder folder;
+  PlanStore store(folder.path());
+  size_t turn = 0;
+  for (const Geometry& geometry : grid()) {
+    const Pass pass = kPasses[turn % 3];
+    const ConvPlanOptions options = options_of(turn % 2 == 0 ? ConvMath::fp32 : ConvMath::tf32);
+    const int rows = turn++ % 5 == 0 ? 1 : 16;
+    const Conv2dOp op = conv(geometry, pass);
+    const auto plan = ConvPlan::create(*plain, op, rows, options);
+    ASSERT_TRUE(plan.ok()) << plan.error().message;
+    for (const bool kept : {false, true}) {
+      heuristics = 0;
+      const auto found = ConvPlan::create(*target, op, rows, options, &store);
+      ASSERT_TRUE(found.ok()) << found.error().message;
+      EXPECT_EQ(heuristics == 0, kept) << found->description();
+      EXPECT_EQ(found->description(), plan->description());
+      EXPECT_EQ(found->choice(), plan->choice());
+      EXPECT_EQ(*found->json(), *plan->json());
+    }
+  }
+}
+
+// Choices that a store must not hold: the search is made again, and its choice kept.
+TEST_P(CudnnPlans, ChoicesThatDoNotFitAreMadeAgain) {
+  LOCKSTEP_DESCRIBED_OR_SKIP(target, GetParam());
+  const Conv2dOp op = conv({28, 64, 64, 3, 1, true}, Pass::forward);
+  const ConvPlanOptions options = options_of(ConvMath::fp32);
+  const auto plan = ConvPlan::create(*target, op, 32, options);
+  const auto rounded = ConvPlan::create(*target, op, 32, options_of(ConvMath::tf32));
+  ASSERT_TRUE(plan.ok() && rounded.ok());
+  PlanChoice no_engine = plan->choice(), more_workspace = plan->choice(), knobs = plan->choice();
+  no_engine.engine = 4711;
+  more_workspace.workspace_bytes += 1;
+  knobs.knobs = {{4711, 3}};
+  for (const PlanChoice& wrong : {no_engine, more_workspace, knobs, rounded->choice()}) {
+    const TestFolder folder;
+    PlanStore store(folder.path());
+    ASSERT_TRUE(ConvPlan::create(*target, op, 32, options, &store).ok());
+    for (const auto& entry : std::filesystem::directory_iterator(folder.path() + "/plans")) {
+      std::ifstream file(entry.path());
+      store.keep(nlohmann::json::parse(file).at("key"), wrong);
+    }
+    testing::internal::CaptureStderr();
+    const auto found = ConvPlan::create(*target, op, 32, options, &store);
+    EXPECT_NE(testing::internal::GetCapturedStderr().find("made again"), std::string::npos);
+    ASSERT_TRUE(found.ok()) << found.error().message;
+    EXPECT_EQ(found->description(), plan->description());
+    testing::internal::CaptureStderr();
+    EXPECT_EQ(ConvPlan::create(*target, op, 32, options, &store)->choice(), plan->choice());
+    EXPECT_EQ(testing::internal::GetCapturedStderr(), "");
+  }
+}
+
+// Prints the CPU time of it; says nothing of a GPU, whose handle may ask for more.
+TEST(CudnnPlanStore, SparesTheHeuristicsOfResnet50) {
+  const auto target = counted("h100");
+  if (!target) GTEST_SKIP() << "skipped: " << target.error().message;
+  const auto model = build_model("resnet50", {224, 224, 3}, 1000).value();
+  const Graph graph = model->training_graph("sparse_categorical_crossentropy").value();
+  const TestFolder folder;
+  PlanStore store(folder.path());
+  std::map<std::string, Conv2dOp> ops;  // those of one shape share a plan
+  for (const OpDesc& desc : graph.ops) {
+    const auto* op = std::get_if<Conv2dOp>(&desc.attributes);
+    if (op == nullptr) continue;
+    const auto plan = ConvPlan::create(*target, *op, 4, options_of(ConvMath::fp32));
+    ASSERT_TRUE(plan.ok()) << plan.error().message;
+    ops.emplace(plan->description(), *op);
+  }
+  const auto make_all = [&](PlanStore* from) {
+    const std::clock_t begin = std::clock();
+    std::vector<std::string> made;
+    for (const auto& [description, op] : ops) {
+      const auto plan = ConvPlan::create(*target, op, 4, options_of(ConvMath::fp32), from);
+      made.push_back(plan.ok() ? plan->description() : plan.error().message);
+      EXPECT_EQ(made.back(), description);
+    }
+    return std::pair(made, static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC);
+  };
+  heuristics = 0;
+  const auto [plain, plain_seconds] = make_all(nullptr);
+  const int asked = heuristics;
+  const auto [filling, filling_seconds] = make_all(&store);
+  heuristics = 0;
+  const auto [kept, kept_seconds] = make_all(&store);
+  EXPECT_GE(asked, std::ssize(ops));
+  EXPECT_EQ(heuristics, 0);
+  EXPECT_EQ(kept, plain);
+  EXPECT_EQ(filling, plain);
+  std::printf(
+      "%zu plans, CPU time: %d heuristics asked, %.2f s; filling the store, %.2f s; from it, "
+      "%.2f s\n",
+      ops.size(), asked, plain_seconds, filling_seconds, kept_seconds);
 }
 
 // Controls that must fail: else the plans above would say little.

@@ -1,6 +1,7 @@
 #include "tests/emulated_cuda/runtime.h"
 
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -218,6 +219,7 @@ Machine::Machine(const Options& options) {
   thread_error = cudaSuccess;
   install_fault_handler();
   set_seed(options.seed);
+  setenv("LOCKSTEP_CACHE", "off", 0);  // nothing that a test made is kept for others
 }
 
 Machine::~Machine() {
