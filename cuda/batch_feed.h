@@ -83,8 +83,8 @@ class FedBatch final : public BatchCopy {
   std::vector<std::pmr::vector<std::byte>> loose_;  // of rows that were not in pinned memory
   int64_t bytes_ = 0;
   PooledMemory memory_;
-  EventHandle crossed_;  // on stream_, once the rows are sent
-  EventHandle taken_;    // on another: the last read of memory_, if any
+  EventHandle crossed_;           // on stream_, once the rows are sent
+  EventHandle taken_;             // on another: the last read of memory_, if any
   cudaStream_t taker_ = nullptr;  // that other stream
   bool was_sent_ = false, was_taken_ = false, is_finished_ = false;
 };
