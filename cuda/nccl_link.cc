@@ -62,6 +62,14 @@ class NcclLink final : public DeviceLink {
     });
   }
 
+  Status all_reduce(float* values, int64_t count) override {
+    return grouped([&]() -> Called {
+      const ncclResult_t result = api_->all_reduce(values, values, static_cast<size_t>(count),
+                                                   ncclFloat32, ncclSum, comm_, gpu_.stream());
+      return {going(result) ? ncclSuccess : result, "ncclAllReduce"};
+    });
+  }
+
   Status finish() override {
     return poll("the other GPUs", [&]() -> Result<bool> {
       const cudaError_t state = cudaStreamQuery(gpu_.stream());

@@ -65,7 +65,8 @@ namespace lockstep {
   X(ncclGroupEnd, group_end)                       \
   X(ncclSend, send)                                \
   X(ncclRecv, recv)                                \
-  X(ncclAllGather, all_gather)
+  X(ncclAllGather, all_gather)                     \
+  X(ncclAllReduce, all_reduce)
 
 #define LOCKSTEP_VENDOR_POINTER(symbol, member) decltype(&::symbol) member = nullptr;
 

@@ -151,6 +151,8 @@ Status check(nlohmann::json values) {
   const auto resolved = resolve_job(values, build_model);
   if (!resolved.ok()) return all_problems(values, resolved.error());
   const Job& job = resolved->job;
+  LOCKSTEP_ASSIGN(const NodeCounts counts, parse_nodes(values.at("nodes")));
+  LOCKSTEP_RETURN_IF_ERROR(check_nodes(counts, job.exact));
   LOCKSTEP_RETURN_IF_ERROR(check_device(kind, job.numerics));
   LOCKSTEP_ASSIGN(const auto device, make_device(kind, job.numerics, 0));
   LOCKSTEP_ASSIGN(const Graph forward, resolved->model->predict_graph());

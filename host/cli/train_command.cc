@@ -92,6 +92,7 @@ Result<TrainingRequest> request_from(const nlohmann::json& values) {
   TrainingRequest request;
   request.options = values;
   LOCKSTEP_ASSIGN(request.run, run_options_from(values));
+  LOCKSTEP_RETURN_IF_ERROR(check_nodes(request.run.nodes, values.at("exact") != "off"));
   request.output = values.at("output");
   request.checkpoints = values.at("checkpoints");
   request.ledger = values.at("ledger");

@@ -132,6 +132,12 @@ void Training::say_plan() {
       "{} on {}: {} weights, {} rows, batch {}, {} steps an epoch, P = {} partitions, {}",
       job.model, job.data, resolved_.graph.parameter_count, job.train_rows, job.batch_size,
       job.steps_per_epoch(), job.partitions, job.numerics));
+  if (!job.exact) {
+    note(
+        "exact off: NCCL adds the gradients of the node's GPUs in an order of its own: the "
+        "weights' bits depend on how many GPUs there are, how they are connected, and NCCL's "
+        "version");
+  }
   const int nodes = request_.run.nodes.most;
   const int of_node = devices_of_node();
   const int devices = nodes * of_node;

@@ -9,9 +9,10 @@
 
 namespace lockstep {
 
-// One device's end of the ways to all the others. It only moves: sums are the device's own work, so
-// that their order stays the canonical tree's. All devices make the same calls in the same order,
-// each from its own thread. What is moved takes its place in the order of the device's work.
+// One device's end of the ways to all the others. It moves: sums are the device's own work, so that
+// their order stays the canonical tree's, but for all_reduce. All devices make the same calls in
+// the same order, each from its own thread. What is moved takes its place in the order of the
+// device's work.
 class DeviceLink {
  public:
   // `count` elements at `memory`, to or from device `peer`. What one device sends another arrives
@@ -29,6 +30,9 @@ class DeviceLink {
   // `buffer` holds a share of `count` elements for each device, by index; this device's own is
   // there, the others' come.
   virtual Status all_gather(float* buffer, int64_t count) = 0;
+  // values[i] = the sum of all devices' values[i], for i < count: the same bits on all of them, in
+  // an order that is the link's own.
+  virtual Status all_reduce(float* values, int64_t count) = 0;
   // Returns when the device has done all of its work. Call it before anything else that waits for
   // the device: a peer that is gone is an error here, after a deadline, and a hang there.
   virtual Status finish() = 0;

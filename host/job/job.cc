@@ -74,6 +74,12 @@ Status check_values(const Job& job) {
   LOCKSTEP_RETURN_IF_ERROR(check_known("strategy", job.strategy, {"synchronous"}));
   LOCKSTEP_RETURN_IF_ERROR(
       check_known("numerics", job.numerics, {"cpu-avx2", "cpu-avx512", "cuda-fp32", "cuda-tf32"}));
+  if (!job.exact && !job.numerics.starts_with("cuda-")) {
+    return usage_error(
+        fmt::format("--exact off: only sums between the GPUs of a node can be given up; numerics "
+                    "{} are always exact: leave it out, or use --numerics cuda-fp32",
+                    job.numerics));
+  }
   if (!(job.validation_split >= 0 && job.validation_split < 1)) {
     return usage_error(
         fmt::format("--validation-split {}: must be at least 0 and below 1", job.validation_split));
@@ -184,6 +190,8 @@ Result<Job> job_from_options(const nlohmann::json& options,
   job.strategy = options.at("strategy");
   job.numerics = options.at("numerics");
   if (job.numerics == "auto") job.numerics = "cpu-avx2";  // what every node can run
+  LOCKSTEP_RETURN_IF_ERROR(check_known("exact", options.at("exact"), {"off", "on"}));
+  job.exact = options.at("exact") == "on";
   LOCKSTEP_RETURN_IF_ERROR(check_values(job));
   LOCKSTEP_ASSIGN(job.optimizer, resolve_optimizer(options));
   LOCKSTEP_RETURN_IF_ERROR(read_fit_options(options, &job));
@@ -219,6 +227,7 @@ Result<Job> job_from_json(const nlohmann::json& json) try {
   job.partitions = json.at("partitions");
   job.strategy = json.at("strategy");
   job.numerics = json.at("numerics");
+  job.exact = json.value("exact", "on") == "on";
   job.model_config = json.at("model_config");
   job.input_shape = json.at("input_shape").get<Shape>();
   job.classes = json.at("classes");
@@ -260,6 +269,7 @@ nlohmann::json recipe(const Job& job) {
   json.update(data_options_json(job));
   json.update(fit_options_json(job));
   json.update(outputs_json(job));
+  if (!job.exact) json["exact"] = "off";
   if (job.weighted) json["weighted"] = true;
   if (!job.inputs.empty()) json["inputs"] = job.inputs;
   if (!job.initial_optimizer_sha256.empty()) {

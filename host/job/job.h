@@ -37,6 +37,7 @@ struct Job {
   std::vector<int64_t> validation_freq = {1};  // every so many epochs; several: after just these
   nlohmann::json callbacks = nlohmann::json::array();  // as resolve_callbacks() has it
   bool shuffle = true;
+  bool exact = true;  // else NCCL adds the gradients of a node's GPUs, in an order of its own
   uint64_t seed = 0;
   int partitions = 1;
   std::string strategy;

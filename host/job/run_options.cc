@@ -65,6 +65,15 @@ Result<NodeCounts> parse_nodes(const std::string& text) {
   return NodeCounts{start, is_range ? start : 1, static_cast<int>(last)};
 }
 
+Status check_nodes(const NodeCounts& nodes, bool exact) {
+  if (exact || nodes.most == 1) return {};
+  return usage_error(
+      fmt::format("--exact off: at most one node, not {}: what one node has added up in an order "
+                  "of its own no other could compute again when it dies; leave --exact off out, or "
+                  "use --nodes 1",
+                  nodes.most));
+}
+
 Result<CheckpointInterval> parse_checkpoint_every(const std::string& text) {
   const auto malformed = [&] {
     return usage_error(

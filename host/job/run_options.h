@@ -39,6 +39,10 @@ std::vector<OptionSpec> run_options();
 // Reads the values of those options. Errors name the flag and what it takes.
 Result<RunOptions> run_options_from(const nlohmann::json& values);
 
+// Why so many nodes cannot run a job that is not `exact`: two nodes must have the same bits, and
+// one that takes over from another would compute others.
+Status check_nodes(const NodeCounts& nodes, bool exact);
+
 // "3": start with 3, go on with any of them. "2:4": start and go on with 2, up to 4 may join.
 Result<NodeCounts> parse_nodes(const std::string& text);
 // "60s", "500steps", "60" (seconds), "0" (only at the ends of epochs).

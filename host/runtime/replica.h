@@ -179,9 +179,12 @@ class Replica {
   // In replica_links.cc: devices that are linked add their gradients up among themselves, each a
   // share of the flat vector.
   bool linked() const { return team_->link(0) != nullptr; }
+  // Whether this round's gradients are the links' sums, in no order of ours.
+  bool links_add() const { return linked() && !job_.exact && !round_on_host_; }
   int64_t share_size() const;
   Status reduce_over_links(const Program::ReadyCallback& ready);
   Status gather_pieces(int index, std::vector<TreePiece>* pieces);
+  Status reduce_by_link(int index);
   Status reduce_share(int index, const Program::ReadyCallback& ready);
   Status spread_gradient(int index, const float* reduced);
   void release_roots(int parity);

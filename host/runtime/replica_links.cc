@@ -1,6 +1,6 @@
 // How the gradients of a node's devices become one where the devices are linked: each gets its
 // share of all their roots, adds it in the order of the tree, and, for the update, all get all
-// shares.
+// shares. In a job that is not exact, on a node that is alone, the links add.
 #include <algorithm>
 
 #include "host/runtime/replica.h"
@@ -70,7 +70,26 @@ Status Replica::gather_pieces(int index, std::vector<TreePiece>* pieces) {
   return team_->link(index)->exchange(sends, receives);
 }
 
+// This device's roots, then all devices' sums by the link: the whole gradient on every device.
+Status Replica::reduce_by_link(int index) {
+  Device& device = team_->device(index);
+  float* sum = device_gradients_[static_cast<size_t>(index)]->data();
+  std::vector<TreePiece> pieces;
+  for (const RoundRoot& root : round_roots_[static_cast<size_t>(index)]) {
+    pieces.push_back({root.subtree, root.memory.device});
+  }
+  if (pieces.empty()) {
+    const std::vector<float> zeros(static_cast<size_t>(training_.flat_size));
+    LOCKSTEP_RETURN_IF_ERROR(device.copy_to_device(zeros.data(), training_.flat_size, sum));
+  } else {
+    const auto terms = sum_terms(pieces, root_subtree(job_.partitions));
+    LOCKSTEP_RETURN_IF_ERROR(device.sum(terms, training_.flat_size, sum));
+  }
+  return team_->link(index)->all_reduce(sum, training_.flat_size);
+}
+
 Status Replica::reduce_share(int index, const Program::ReadyCallback& ready) {
+  if (links_add()) return reduce_by_link(index);
   Device& device = team_->device(index);
   std::vector<TreePiece> pieces;
   LOCKSTEP_RETURN_IF_ERROR(gather_pieces(index, &pieces));
@@ -93,6 +112,7 @@ Status Replica::reduce_share(int index, const Program::ReadyCallback& ready) {
 // The whole gradient on every device: of the shares that reduce_share() left there, or of `reduced`
 // in the host's memory, of which each device reads its share only.
 Status Replica::spread_gradient(int index, const float* reduced) {
+  if (links_add()) return team_->link(index)->finish();
   const int64_t share = share_size();
   float* gradient = device_gradients_[static_cast<size_t>(index)]->data();
   const FlatRange mine = range_of_share(training_.flat_size, share, index);

@@ -63,6 +63,11 @@ Result<std::unique_ptr<Replay>> Replay::create(FileSystem& files, const std::str
                                                const std::string& data,
                                                const NumericsFactory& factory) {
   LOCKSTEP_ASSIGN(Job job, read_job(run));
+  if (!job.exact) {
+    return Error{fmt::format(
+        "the steps of '{}' cannot be computed again to the same bits: its job says exact off",
+        run)};
+  }
   std::unique_ptr<Replay> replay(new Replay(files, run, std::move(job)));
   LOCKSTEP_RETURN_IF_ERROR(replay->load(data, factory(replay->job_.numerics)));
   LOCKSTEP_RETURN_IF_ERROR(replay->read_epochs());

@@ -167,7 +167,7 @@ nlohmann::json JobReport::json() const {
   nlohmann::json json = {
       {"status", status_},
       {"stop_reason", stop_reason_},
-      {"exact", true},
+      {"exact", job_.exact},
       {"recipe_sha256", recipe_sha256(job_)},
       {"weights_sha256", weights_sha256_},
       {"strategy", job_.strategy},

@@ -35,6 +35,45 @@ TEST(EmulatedLink, MovesInTheOrderOfEachGpusWork) {
   }
 }
 
+TEST(EmulatedLink, AddsInTheOrderOfEachGpusWork) {
+  for (const int devices : {2, 3, 4}) {
+    for (uint64_t seed = 1; seed <= 32; ++seed) {
+      Machine machine({.devices = devices, .seed = seed});
+      std::vector<std::vector<float>> results;
+      for (const Status& status : reduce_on(devices, &results)) {
+        ASSERT_TRUE(status.ok()) << status.error().message;
+      }
+      for (const auto& result : results) ASSERT_EQ(result, expected_sum(devices)) << seed;
+      ASSERT_EQ(machine.leaks(), "");
+    }
+  }
+}
+
+TEST(EmulatedLink, ASumThatStallsIsAnErrorAfterTheDeadline) {
+  Machine machine({.devices = 2});
+  machine.plant(Bug::stalled_transfer, 1);
+  std::vector<std::vector<float>> results;
+  for (const Status& status : reduce_on(2, &results, kShortMs)) {
+    ASSERT_FALSE(status.ok());
+    EXPECT_NE(status.error().message.find("has stopped"), std::string::npos)
+        << status.error().message;
+  }
+  EXPECT_EQ(machine.leaks(), "");
+}
+
+TEST(EmulatedLink, ASumThatFailsIsNamed) {
+  Machine machine({.devices = 2});
+  machine.fail_call("ncclAllReduce", 1);
+  std::vector<std::vector<float>> results;
+  std::string all;
+  for (const Status& status : reduce_on(2, &results, kShortMs)) {
+    if (!status.ok()) all += status.error().message + "\n";
+  }
+  EXPECT_EQ(machine.failed_call(), "ncclAllReduce");
+  EXPECT_NE(all.find("ncclAllReduce"), std::string::npos) << all;
+  EXPECT_EQ(machine.leaks(), "");
+}
+
 TEST(EmulatedLink, ATransferThatStallsIsAnErrorAfterTheDeadline) {
   for (int64_t n = 1; n <= 3; ++n) {  // a send, the other, the gather
     Machine machine({.devices = 2});
@@ -96,11 +135,16 @@ TEST(EmulatedLink, EachCallThatFailsIsNamed) {
 class EmulatedLinkPlanted : public testing::Test {
  protected:
   void expect_found(const char* defect, int devices, const Task& task) {
-    const emulated::Tally tally = emulated::watch_seeds([&](uint64_t seed) {
-      Machine machine({.devices = devices, .seed = seed});
+    expect_found(defect, devices, [&] {
       bool right = true;
       for (const Status& status : run_linked(devices, kShortMs, task)) right &= status.ok();
       return right;
+    });
+  }
+  void expect_found(const char* defect, int devices, const std::function<bool()>& scenario) {
+    const emulated::Tally tally = emulated::watch_seeds([&](uint64_t seed) {
+      Machine machine({.devices = devices, .seed = seed});
+      return scenario();
     });
     std::printf("%-52s %d of %d seeds: %s\n", defect, tally.found, tally.tried, tally.how.c_str());
     EXPECT_GT(tally.found, 0) << defect;
@@ -131,6 +175,37 @@ TEST_F(EmulatedLinkPlanted, SizesThatDiffer) {
                  LOCKSTEP_RETURN_IF_ERROR(link.exchange({&send, 1}, {&receive, 1}));
                  return link.finish();
                });
+}
+
+TEST_F(EmulatedLinkPlanted, SumsOfTheWrongCount) {
+  const auto sums_are_right = [](const std::function<int64_t(int)>& count) {
+    std::vector<std::vector<float>> results;
+    bool right = true;
+    for (const Status& status : reduce_on(2, &results, kShortMs, count)) right &= status.ok();
+    for (const auto& result : results) right &= result == expected_sum(2);
+    return right;
+  };
+  EXPECT_FALSE(emulated::watch([&] {
+                 Machine machine({.devices = 2});
+                 return sums_are_right([](int) { return 2 * kShare; });
+               }).found);
+  expect_found("ncclAllReduce of fewer values on one GPU", 2,
+               [&] { return sums_are_right([](int index) { return 2 * kShare - index; }); });
+  expect_found("ncclAllReduce of one value too few", 2,
+               [&] { return sums_are_right([](int) { return 2 * kShare - 1; }); });
+}
+
+TEST_F(EmulatedLinkPlanted, AGatherHereASumThere) {
+  expect_found(
+      "ncclAllGather on one GPU, ncclAllReduce on another", 2,
+      [](int index, Device& device, DeviceLink& link) -> Status {
+        LOCKSTEP_ASSIGN(const auto memory, device.allocate(2 * kShare * 4));
+        const std::vector<float> ones(2 * kShare, 1.0f);
+        LOCKSTEP_RETURN_IF_ERROR(device.copy_to_device(ones.data(), 2 * kShare, memory->data()));
+        LOCKSTEP_RETURN_IF_ERROR(index == 0 ? link.all_gather(memory->data(), kShare)
+                                            : link.all_reduce(memory->data(), kShare));
+        return link.finish();
+      });
 }
 
 TEST_F(EmulatedLinkPlanted, AWaitWithoutADeadline) {

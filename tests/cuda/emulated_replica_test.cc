@@ -97,11 +97,17 @@ class EmulatedReplica : public testing::TestWithParam<std::string> {
 
   // `linked`: there is NCCL.
   Trace run_on_gpus(int devices, bool alone, uint64_t seed, bool linked = true) {
+    const int64_t collectives = linked && devices > 1 ? devices * kSteps : 0;
+    const bool moves = job_.exact || !alone;
     Machine machine({.devices = devices, .seed = seed, .has_nccl = linked});
     const Trace trace =
         run(devices, alone, [](int index) { return make_cuda_device(index, "cuda-fp32"); });
     EXPECT_EQ(machine.leaks(), "");
-    EXPECT_EQ(machine.calls("ncclAllGather"), linked && devices > 1 ? devices * kSteps : 0);
+    EXPECT_EQ(machine.calls("ncclAllGather"), moves ? collectives : 0);
+    EXPECT_EQ(machine.calls("ncclAllReduce"), moves ? 0 : collectives);
+    if (!moves) {
+      EXPECT_EQ(machine.calls("ncclSend"), 0);
+    }
     return trace;
   }
 
@@ -125,6 +131,42 @@ TEST_P(EmulatedReplica, IsTheSameOnAnyNumberOfGpus) {
     }
   }
   EXPECT_TRUE(run_on_gpus(2, true, 3, false) == one) << "through the host";
+}
+
+// Gradients are added by NCCL: near the exact ones, not equal, and the same on all GPUs. What
+// another node sees is the exact sum.
+TEST_P(EmulatedReplica, IsNearWhereItIsNotExact) {
+  const Trace exact = run_on_gpus(1, true, 1);
+  ASSERT_FALSE(HasFatalFailure());
+  job_.exact = false;
+  EXPECT_TRUE(run_on_gpus(1, true, 1) == exact) << "one GPU";
+  EXPECT_TRUE(run_on_gpus(2, true, 3, false) == exact) << "through the host";
+  EXPECT_TRUE(run_on_gpus(2, false, 2) == exact) << "for another node";
+  int others = 0;
+  for (const int devices : {2, 3, 4}) {
+    const auto seed = static_cast<uint64_t>(devices);
+    const Trace near = run_on_gpus(devices, true, seed);
+    ASSERT_FALSE(HasFatalFailure()) << devices << " GPUs";
+    if (devices == 3) {
+      EXPECT_TRUE(run_on_gpus(devices, true, seed) == near) << "again";
+    }
+    ASSERT_EQ(near.losses.size(), exact.losses.size());
+    for (size_t i = 0; i < near.losses.size(); ++i) {
+      EXPECT_NEAR(near.losses[i], exact.losses[i], 1e-4);
+    }
+    others += near == exact ? 0 : 1;
+  }
+  EXPECT_GT(others, 0);
+}
+
+TEST_P(EmulatedReplica, AddsNothingForAnIdleGpu) {
+  job_.exact = false;
+  job_.partitions = 2;
+  const Trace two = run_on_gpus(2, true, 1);
+  const Trace four = run_on_gpus(4, true, 1);
+  ASSERT_FALSE(HasFatalFailure());
+  ASSERT_EQ(four.losses.size(), two.losses.size());
+  for (size_t i = 0; i < two.losses.size(); ++i) EXPECT_NEAR(four.losses[i], two.losses[i], 1e-4);
 }
 
 // With norms, sums along axes and products of matrices: many launches, of one model.

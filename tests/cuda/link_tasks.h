@@ -85,6 +85,26 @@ inline std::vector<Status> sum_on(int devices, std::vector<std::vector<float>>* 
   });
 }
 
+// The same sums by the links themselves; each GPU calls with `count` values of its vector.
+inline std::vector<Status> reduce_on(int devices, std::vector<std::vector<float>>* results,
+                                     int timeout_ms = 30'000,
+                                     const std::function<int64_t(int index)>& count = nullptr) {
+  results->resize(static_cast<size_t>(devices));
+  const int64_t size = devices * kShare;
+  return run_linked(
+      devices, timeout_ms, [&](int index, Device& device, DeviceLink& link) -> Status {
+        std::vector<float> values(static_cast<size_t>(size));
+        std::iota(values.begin(), values.end(), 1000.0f * static_cast<float>(index));
+        LOCKSTEP_ASSIGN(const auto memory, device.allocate(size * 4));
+        LOCKSTEP_RETURN_IF_ERROR(device.copy_to_device(values.data(), size, memory->data()));
+        LOCKSTEP_RETURN_IF_ERROR(link.all_reduce(memory->data(), count ? count(index) : size));
+        LOCKSTEP_RETURN_IF_ERROR(link.finish());
+        LOCKSTEP_RETURN_IF_ERROR(device.copy_to_host(memory->data(), size, values.data()));
+        (*results)[static_cast<size_t>(index)] = std::move(values);
+        return {};
+      });
+}
+
 inline std::vector<float> expected_sum(int devices) {
   std::vector<float> sum(static_cast<size_t>(devices * kShare));
   for (size_t i = 0; i < sum.size(); ++i) {

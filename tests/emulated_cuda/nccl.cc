@@ -1,4 +1,4 @@
-// NCCL's communicators, sends, receives and gathers among the GPUs of the emulated machine. A
+// NCCL's communicators, sends, receives, gathers and sums among the GPUs of the emulated machine. A
 // transfer runs when both ends have reached it in the order of their streams; whoever waits for a
 // stream whose peer has not called yet, other than by asking now and then, waits for ever.
 #include <algorithm>
@@ -10,14 +10,16 @@
 #include <utility>
 #include <vector>
 
+#include "host/core/rng.h"
 #include "tests/emulated_cuda/state.h"
 #include "tests/emulated_cuda/vendor.h"
 
 namespace lockstep::emulated {
 namespace {
 
-// One end of a transfer, or one rank of a gather.
+// One end of a transfer, or one rank of a collective.
 struct End {
+  enum class Kind { send, receive, gather, reduce } kind = Kind::send;
   int rank = 0;
   std::byte* memory = nullptr;
   size_t bytes = 0;
@@ -27,7 +29,9 @@ struct End {
 
 using Pair = std::pair<int, int>;  // from, to
 
-// A transfer or a gather whose ends have all been called.
+constexpr size_t kRingPiece = 64;  // floats that a rank begins with
+
+// A transfer or a collective whose ends have all been called.
 struct Move {
   NodePtr node;
   std::vector<End> ends;
@@ -39,17 +43,18 @@ struct Clique {
   int members = 0;                                  // that have come and not gone
   bool is_whole = false;                            // all have come
   std::map<Pair, std::deque<End>> sends, receives;  // that have no other end yet
-  std::vector<std::vector<End>> gathers;            // by number, then rank
+  std::vector<std::vector<End>> collectives;        // by number, then rank
   std::vector<Move> moves;
   std::vector<End> stalled;  // for ever
-  // How many transfers of a pair each end had called when it called its n-th gather.
+  // How many transfers of a pair each end had called when it called its n-th collective.
   std::map<std::pair<size_t, Pair>, int64_t> sent_before, received_before;
   std::map<Pair, int64_t> sent, received;
 };
 
 // An operation that waits for the end of its group.
 struct Operation {
-  enum class Kind { send, receive, gather } kind = Kind::send;
+  using Kind = End::Kind;
+  Kind kind = Kind::send;
   ncclComm_t comm = nullptr;
   int peer = 0;
   std::byte* memory = nullptr;  // of a gather: all shares
@@ -57,11 +62,15 @@ struct Operation {
   cudaStream_t stream = nullptr;
 };
 
+bool is_collective(const Operation& operation) {
+  return operation.kind == End::Kind::gather || operation.kind == End::Kind::reduce;
+}
+
 struct Communicator {
   std::string id;
   int rank = 0;
   int device = 0;
-  size_t gathered = 0;
+  size_t collectives = 0;
 };
 
 // The communicators of the machine under test; a Machine ends with none left.
@@ -141,7 +150,7 @@ void match(Clique& clique, const Pair& pair) {
   }
 }
 
-// Gathers are numbered on each rank; between two ranks they stand between the same transfers.
+// Collectives are numbered on each rank; between two ranks they stand between the same transfers.
 void check_order(const Clique& clique, size_t number) {
   for (int from = 0; from < clique.ranks; ++from) {
     for (int to = 0; to < clique.ranks; ++to) {
@@ -156,30 +165,54 @@ void check_order(const Clique& clique, size_t number) {
   }
 }
 
-void gather(Clique& clique, Communicator& comm, const End& end) {
-  const size_t number = comm.gathered++;
-  if (clique.gathers.size() <= number) clique.gathers.resize(number + 1);
+void gather(const std::vector<End>& ends) {
+  for (const End& from : ends) {
+    const size_t offset = static_cast<size_t>(from.rank) * from.bytes;
+    for (const End& to : ends) {
+      if (to.rank != from.rank) {
+        std::memcpy(to.memory + offset, from.memory + offset, from.bytes);
+      }
+    }
+  }
+}
+
+// As around a ring: the rank whose value comes first changes along the vector.
+void reduce(const std::vector<End>& ends, size_t first) {
+  const auto values = [&](size_t at) { return reinterpret_cast<float*>(ends[at].memory); };
+  for (size_t i = 0; i < ends[0].bytes / sizeof(float); ++i) {
+    const size_t begin = (first + i / kRingPiece) % ends.size();
+    float sum = values(begin)[i];
+    for (size_t k = 1; k < ends.size(); ++k) sum += values((begin + k) % ends.size())[i];
+    for (size_t k = 0; k < ends.size(); ++k) values(k)[i] = sum;
+  }
+}
+
+void collect(Clique& clique, Communicator& comm, const End& end) {
+  const size_t number = comm.collectives++;
+  if (clique.collectives.size() <= number) clique.collectives.resize(number + 1);
   for (int peer = 0; peer < clique.ranks; ++peer) {
     clique.sent_before[{number, {comm.rank, peer}}] = clique.sent[{comm.rank, peer}];
     clique.received_before[{number, {peer, comm.rank}}] = clique.received[{peer, comm.rank}];
   }
-  std::vector<End>& ends = clique.gathers[number];
-  if (!ends.empty() && ends[0].bytes != end.bytes) violation("NCCL: gathers of different sizes");
+  std::vector<End>& ends = clique.collectives[number];
+  if (!ends.empty() && ends[0].kind != end.kind) violation("NCCL: a gather here, a sum there");
+  if (!ends.empty() && ends[0].bytes != end.bytes) {
+    violation("NCCL: collectives of different sizes");
+  }
   ends.push_back(end);
   if (static_cast<int>(ends.size()) < clique.ranks) return;
   check_order(clique, number);
+  std::sort(ends.begin(), ends.end(),
+            [](const End& left, const End& right) { return left.rank < right.rank; });
   std::vector<int> devices;
   for (const End& each : ends) devices.push_back(state().device_of(each.memory));
-  connect(clique, ends, devices, "ncclAllGather", [ends] {
-    for (const End& from : ends) {
-      const size_t offset = static_cast<size_t>(from.rank) * from.bytes;
-      for (const End& to : ends) {
-        if (to.rank != from.rank) {
-          std::memcpy(to.memory + offset, from.memory + offset, from.bytes);
-        }
-      }
-    }
-  });
+  if (end.kind == End::Kind::gather) {
+    connect(clique, ends, devices, "ncclAllGather", [ends] { gather(ends); });
+  } else {
+    // As a topology does it: the same order each time.
+    const auto first = static_cast<size_t>(mix64(state().options.seed ^ end.bytes) % ends.size());
+    connect(clique, ends, devices, "ncclAllReduce", [ends, first] { reduce(ends, first); });
+  }
 }
 
 // Puts the group's operations of one communicator into its stream.
@@ -202,9 +235,10 @@ void start(const std::vector<Operation>& operations) {
     if (s.arenas[static_cast<size_t>(comm.device)]->find(operation.memory)->pool != nullptr) {
       violation("NCCL: memory of a pool, which the other GPUs can't read");
     }
-    const End end{comm.rank, operation.memory, operation.bytes, reached, ends[i + 1]};
-    if (operation.kind == Operation::Kind::gather) {
-      gather(clique, comm, end);
+    const End end{operation.kind,  comm.rank, operation.memory,
+                  operation.bytes, reached,   ends[i + 1]};
+    if (is_collective(operation)) {
+      collect(clique, comm, end);
       continue;
     }
     const bool sends = operation.kind == Operation::Kind::send;
@@ -222,7 +256,7 @@ ncclResult_t add(const char* name, Operation operation, ncclDataType_t type) {
   if (group_depth == 0) violation("NCCL: a call outside of a group");
   const Communicator& comm = communicator(operation.comm);
   const Clique& clique = cliques.at(comm.id);
-  if (operation.kind != Operation::Kind::gather &&
+  if (!is_collective(operation) &&
       (operation.peer < 0 || operation.peer >= clique.ranks || operation.peer == comm.rank)) {
     return ncclInvalidArgument;
   }
@@ -278,7 +312,7 @@ ncclResult_t abort_communicator(ncclComm_t handle) {
   cancel_moves(clique, comm.rank);
   for (auto& [pair, ends] : clique.sends) drop(ends);
   for (auto& [pair, ends] : clique.receives) drop(ends);
-  for (std::vector<End>& ends : clique.gathers) {
+  for (std::vector<End>& ends : clique.collectives) {
     if (static_cast<int>(ends.size()) < clique.ranks) drop(ends);
   }
   drop(clique.stalled);
@@ -353,6 +387,13 @@ std::shared_ptr<const NcclApi> nccl_api() {
     const auto rank = static_cast<size_t>(communicator(comm).rank);
     if (own != bytes + rank * count * 4) violation("ncclAllGather that is not in place");
     return add("ncclAllGather", {Operation::Kind::gather, comm, 0, bytes, count * 4, stream}, type);
+  };
+  api->all_reduce = [](const void* own, void* sums, size_t count, ncclDataType_t type,
+                       ncclRedOp_t operation, ncclComm_t comm, cudaStream_t stream) {
+    auto* bytes = static_cast<std::byte*>(sums);
+    if (own != sums) violation("ncclAllReduce that is not in place");
+    if (operation != ncclSum) violation("ncclAllReduce that is no sum");
+    return add("ncclAllReduce", {Operation::Kind::reduce, comm, 0, bytes, count * 4, stream}, type);
   };
   api->version = "emulated NCCL";
   return api;

@@ -13,7 +13,7 @@ namespace lockstep::emulated {
 // workspace between them.
 std::shared_ptr<const CublasLtApi> cublaslt_api();
 
-// One that moves; it has no collective that adds.
+// One that moves, and adds in an order that the seed chooses.
 std::shared_ptr<const NcclApi> nccl_api();
 
 // The real libcudnn for descriptors, heuristics and plans, for a described H100; convolutions run

@@ -18,5 +18,15 @@ TEST(DeviceLink, EachGpuGetsTheSumOfAll_cuda) {
   for (const auto& result : results) EXPECT_EQ(result, expected_sum(devices));
 }
 
+TEST(DeviceLink, AddsForEachGpu_cuda) {
+  const int devices = cuda_device_count();
+  if (devices == 0) GTEST_SKIP() << "skipped: no GPU";
+  std::vector<std::vector<float>> results;
+  for (const Status& status : reduce_on(devices, &results)) {
+    ASSERT_TRUE(status.ok()) << status.error().message;
+  }
+  for (const auto& result : results) EXPECT_EQ(result, expected_sum(devices));
+}
+
 }  // namespace
 }  // namespace lockstep

@@ -38,6 +38,10 @@ class BadInputTest(runs.RunTest):
             ({"--metrics": "acuracy"}, ("acuracy", "accuracy")),
             ({"--strategy": "synchronus"}, ("synchronus", "did you mean 'synchronous'")),
             ({"--numerics": "cpu-avx"}, ("cpu-avx", "did you mean 'cpu-avx2'")),
+            ({"--exact": "of"}, ("of", "did you mean 'off'")),
+            ({"--exact": "off", "--numerics": "cpu-avx2"}, ("--exact off", "always exact")),
+            ({"--exact": "off", "--numerics": "cuda-fp32", "--nodes": "2"},
+             ("--exact off", "at most one node", "--nodes 1")),
             ({"--device": "gpu"}, ("gpu", "cuda")),
         ]
         for changes, words in cases:

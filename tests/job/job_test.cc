@@ -49,6 +49,25 @@ TEST(Job, SurvivesJson) {
   EXPECT_EQ(recipe_sha256(*read), recipe_sha256(job));
 }
 
+TEST(Job, GivesUpExactnessOnGpusAlone) {
+  nlohmann::json options = defaults();
+  options["exact"] = "off";
+  const auto on_cpu = job_from_options(options);
+  ASSERT_FALSE(on_cpu.ok());
+  EXPECT_EQ(on_cpu.error().kind, ErrorKind::usage);
+  EXPECT_NE(on_cpu.error().message.find("cpu-avx2 are always exact"), std::string::npos)
+      << on_cpu.error().message;
+  options["numerics"] = "cuda-fp32";
+  const auto job = job_from_options(options);
+  ASSERT_TRUE(job.ok()) << job.error().message;
+  EXPECT_FALSE(job->exact);
+  EXPECT_FALSE(job_from_json(to_json(*job)).value().exact);
+  EXPECT_TRUE(job_from_json(to_json(small_job())).value().exact);
+  options["exact"] = "of";
+  EXPECT_NE(job_from_options(options).error().message.find("did you mean 'off'"),
+            std::string::npos);
+}
+
 TEST(Job, ClassesOfOthersAreNotTheOnesOfKerasThatTheyAreCalledAs) {
   const auto error = [](const char* option, const nlohmann::json& value) {
     nlohmann::json options = defaults();
@@ -97,6 +116,7 @@ TEST(Recipe, ChangesWithWhatDecidesBitsAndWithNothingElse) {
   EXPECT_TRUE(changed([](Job& other) { other.partitions = 4; }));
   EXPECT_TRUE(changed([](Job& other) { other.shuffle = false; }));
   EXPECT_TRUE(changed([](Job& other) { other.numerics = "cpu-avx512"; }));
+  EXPECT_TRUE(changed([](Job& other) { other.exact = false; }));
   EXPECT_TRUE(changed([](Job& other) { other.data_digest = "e"; }));
   EXPECT_TRUE(changed([](Job& other) { other.optimizer["learning_rate"] = 0.5; }));
   EXPECT_TRUE(changed([](Job& other) { other.initial_weights_sha256 = "w"; }));

@@ -18,6 +18,14 @@ TEST(RunOptions, Nodes) {
   EXPECT_EQ(parse_nodes("2:2").value(), (NodeCounts{2, 2, 2}));
 }
 
+TEST(RunOptions, OneNodeWhereItIsNotExact) {
+  EXPECT_TRUE(check_nodes({2, 1, 4}, true).ok());
+  EXPECT_TRUE(check_nodes({1, 1, 1}, false).ok());
+  const Status many = check_nodes({1, 1, 4}, false);
+  ASSERT_FALSE(many.ok());
+  EXPECT_TRUE(contains(many.error().message, "use --nodes 1")) << many.error().message;
+}
+
 TEST(RunOptions, NodesThatMakeNoSense) {
   for (const char* text : {"", "x", "2:", ":3", "2:3:4", "2-3", "3x", " 3", "1:x"}) {
     const auto nodes = parse_nodes(text);
