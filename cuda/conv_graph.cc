@@ -102,7 +102,8 @@ class GraphBuilder {
   Result<cudnnBackendDescriptor_t> tensor(ConvUid uid, const TensorShape& shape, int64_t alignment,
                                           bool is_virtual) {
     LOCKSTEP_ASSIGN(CudnnDescriptor tensor, create(CUDNN_BACKEND_TENSOR_DESCRIPTOR));
-    const cudnnDataType_t type = CUDNN_DATA_FLOAT;
+    const cudnnDataType_t type =
+        options_.math == CudaMath::bf16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_FLOAT;
     const int64_t id = uid;
     LOCKSTEP_CUDNN_SET(tensor, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &type);
     LOCKSTEP_CUDNN_SET(tensor, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 4,

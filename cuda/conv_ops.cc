@@ -4,6 +4,7 @@
 
 #include "cuda/conv_plan.h"
 #include "cuda/kernels_conv.h"
+#include "cuda/operands.h"
 #include "cuda/prepared_ops.h"
 #include "host/core/check.h"
 
@@ -13,7 +14,10 @@ namespace {
 class Conv : public PreparedOp {
  public:
   Conv(const OpSetting& setting, const Conv2dOp& op, std::shared_ptr<const ConvPlan> plan)
-      : setting_(setting), op_(op), plan_(std::move(plan)) {}
+      : setting_(setting),
+        op_(op),
+        plan_(std::move(plan)),
+        operands_(setting.gpu, {inputs(), op_.kernel_size(), pixels() * op_.out_channels}) {}
 
   void run(const RunContext& context, std::span<float* const> values) override {
     switch (op_.pass) {
@@ -32,23 +36,29 @@ class Conv : public PreparedOp {
  private:
   int64_t window() const { return op_.kernel_size() / op_.out_channels; }
   int64_t pixels() const { return int64_t{setting_.rows} * op_.out_height * op_.out_width; }
+  int64_t inputs() const {
+    return int64_t{setting_.rows} * op_.in_height * op_.in_width * op_.in_channels;
+  }
   const float* bias(const RunContext& context) const {
     return op_.bias_offset < 0 ? nullptr : context.weights + op_.bias_offset;
   }
-  // From Keras' HWIO to KRSC, in the branch's scratch.
-  Status lay_out_kernel(const RunContext& context, const Branch& branch) const {
-    return launch_transpose(context.weights + op_.kernel_offset, window(), op_.out_channels,
-                            branch.scratch, branch.stream);
+  // From Keras' HWIO to KRSC, by way of the branch's scratch.
+  Result<const void*> kernel(const RunContext& context, const Branch& branch) const {
+    LOCKSTEP_RETURN_IF_ERROR(launch_transpose(context.weights + op_.kernel_offset, window(),
+                                              op_.out_channels, branch.scratch, branch.stream));
+    return operands_.read(Operand::kernel, branch.scratch);
   }
 
   Status forward(const RunContext& context, std::span<float* const> values) const {
     const Branch& branch = setting_.gpu->branch();
     float* y = setting_.output(values);
-    LOCKSTEP_RETURN_IF_ERROR(lay_out_kernel(context, branch));
-    LOCKSTEP_RETURN_IF_ERROR(plan_->run(
-        branch.cudnn,
-        {.x = setting_.input(0, values), .kernel = branch.scratch, .bias = bias(context), .out = y},
-        branch.workspace));
+    LOCKSTEP_ASSIGN(const void* const factor, kernel(context, branch));
+    LOCKSTEP_ASSIGN(const void* const x, operands_.read(Operand::x, setting_.input(0, values)));
+    LOCKSTEP_ASSIGN(void* const out, operands_.write(Operand::y, y));
+    LOCKSTEP_RETURN_IF_ERROR(
+        plan_->run(branch.cudnn, {.x = x, .kernel = factor, .bias = bias(context), .out = out},
+                   branch.workspace));
+    LOCKSTEP_RETURN_IF_ERROR(operands_.finish(Operand::y, y));
     const float* bias_left = plan_->fuses_bias() ? nullptr : bias(context);
     const Activation activation_left =
         plan_->fuses_activation() ? Activation::linear : op_.activation;
@@ -60,23 +70,27 @@ class Conv : public PreparedOp {
   Status data_gradient(const RunContext& context, std::span<float* const> values) const {
     const Branch& branch = setting_.gpu->branch();
     float* dx = setting_.output(values);
-    LOCKSTEP_RETURN_IF_ERROR(lay_out_kernel(context, branch));
-    LOCKSTEP_RETURN_IF_ERROR(plan_->run(
-        branch.cudnn, {.kernel = branch.scratch, .dy = setting_.input(0, values), .out = dx},
-        branch.workspace));
+    LOCKSTEP_ASSIGN(const void* const factor, kernel(context, branch));
+    LOCKSTEP_ASSIGN(const void* const dy, operands_.read(Operand::y, setting_.input(0, values)));
+    LOCKSTEP_ASSIGN(void* const out, operands_.write(Operand::x, dx));
+    LOCKSTEP_RETURN_IF_ERROR(
+        plan_->run(branch.cudnn, {.kernel = factor, .dy = dy, .out = out}, branch.workspace));
+    LOCKSTEP_RETURN_IF_ERROR(operands_.finish(Operand::x, dx));
     const float* mask = setting_.relu_mask(values);
     if (mask == nullptr) return {};
-    const int64_t count = int64_t{setting_.rows} * op_.in_height * op_.in_width * op_.in_channels;
-    return launch_mask(mask, count, dx, branch.stream);
+    return launch_mask(mask, inputs(), dx, branch.stream);
   }
 
   Status weight_gradient(const RunContext& context, std::span<float* const> values) const {
     const Branch& branch = setting_.gpu->branch();
     const float* dy = setting_.input(1, values);
     float* gradient = context.roots[0];
+    LOCKSTEP_ASSIGN(const void* const x, operands_.read(Operand::x, setting_.input(0, values)));
+    LOCKSTEP_ASSIGN(const void* const factor, operands_.read(Operand::y, dy));
+    LOCKSTEP_ASSIGN(void* const out, operands_.write(Operand::kernel, branch.scratch));
     LOCKSTEP_RETURN_IF_ERROR(
-        plan_->run(branch.cudnn, {.x = setting_.input(0, values), .dy = dy, .out = branch.scratch},
-                   branch.workspace));
+        plan_->run(branch.cudnn, {.x = x, .dy = factor, .out = out}, branch.workspace));
+    LOCKSTEP_RETURN_IF_ERROR(operands_.finish(Operand::kernel, branch.scratch));
     LOCKSTEP_RETURN_IF_ERROR(launch_transpose(branch.scratch, op_.out_channels, window(),
                                               gradient + op_.kernel_offset, branch.stream));
     if (op_.bias_offset < 0) return {};
@@ -87,6 +101,7 @@ class Conv : public PreparedOp {
   const OpSetting setting_;
   const Conv2dOp op_;
   const std::shared_ptr<const ConvPlan> plan_;
+  const Operands operands_;
 };
 
 // All in our own kernels.
@@ -156,7 +171,7 @@ Prepared prepare_conv(const OpSetting& setting, const Conv2dOp& op) {
   }
   Gpu& gpu = *setting.gpu;
   ConvPlanOptions options;
-  options.math = gpu.tf32() ? ConvMath::tf32 : ConvMath::fp32;
+  options.math = gpu.math();
   options.workspace_limit_bytes = cuda_pins::kVendorWorkspace;
   options.bias_alignment_bytes = op.bias_offset < 0 ? 0 : alignment_of(op.bias_offset);
   const int64_t pixels = int64_t{setting.rows} * op.out_height * op.out_width;

@@ -27,8 +27,6 @@ struct ConvEngine {
 
 namespace {
 
-const char* math_name(ConvMath math) { return math == ConvMath::fp32 ? "fp32" : "tf32"; }
-
 constexpr int64_t kMaxNotes = 32;  // of a kind; newer versions know more than our header
 constexpr int64_t kMaxKnobs = 64;
 
@@ -80,9 +78,9 @@ Result<ConvEngine> read_engine(const CudnnDescriptor& config) {
 }
 
 // Why an engine is refused whatever it would compute; "" if it isn't.
-const char* refusal(const ConvEngine& engine, ConvMath math) {
+const char* refusal(const ConvEngine& engine, CudaMath math) {
   if (engine.has(CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC)) return "nondeterministic";
-  if (engine.has(CUDNN_NUMERICAL_NOTE_TENSOR_CORE) && math == ConvMath::fp32) {
+  if (engine.has(CUDNN_NUMERICAL_NOTE_TENSOR_CORE) && math == CudaMath::fp32) {
     return "tensor cores";
   }
   if (engine.has(CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS)) return "rounds its inputs";
@@ -381,7 +379,7 @@ namespace {
 
 Result<ConvPlan> search_plan(const CudnnTarget& target, const Conv2dOp& op, int64_t rows,
                              const ConvPlanOptions& options) {
-  if (op.pass == Pass::forward) {
+  if (op.pass == Pass::forward && options.math != CudaMath::bf16) {
     const ConvFusion fusion{op.bias_offset >= 0, op.activation == Activation::relu};
     if (fusion.bias || fusion.relu) {
       auto fused = ConvPlanSearch(target, op, rows, options).search(fusion);

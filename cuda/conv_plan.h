@@ -3,8 +3,9 @@
 // the workspace limit. The choice is a function of the op, the rows, the options, the device and
 // the version of cuDNN.
 //
-// Layouts, float32: activations NHWC, kernels KRSC ([out][height][width][in]; Keras' HWIO is
-// transposed by the caller).
+// Layouts: activations NHWC, kernels KRSC ([out][height][width][in]; Keras' HWIO is
+// transposed by the caller). All tensors are float32, or, in bf16, all bfloat16: cuDNN has no plan
+// for a float32 gradient of a kernel by bfloat16 factors.
 #pragma once
 
 #include <cstdint>
@@ -13,15 +14,13 @@
 #include <string_view>
 #include <vector>
 
+#include "cuda/numerics.h"
 #include "cuda/plan_store.h"
 #include "cuda/vendor.h"
 #include "host/core/result.h"
 #include "host/device/ops.h"
 
 namespace lockstep {
-
-// fp32: products and sums in float32. tf32: tensor cores may round the factors to TF32.
-enum class ConvMath { fp32, tf32 };
 
 // What plans are made for: the device of a handle, or one that is only described (tests). Cheap to
 // copy.
@@ -58,7 +57,7 @@ inline constexpr int64_t kMaxAlignmentBytes = 16;  // no kernel of cuDNN loads m
 int64_t alignment_of(int64_t offset, int64_t limit = kMaxAlignmentBytes);
 
 struct ConvPlanOptions {
-  ConvMath math = ConvMath::fp32;
+  CudaMath math = CudaMath::fp32;
   int64_t workspace_limit_bytes = int64_t{64} << 20;
   // True of every pointer that run() gets; powers of two from 4.
   int64_t x_alignment_bytes = kMaxAlignmentBytes;       // and dx
@@ -71,11 +70,11 @@ struct ConvPlanOptions {
 //   forward: x, kernel (and bias where fuses_bias()) -> out = y
 //   data_gradient: dy, kernel -> out = dx     weight_gradient: x, dy -> out = the kernel's gradient
 struct ConvBuffers {
-  const float* x = nullptr;
-  const float* kernel = nullptr;
-  const float* bias = nullptr;
-  const float* dy = nullptr;
-  float* out = nullptr;
+  const void* x = nullptr;
+  const void* kernel = nullptr;
+  const void* bias = nullptr;
+  const void* dy = nullptr;
+  void* out = nullptr;
 };
 
 class ConvPlan {
@@ -87,7 +86,7 @@ class ConvPlan {
                                  const ConvPlanOptions& options, PlanStore* store = nullptr);
 
   // Whether the forward pass adds the bias, and applies op.activation (relu): the caller does what
-  // is left.
+  // is left. In bf16 all is left: cuDNN would compile such graphs at run time.
   bool fuses_bias() const { return choice_.fuses_bias; }
   bool fuses_activation() const { return choice_.fuses_activation; }
   int64_t workspace_bytes() const { return choice_.workspace_bytes; }

@@ -16,7 +16,8 @@
 namespace lockstep {
 namespace {
 
-constexpr int kLeastCompute = 75;  // Turing: the oldest that CUDA 13 has
+constexpr int kLeastCompute = 75;      // Turing: the oldest that CUDA 13 has
+constexpr int kLeastBf16Compute = 80;  // Ampere: the oldest whose tensor cores take bfloat16
 
 }  // namespace
 
@@ -333,7 +334,7 @@ Status CudaDevice::digest(const float* weights, std::span<const float* const> sl
 
 namespace {
 
-Result<GpuInfo> usable_gpu(int index) {
+Result<GpuInfo> usable_gpu(int index, CudaMath math) {
   const auto gpus = list_gpus();
   if (!gpus.ok()) {
     return refused_error(
@@ -345,11 +346,18 @@ Result<GpuInfo> usable_gpu(int index) {
                                      gpus->empty() ? "" : ", or fewer --devices"));
   }
   const GpuInfo& gpu = (*gpus)[static_cast<size_t>(index)];
-  if (10 * gpu.compute_major + gpu.compute_minor < kLeastCompute) {
+  const int compute = 10 * gpu.compute_major + gpu.compute_minor;
+  if (compute < kLeastCompute) {
     return refused_error(
         fmt::format("{} is too old: compute {}.{} or later is needed; use "
                     "--device cpu",
                     describe_gpu(gpu), kLeastCompute / 10, kLeastCompute % 10));
+  }
+  if (math == CudaMath::bf16 && compute < kLeastBf16Compute) {
+    return refused_error(
+        fmt::format("{} is too old for cuda-bf16: compute {}.{} or later is needed; use "
+                    "--numerics cuda-fp32",
+                    describe_gpu(gpu), kLeastBf16Compute / 10, kLeastBf16Compute % 10));
   }
   return gpu;
 }
@@ -371,17 +379,16 @@ GpuMemory cuda_memory(int index) {
 }
 
 Status check_cuda_device(std::string_view numerics) {
-  LOCKSTEP_CHECK(numerics == "cuda-fp32" || numerics == "cuda-tf32");
-  LOCKSTEP_RETURN_IF_ERROR(usable_gpu(0));
+  LOCKSTEP_RETURN_IF_ERROR(usable_gpu(0, math_of(numerics)));
   LOCKSTEP_RETURN_IF_ERROR(load_cudnn());
   LOCKSTEP_RETURN_IF_ERROR(load_cublaslt());
   return {};
 }
 
 Result<std::unique_ptr<Device>> make_cuda_device(int index, std::string_view numerics) {
-  LOCKSTEP_CHECK(numerics == "cuda-fp32" || numerics == "cuda-tf32");
-  LOCKSTEP_ASSIGN(const GpuInfo info, usable_gpu(index));
-  LOCKSTEP_ASSIGN(auto gpu, Gpu::create(info, numerics == "cuda-tf32"));
+  const CudaMath math = math_of(numerics);
+  LOCKSTEP_ASSIGN(const GpuInfo info, usable_gpu(index, math));
+  LOCKSTEP_ASSIGN(auto gpu, Gpu::create(info, math));
   return std::unique_ptr<Device>(std::make_unique<cuda::CudaDevice>(std::move(gpu), numerics));
 }
 

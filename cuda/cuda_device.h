@@ -23,7 +23,7 @@ GpuMemory cuda_memory(int index);
 // Refuses what make_cuda_device would for GPU 0, but takes nothing of it.
 Status check_cuda_device(std::string_view numerics);
 
-// `numerics` is "cuda-fp32" or "cuda-tf32".
+// `numerics` is "cuda-fp32", "cuda-tf32" or "cuda-bf16".
 Result<std::unique_ptr<Device>> make_cuda_device(int index, std::string_view numerics);
 
 }  // namespace lockstep

@@ -3,6 +3,7 @@
 
 #include "cuda/conv_plan.h"
 #include "cuda/matmul.h"
+#include "cuda/operands.h"
 #include "cuda/prepared_ops.h"
 
 namespace lockstep::cuda {
@@ -11,7 +12,11 @@ namespace {
 class Dense : public PreparedOp {
  public:
   Dense(const OpSetting& setting, const DenseOp& op, std::shared_ptr<Matmul> matmul)
-      : setting_(setting), op_(op), matmul_(std::move(matmul)) {}
+      : setting_(setting),
+        op_(op),
+        matmul_(std::move(matmul)),
+        operands_(setting.gpu, {setting.rows * op.in_features, op.in_features * op.out_features,
+                                setting.rows * op.out_features}) {}
 
   void run(const RunContext& context, std::span<float* const> values) override {
     setting_.gpu->note(launch(context, values));
@@ -22,22 +27,24 @@ class Dense : public PreparedOp {
     const Branch& branch = setting_.gpu->branch();
     MatmulBuffers buffers;
     if (op_.pass == Pass::weight_gradient) {
-      buffers.x = setting_.input(0, values);
-      buffers.dy = setting_.input(1, values);
+      const float* dy = setting_.input(1, values);
+      LOCKSTEP_ASSIGN(buffers.x, operands_.read(Operand::x, setting_.input(0, values)));
+      LOCKSTEP_ASSIGN(buffers.dy, operands_.read(Operand::y, dy));
       buffers.out = context.roots[0] + op_.kernel_offset;
       LOCKSTEP_RETURN_IF_ERROR(matmul_->run(buffers, branch.workspace, branch.stream));
       if (op_.bias_offset < 0) return {};
-      return launch_column_sums(buffers.dy, setting_.rows, op_.out_features, branch.scratch,
+      return launch_column_sums(dy, setting_.rows, op_.out_features, branch.scratch,
                                 context.roots[0] + op_.bias_offset, branch.stream);
     }
-    buffers.kernel = context.weights + op_.kernel_offset;
+    LOCKSTEP_ASSIGN(buffers.kernel,
+                    operands_.read(Operand::kernel, context.weights + op_.kernel_offset));
     buffers.out = setting_.output(values);
     if (op_.pass == Pass::forward) {
-      buffers.x = setting_.input(0, values);
+      LOCKSTEP_ASSIGN(buffers.x, operands_.read(Operand::x, setting_.input(0, values)));
       if (op_.bias_offset >= 0) buffers.bias = context.weights + op_.bias_offset;
       return matmul_->run(buffers, branch.workspace, branch.stream);
     }
-    buffers.dy = setting_.input(0, values);
+    LOCKSTEP_ASSIGN(buffers.dy, operands_.read(Operand::y, setting_.input(0, values)));
     LOCKSTEP_RETURN_IF_ERROR(matmul_->run(buffers, branch.workspace, branch.stream));
     const float* mask = setting_.relu_mask(values);
     if (mask == nullptr) return {};
@@ -47,6 +54,7 @@ class Dense : public PreparedOp {
   const OpSetting setting_;
   const DenseOp op_;
   const std::shared_ptr<Matmul> matmul_;
+  const Operands operands_;
 };
 
 }  // namespace
@@ -54,11 +62,13 @@ class Dense : public PreparedOp {
 Prepared prepare_dense(const OpSetting& setting, const DenseOp& op) {
   Gpu& gpu = *setting.gpu;
   MatmulOptions options;
-  options.math = gpu.tf32() ? MatmulMath::tf32 : MatmulMath::fp32;
+  options.math = gpu.math();
   options.workspace_limit_bytes = cuda_pins::kVendorWorkspace;
   options.x_alignment_bytes = kValueAlignment;
   options.y_alignment_bytes = kValueAlignment;
-  options.kernel_alignment_bytes = alignment_of(op.kernel_offset, kValueAlignment);
+  const bool reads_copy = gpu.math() == CudaMath::bf16 && op.pass != Pass::weight_gradient;
+  options.kernel_alignment_bytes =
+      reads_copy ? kValueAlignment : alignment_of(op.kernel_offset, kValueAlignment);
   options.bias_alignment_bytes =
       op.bias_offset < 0 ? kValueAlignment : alignment_of(op.bias_offset, kValueAlignment);
   if (column_sums_scratch(setting.rows, op.out_features) * int64_t{sizeof(float)} > kScratchBytes) {

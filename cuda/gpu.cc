@@ -15,8 +15,8 @@ Result<MemoryHandle> allocate_on_device(int64_t bytes) {
 
 }  // namespace
 
-Result<std::unique_ptr<Gpu>> Gpu::create(const GpuInfo& info, bool tf32) {
-  std::unique_ptr<Gpu> gpu(new Gpu(info, tf32));
+Result<std::unique_ptr<Gpu>> Gpu::create(const GpuInfo& info, CudaMath math) {
+  std::unique_ptr<Gpu> gpu(new Gpu(info, math));
   LOCKSTEP_RETURN_IF_ERROR(gpu->open());
   return gpu;
 }
@@ -48,6 +48,8 @@ Status Gpu::open_branch() {
   branch.cudnn = cudnn.get();
   cudnn_handles_.push_back(std::move(cudnn));
   branches_.push_back(branch);
+  operands_.emplace_back();
+  operand_bytes_.push_back(0);
   cudaEvent_t joined = nullptr;
   LOCKSTEP_CUDA_CHECK(cudaEventCreateWithFlags(&joined, cudaEventDisableTiming));
   events_.emplace_back(joined);
@@ -55,6 +57,24 @@ Status Gpu::open_branch() {
 }
 
 Status Gpu::make_current() const { return LOCKSTEP_CUDA_STATUS(cudaSetDevice(info_.index)); }
+
+Result<std::byte*> Gpu::operand_memory(int64_t bytes) {
+  const auto at = static_cast<size_t>(current_);
+  int64_t& held = operand_bytes_[at];
+  if (bytes > held) {
+    const int64_t wanted = std::max(bytes, 2 * held);  // soon large enough for all ops
+    auto memory = allocate_on_device(wanted);
+    if (!memory.ok()) {
+      return Error{fmt::format("no {} MiB for operands in bfloat16: use a smaller batch, or more "
+                               "GPUs ({})",
+                               (wanted >> 20) + 1, memory.error().message),
+                   memory.error().kind};
+    }
+    operands_[at].push_back(std::move(memory).value());
+    held = wanted;
+  }
+  return static_cast<std::byte*>(operands_[at].back().get());
+}
 
 Status Gpu::fork(int branches) {
   const cudaEvent_t event = events_.back().get();

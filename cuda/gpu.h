@@ -17,6 +17,7 @@
 #include "cuda/kernels.h"
 #include "cuda/kernels_general.h"
 #include "cuda/matmul.h"
+#include "cuda/numerics.h"
 #include "cuda/vendor.h"
 #include "host/core/result.h"
 #include "host/device/device.h"
@@ -77,12 +78,12 @@ struct Branch {
 // One GPU: its streams and handles. Used by one thread.
 class Gpu {
  public:
-  static Result<std::unique_ptr<Gpu>> create(const GpuInfo& info, bool tf32);
+  static Result<std::unique_ptr<Gpu>> create(const GpuInfo& info, CudaMath math);
   Gpu(const Gpu&) = delete;
   Gpu& operator=(const Gpu&) = delete;
 
   const GpuInfo& info() const { return info_; }
-  bool tf32() const { return tf32_; }
+  CudaMath math() const { return math_; }
   const std::shared_ptr<const CudnnApi>& cudnn() const { return cudnn_; }
   const CublasLtHandle& cublaslt() const { return *cublaslt_; }
   PlanCache<ConvPlan>& conv_plans() { return conv_plans_; }
@@ -107,6 +108,9 @@ class Gpu {
   void use_branch(int index) { current_ = index; }
   const Branch& branch() const { return branches_[static_cast<size_t>(current_)]; }
   const StagedBatch& batch() const { return batch_; }
+  // At least so many bytes, aligned to 256, for operands that the op under way rounds: the
+  // branch's, whose next op overwrites them. Grows in a run that is not captured.
+  Result<std::byte*> operand_memory(int64_t bytes);
   // Ops cannot return what failed: the first failure is kept until it is taken.
   void note(const Status& status) {
     if (failure_.ok() && !status.ok()) failure_ = status;
@@ -114,18 +118,21 @@ class Gpu {
   Status take_failure() { return std::exchange(failure_, {}); }
 
  private:
-  Gpu(const GpuInfo& info, bool tf32) : info_(info), tf32_(tf32) {}
+  Gpu(const GpuInfo& info, CudaMath math) : info_(info), math_(math) {}
   Status open();
   Status open_branch();
 
   const GpuInfo info_;
-  const bool tf32_;
+  const CudaMath math_;
   std::shared_ptr<const CudnnApi> cudnn_;
   std::optional<CublasLtHandle> cublaslt_;
   std::unique_ptr<BatchFeed> feed_;
   std::vector<StreamHandle> streams_;
   std::vector<CudnnHandle> cudnn_handles_;
   std::vector<MemoryHandle> workspaces_;
+  // Of each branch the memory for operands, the last the largest; captured graphs use older ones.
+  std::vector<std::vector<MemoryHandle>> operands_;
+  std::vector<int64_t> operand_bytes_;
   std::vector<EventHandle> events_;  // one a branch, then the fork's
   std::vector<Branch> branches_;
   PlanCache<ConvPlan> conv_plans_;

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <span>
 
+#include "cuda/bf16.h"
 #include "host/core/result.h"
 #include "host/device/flat_sums.h"
 #include "host/device/ops.h"
@@ -66,6 +67,10 @@ Status launch_column_sums(const float* x, int64_t rows, int64_t channels, float*
 // out[c][r] = in[r][c].
 Status launch_transpose(const float* in, int64_t rows, int64_t columns, float* out,
                         cudaStream_t stream);
+
+// out[i] = in[i], rounded (cuda/bf16.h) or exactly.
+Status launch_to_bf16(const float* in, int64_t count, Bf16* out, cudaStream_t stream);
+Status launch_from_bf16(const Bf16* in, int64_t count, float* out, cudaStream_t stream);
 
 // values[i] = mask[i] > 0 ? values[i] : 0.
 Status launch_mask(const float* mask, int64_t count, float* values, cudaStream_t stream);

@@ -12,8 +12,6 @@ namespace {
 
 constexpr int kMaxCandidates = 32;
 
-const char* math_name(MatmulMath math) { return math == MatmulMath::fp32 ? "fp32" : "tf32"; }
-
 // "dense forward of 32x5808 by 5808x256, bias and relu"
 std::string describe_matmul(const DenseOp& op, int64_t rows) {
   const int64_t in = op.in_features, out = op.out_features;
@@ -85,7 +83,7 @@ const char* refusal(const cublasLtMatmulHeuristicResult_t& result, const Algorit
   if ((algorithm.reduction & ~kReductions) != 0) return "reduction scheme";
   const bool tensor_cores =
       (algorithm.numerics & CUBLASLT_NUMERICAL_IMPL_FLAGS_TENSOR_OP_MASK) != 0;
-  if (tensor_cores && options.math == MatmulMath::fp32) return "tensor cores";
+  if (tensor_cores && options.math == CudaMath::fp32) return "tensor cores";
   return "";
 }
 
@@ -130,7 +128,7 @@ Result<MatmulDescriptors> MatmulDescriptors::create(std::shared_ptr<const Cublas
   made.api_ = std::move(api);
   const MatmulShape shape = matmul_shape(op, rows);
   Status status = made.make_operation(shape, options);
-  if (status) status = made.make_layouts(shape);
+  if (status) status = made.make_layouts(shape, options);
   if (status) status = made.make_preference(op, options);
   if (!status) return Error{describe_matmul(op, rows) + ": " + status.error().message};
   return made;
@@ -138,7 +136,7 @@ Result<MatmulDescriptors> MatmulDescriptors::create(std::shared_ptr<const Cublas
 
 Status MatmulDescriptors::make_operation(const MatmulShape& shape, const MatmulOptions& options) {
   const cublasComputeType_t compute =
-      options.math == MatmulMath::fp32 ? CUBLAS_COMPUTE_32F : CUBLAS_COMPUTE_32F_FAST_TF32;
+      options.math == CudaMath::tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
   LOCKSTEP_CUBLASLT_CHECK(matmul_desc_create(&operation_, compute, CUDA_R_32F),
                           "cublasLtMatmulDescCreate");
   const int32_t a = shape.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N;
@@ -159,17 +157,19 @@ Status MatmulDescriptors::make_operation(const MatmulShape& shape, const MatmulO
   return {};
 }
 
-Status MatmulDescriptors::make_layouts(const MatmulShape& shape) {
-  const auto make = [this](cublasLtMatrixLayout_t& layout, int64_t rows, int64_t columns) {
+Status MatmulDescriptors::make_layouts(const MatmulShape& shape, const MatmulOptions& options) {
+  const cudaDataType factor = options.math == CudaMath::bf16 ? CUDA_R_16BF : CUDA_R_32F;
+  const auto make = [this](cublasLtMatrixLayout_t& layout, cudaDataType type, int64_t rows,
+                           int64_t columns) {
     return cublaslt_status(
         *api_,
-        api_->matrix_layout_create(&layout, CUDA_R_32F, static_cast<uint64_t>(rows),
+        api_->matrix_layout_create(&layout, type, static_cast<uint64_t>(rows),
                                    static_cast<uint64_t>(columns), rows),
         fmt::format("cublasLtMatrixLayoutCreate({} rows, {} columns)", rows, columns));
   };
-  LOCKSTEP_RETURN_IF_ERROR(make(a_, shape.a_rows, shape.a_columns));
-  LOCKSTEP_RETURN_IF_ERROR(make(b_, shape.b_rows, shape.b_columns));
-  return make(out_, shape.out_rows, shape.out_columns);
+  LOCKSTEP_RETURN_IF_ERROR(make(a_, factor, shape.a_rows, shape.a_columns));
+  LOCKSTEP_RETURN_IF_ERROR(make(b_, factor, shape.b_rows, shape.b_columns));
+  return make(out_, CUDA_R_32F, shape.out_rows, shape.out_columns);
 }
 
 Status MatmulDescriptors::make_preference(const DenseOp& op, const MatmulOptions& options) {
@@ -266,8 +266,8 @@ Status Matmul::run(const MatmulBuffers& buffers, void* workspace, cudaStream_t s
     LOCKSTEP_CUBLASLT_SET(matmul_desc_set_attribute, descriptors_.operation_,
                           CUBLASLT_MATMUL_DESC_BIAS_POINTER, buffers.bias);
   }
-  const float* a = pass_ == Pass::weight_gradient ? buffers.dy : buffers.kernel;
-  const float* b = pass_ == Pass::data_gradient ? buffers.dy : buffers.x;
+  const void* a = pass_ == Pass::weight_gradient ? buffers.dy : buffers.kernel;
+  const void* b = pass_ == Pass::data_gradient ? buffers.dy : buffers.x;
   const float one = 1, zero = 0;
   const cublasStatus_t status =
       api_->matmul(handle_, descriptors_.operation_, &one, a, descriptors_.a_, b, descriptors_.b_,

@@ -1,7 +1,8 @@
 // Dense layers through cublasLt. The algorithm is taken from the heuristic once and never measured:
 // a function of the shapes, the alignments, the options, the device and the version of cublasLt.
 //
-// Row-major, float32: x (rows, in), kernel (in, out), y (rows, out). cublasLt sees the transposes
+// Row-major, float32: x (rows, in), kernel (in, out), y (rows, out); in bf16 the two factors are
+// bfloat16, what comes out and the bias are float32. cublasLt sees the transposes
 // of all of them, column-major, which are the same memory.
 #pragma once
 
@@ -9,17 +10,15 @@
 #include <memory>
 #include <string>
 
+#include "cuda/numerics.h"
 #include "cuda/vendor.h"
 #include "host/core/result.h"
 #include "host/device/ops.h"
 
 namespace lockstep {
 
-// fp32: products and sums in float32. tf32: tensor cores may round the factors to TF32.
-enum class MatmulMath { fp32, tf32 };
-
 struct MatmulOptions {
-  MatmulMath math = MatmulMath::fp32;
+  CudaMath math = CudaMath::fp32;
   int64_t workspace_limit_bytes = int64_t{32} << 20;
   // True of every pointer that run() gets; powers of two from 4 to 256. For the kernel and the bias
   // see alignment_of (conv_plan.h).
@@ -33,10 +32,10 @@ struct MatmulOptions {
 //   forward: x, kernel (and bias where the op has one) -> out = y, activation applied
 //   data_gradient: dy, kernel -> out = dx     weight_gradient: x, dy -> out = the kernel's gradient
 struct MatmulBuffers {
-  const float* x = nullptr;
-  const float* kernel = nullptr;
+  const void* x = nullptr;
+  const void* kernel = nullptr;
   const float* bias = nullptr;
-  const float* dy = nullptr;
+  const void* dy = nullptr;
   float* out = nullptr;
 };
 
@@ -68,7 +67,7 @@ class MatmulDescriptors {
   MatmulDescriptors() = default;
   void swap(MatmulDescriptors& other) noexcept;
   Status make_operation(const MatmulShape& shape, const MatmulOptions& options);
-  Status make_layouts(const MatmulShape& shape);
+  Status make_layouts(const MatmulShape& shape, const MatmulOptions& options);
   Status make_preference(const DenseOp& op, const MatmulOptions& options);
 
   std::shared_ptr<const CublasLtApi> api_;

@@ -147,7 +147,11 @@ Status print_plans(const ResolvedJob& resolved, const nlohmann::json& values,
 
 Status check(nlohmann::json values) {
   const std::string kind = values.at("device");
-  if (values.at("numerics") == "auto") values["numerics"] = default_numerics(kind);
+  if (values.at("numerics") == "auto") {
+    values["numerics"] = default_numerics(kind);
+    std::optional<ModelFile> file;
+    if (job_of_model(values, &file).ok()) values["numerics"] = default_numerics(kind, file);
+  }
   const auto resolved = resolve_job(values, build_model);
   if (!resolved.ok()) return all_problems(values, resolved.error());
   const Job& job = resolved->job;

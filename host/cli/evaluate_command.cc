@@ -50,7 +50,8 @@ Result<Job> job_of_file(const TrainedModelFile& trained, const nlohmann::json& v
   options["model"] = trained.path;
   options["optimizer"] = "adam";  // nothing is updated
   const std::string numerics = values.at("numerics");
-  options["numerics"] = numerics == "auto" ? default_numerics(values.at("device")) : numerics;
+  options["numerics"] =
+      numerics == "auto" ? default_numerics(values.at("device"), trained.file) : numerics;
   std::optional<ModelFile> file;
   LOCKSTEP_ASSIGN(Job job, job_of_model(options, &file));
   job.inputs = trained.data_options.inputs;

@@ -7,6 +7,7 @@
 #include "cuda/cuda_device.h"
 #include "host/core/suggest.h"
 #include "host/cpu/cpu_device.h"
+#include "host/nn/layer.h"
 #include "host/runtime/device_team.h"
 
 namespace lockstep {
@@ -44,6 +45,11 @@ Result<std::unique_ptr<Device>> make_device(const std::string& kind, const std::
 std::string default_numerics(const std::string& kind) {
   const bool cuda = kind == "cuda" || (kind == "auto" && cuda_device_count() > 0);
   return cuda ? "cuda-fp32" : "cpu-avx2";
+}
+
+std::string default_numerics(const std::string& kind, const std::optional<ModelFile>& file) {
+  const std::string numerics = default_numerics(kind);
+  return is_cuda(numerics) && file && asks_for_bf16(file->config) ? "cuda-bf16" : numerics;
 }
 
 Status check_device(const std::string& kind, const std::string& numerics) {

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 #include "host/core/result.h"
 #include "host/device/device.h"
 #include "host/job/options.h"
+#include "host/keras/model_file.h"
 #include "host/runtime/node_runtime.h"
 
 namespace lockstep {
@@ -20,6 +22,8 @@ Result<std::unique_ptr<Device>> make_device(const std::string& kind, const std::
 
 // What --numerics auto means for nodes on this machine's devices of that kind.
 std::string default_numerics(const std::string& kind);
+// The same for the model of a file, whose layers may ask for bfloat16: a GPU then computes in it.
+std::string default_numerics(const std::string& kind, const std::optional<ModelFile>& file);
 // Refuses what make_device would, but takes nothing.
 Status check_device(const std::string& kind, const std::string& numerics);
 // What --devices auto means: the CPUs that this process may use, or all GPUs.

@@ -43,7 +43,7 @@ Status predict_to_file(const nlohmann::json& values, Context& context) {
   std::string& numerics = run.task.numerics;
   numerics = values.at("numerics");
   if (numerics == "auto" && trained.job) numerics = trained.job->numerics;
-  if (numerics == "auto") numerics = default_numerics(values.at("device"));
+  if (numerics == "auto") numerics = default_numerics(values.at("device"), trained.file);
   run.model = &ready;
   run.dataset = &dataset;
   const std::vector<Shape>& shapes = ready.graph.output_shapes;

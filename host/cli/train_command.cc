@@ -109,7 +109,8 @@ Result<TrainingRequest> request_from(const nlohmann::json& values) {
 
 Result<TrainingRequest> train_request(nlohmann::json values) {
   const std::string kind = values.at("device");
-  if (values.at("numerics") == "auto") values["numerics"] = default_numerics(kind);
+  const bool is_auto = values.at("numerics") == "auto";
+  if (is_auto) values["numerics"] = default_numerics(kind);
   LOCKSTEP_ASSIGN(TrainingRequest request, request_from(values));
   request.resume = values.at("resume");
   LOCKSTEP_ASSIGN(request.devices, parse_devices(values.at("devices")));
@@ -117,7 +118,8 @@ Result<TrainingRequest> train_request(nlohmann::json values) {
   // Nothing is started for a job that cannot be.
   std::optional<ModelFile> file;
   LOCKSTEP_RETURN_IF_ERROR(job_of_model(values, &file));
-  LOCKSTEP_RETURN_IF_ERROR(check_device(kind, values.at("numerics")));
+  if (is_auto) request.options["numerics"] = default_numerics(kind, file);
+  LOCKSTEP_RETURN_IF_ERROR(check_device(kind, request.options.at("numerics")));
   return request;
 }
 

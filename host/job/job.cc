@@ -72,8 +72,8 @@ Status check_values(const Job& job) {
   LOCKSTEP_RETURN_IF_ERROR(check_range("--batch-size", job.batch_size, 1, kMaxBatchSize));
   LOCKSTEP_RETURN_IF_ERROR(check_partitions(job));
   LOCKSTEP_RETURN_IF_ERROR(check_known("strategy", job.strategy, {"synchronous"}));
-  LOCKSTEP_RETURN_IF_ERROR(
-      check_known("numerics", job.numerics, {"cpu-avx2", "cpu-avx512", "cuda-fp32", "cuda-tf32"}));
+  LOCKSTEP_RETURN_IF_ERROR(check_known(
+      "numerics", job.numerics, {"cpu-avx2", "cpu-avx512", "cuda-fp32", "cuda-tf32", "cuda-bf16"}));
   if (!job.exact && !job.numerics.starts_with("cuda-")) {
     return usage_error(
         fmt::format("--exact off: only sums between the GPUs of a node can be given up; numerics "

@@ -121,7 +121,8 @@ std::vector<OptionSpec> job_options() {
        "shares of a batch, a power of two; fixes the bits (0: from model and batch size)"},
       {"strategy", text, "synchronous", "NAME", "how replicas agree: synchronous"},
       {"numerics", text, "auto", "NAME",
-       "what decides bits: cpu-avx2, cpu-avx512, cuda-fp32, cuda-tf32; auto: by the device"},
+       "what decides bits: cpu-avx2, cpu-avx512, cuda-fp32, cuda-tf32, cuda-bf16; auto: by the "
+       "device"},
       {"exact", text, "on", "on|off",
        "off: NCCL adds the gradients of a node's GPUs; bits then depend on their number"},
   };

@@ -76,9 +76,12 @@ std::vector<std::string> layer_class_names();
 
 // The config with every key that the type has, defaults filled in and classes resolved. Unknown
 // keys are refused with the nearest known one, but for those of Keras that change no number here
-// ("dtype" float32, "build_config", "batch_shape" …).
+// ("dtype" float32 or mixed_bfloat16, "build_config", "batch_shape" …).
 Result<nlohmann::json> resolve_config(const LayerType& type, const std::string& name,
                                       const nlohmann::json& config);
+
+// Whether a layer in a model's config has Keras' policy mixed_bfloat16.
+bool asks_for_bf16(const nlohmann::json& config);
 
 // The same for the keys of anything else; `owner` begins the message.
 Result<nlohmann::json> resolve_keys(const std::string& owner, const std::vector<ConfigKey>& keys,

@@ -134,11 +134,18 @@ bool is_common(const std::string& key) {
   return std::find(std::begin(kCommonKeys), std::end(kCommonKeys), key) != std::end(kCommonKeys);
 }
 
-// Keras' "float32", or its policy object of that name.
-bool is_float32(const nlohmann::json& dtype) {
-  if (dtype.is_null()) return true;
-  if (dtype.is_string()) return dtype == "float32";
-  return dtype.is_object() && dtype.value("/config/name"_json_pointer, "") == "float32";
+// Keras' policy that keeps weights in float32 and multiplies in bfloat16.
+constexpr const char* kMixedBf16 = "mixed_bfloat16";
+
+// A dtype, or the policy object of that name.
+bool is_dtype(const nlohmann::json& dtype, const char* name) {
+  if (dtype.is_string()) return dtype == name;
+  return dtype.is_object() && dtype.value("/config/name"_json_pointer, "") == name;
+}
+
+// Whether layers have it, in whatever numerics they then compute.
+bool is_known_dtype(const nlohmann::json& dtype) {
+  return dtype.is_null() || is_dtype(dtype, "float32") || is_dtype(dtype, kMixedBf16);
 }
 
 std::string kind_name(const ConfigKey& key) {
@@ -291,16 +298,25 @@ Result<nlohmann::json> resolve_keys(const std::string& owner, const std::vector<
     resolved[key.name] = std::move(*value);
   }
   for (const auto& [key, value] : config.items()) {
-    if (key == "dtype" && !resolved.contains(key) && !is_float32(value)) {
+    if (key == "dtype" && !resolved.contains(key) && !is_known_dtype(value)) {
       return error(
-          fmt::format("dtype {} is not supported: layers compute in float32, --numerics "
-                      "chooses how",
+          fmt::format("dtype {} is not supported: layers are float32 or mixed_bfloat16, --numerics "
+                      "chooses how they compute",
                       value.dump()));
     }
     if (resolved.contains(key) || is_common(key)) continue;
     return error(unknown_name_message("key", key, known));
   }
   return resolved;
+}
+
+bool asks_for_bf16(const nlohmann::json& config) {
+  if (!config.is_structured()) return false;
+  for (const auto& [key, value] : config.items()) {
+    if (config.is_object() && key == "dtype" && is_dtype(value, kMixedBf16)) return true;
+    if (asks_for_bf16(value)) return true;
+  }
+  return false;
 }
 
 Result<nlohmann::json> resolve_config(const LayerType& type, const std::string& name,

@@ -40,8 +40,8 @@ std::string layers_page() {
       "# Layers\n\nKeras' layers that a model may have, each with its keys and their defaults; a "
       "key "
       "without one must\nbe given. Every layer also takes `name`, `trainable` and `dtype` "
-      "(float32). "
-      "`lockstep inspect\n--layers` wrote this page from the table of layers.\n";
+      "(float32 or mixed_bfloat16).\n"
+      "`lockstep inspect --layers` wrote this page from the table of layers.\n";
   for (const std::string& name : layer_class_names()) page += section(layer_type(name).value());
   page +=
       "\n# Operations\n\nWhat arithmetic, indexing and `preprocess_input` leave in a functional "

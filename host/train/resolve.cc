@@ -12,6 +12,7 @@
 #include "host/job/metric_table.h"
 #include "host/job/recipe.h"
 #include "host/keras/weights.h"
+#include "host/nn/layer.h"
 #include "host/nn/model_config.h"
 #include "host/optim/optimizer.h"
 #include "host/reduce/layout.h"
@@ -373,6 +374,12 @@ Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilde
   LOCKSTEP_RETURN_IF_ERROR(set_masks(*resolved.model, &job));
   LOCKSTEP_ASSIGN(resolved.graph, resolved.model->training_graph(objective_of(job)));
   if (resolved.file) LOCKSTEP_RETURN_IF_ERROR(check_file_data(resolved.graph, data, &job));
+  if (resolved.file && asks_for_bf16(resolved.file->config) && job.numerics != "cuda-bf16") {
+    resolved.notes.push_back(fmt::format(
+        "the model's layers ask for mixed_bfloat16: numerics {} compute them in float32 "
+        "(--numerics cuda-bf16 rounds)",
+        job.numerics));
+  }
   if (options.at("partitions") == 0 && normalizes_batches(resolved.graph)) {
     job.partitions = default_partitions(job.batch_size, kLeastRowsOfStatistics);
   }

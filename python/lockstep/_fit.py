@@ -43,8 +43,8 @@ def fit(model: Any, x: Any, y: Any, *, nodes: int | str = 1, epochs: int = 1, ba
         seed: Of the order of rows and of dropout.
         partitions: Shares of a batch, a power of two, that fix the bits. None: from model and
             batch size.
-        numerics: What decides bits: "cpu-avx2", "cpu-avx512", "cuda-fp32", "cuda-tf32". None: by
-            the machine.
+        numerics: What decides bits: "cpu-avx2", "cpu-avx512", "cuda-fp32", "cuda-tf32",
+            "cuda-bf16". None: by the machine.
 
     Raises:
         LockstepError: What cannot be carried, before anything starts; and what ends the cluster.

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "cuda/conv_plan.h"
+#include "cuda/gpu.h"
 #include "models/models.h"
 #include "tests/support/test_folder.h"
 
@@ -29,7 +30,7 @@ extern "C" int __lsan_is_turned_off() { return 1; }
 namespace lockstep {
 namespace {
 
-constexpr int64_t kWorkspaceLimit = int64_t{64} << 20;
+constexpr int64_t kWorkspaceLimit = cuda_pins::kVendorWorkspace;  // what the device asks for
 constexpr std::array<Pass, 3> kPasses = {Pass::forward, Pass::data_gradient, Pass::weight_gradient};
 
 std::filesystem::path device_file(const std::string& name) {
@@ -74,7 +75,7 @@ Conv2dOp conv(const Geometry& geometry, Pass pass) {
   return op;
 }
 
-ConvPlanOptions options_of(ConvMath math) {
+ConvPlanOptions options_of(CudaMath math) {
   ConvPlanOptions options;
   options.math = math;
   options.workspace_limit_bytes = kWorkspaceLimit;
@@ -82,17 +83,17 @@ ConvPlanOptions options_of(ConvMath math) {
 }
 
 // What no plan may be.
-void expect_sound(const ConvPlan& plan, ConvMath math) {
+void expect_sound(const ConvPlan& plan, CudaMath math) {
   EXPECT_LE(plan.workspace_bytes(), kWorkspaceLimit) << plan.description();
   EXPECT_EQ(plan.description().find("nondeterministic"), std::string::npos) << plan.description();
-  if (math == ConvMath::fp32) {
+  if (math == CudaMath::fp32) {
     EXPECT_EQ(plan.description().find("tensor core"), std::string::npos) << plan.description();
     EXPECT_EQ(plan.description().find("Winograd"), std::string::npos) << plan.description();
     EXPECT_EQ(plan.description().find("FFT"), std::string::npos) << plan.description();
   }
 }
 
-void expect_plan(const CudnnTarget& target, const Conv2dOp& op, int64_t rows, ConvMath math) {
+void expect_plan(const CudnnTarget& target, const Conv2dOp& op, int64_t rows, CudaMath math) {
   const auto plan = ConvPlan::create(target, op, rows, options_of(math));
   ASSERT_TRUE(plan.ok()) << plan.error().message;
   expect_sound(*plan, math);
@@ -115,7 +116,7 @@ TEST_P(CudnnPlans, ForEveryConvolutionOfTheModels) {
       if (op == nullptr) continue;
       ++convolutions;
       for (const int rows : {1, 3, 4, 16, 32, 128}) {
-        for (const ConvMath math : {ConvMath::fp32, ConvMath::tf32}) {
+        for (const CudaMath math : {CudaMath::fp32, CudaMath::tf32, CudaMath::bf16}) {
           SCOPED_TRACE(name + " " + desc.name);
           expect_plan(*target, *op, rows, math);
         }
@@ -151,7 +152,7 @@ std::vector<Geometry> grid() {
   return geometries;
 }
 
-void expect_grid(const CudnnTarget& target, ConvMath math) {
+void expect_grid(const CudnnTarget& target, CudaMath math) {
   // Each row count meets each kind of shape somewhere.
   constexpr std::array<int, 5> kRows = {1, 4, 16, 32, 128};
   size_t turn = 0;
@@ -164,12 +165,38 @@ void expect_grid(const CudnnTarget& target, ConvMath math) {
 
 TEST_P(CudnnPlans, ForAGridOfShapesInFp32) {
   LOCKSTEP_DESCRIBED_OR_SKIP(target, GetParam());
-  expect_grid(*target, ConvMath::fp32);
+  expect_grid(*target, CudaMath::fp32);
 }
 
 TEST_P(CudnnPlans, ForAGridOfShapesInTf32) {
   LOCKSTEP_DESCRIBED_OR_SKIP(target, GetParam());
-  expect_grid(*target, ConvMath::tf32);
+  expect_grid(*target, CudaMath::tf32);
+}
+
+TEST_P(CudnnPlans, ForAGridOfShapesInBf16) {
+  LOCKSTEP_DESCRIBED_OR_SKIP(target, GetParam());
+  expect_grid(*target, CudaMath::bf16);
+}
+
+// All tensors are bfloat16, sums are float32; nothing is fused.
+TEST_P(CudnnPlans, HaveBf16TensorsAndFloat32Sums) {
+  LOCKSTEP_DESCRIBED_OR_SKIP(target, GetParam());
+  using nlohmann::json;
+  for (const Pass pass : kPasses) {
+    const auto plan = ConvPlan::create(*target, conv({28, 64, 64, 3, 1, true}, pass), 4,
+                                       options_of(CudaMath::bf16));
+    ASSERT_TRUE(plan.ok()) << plan.error().message;
+    EXPECT_FALSE(plan->fuses_bias());
+    EXPECT_FALSE(plan->fuses_activation());
+    EXPECT_NE(plan->description().find("tensor core"), std::string::npos) << plan->description();
+    const json graph = json::parse(plan->json().value()).at("operationGraph");
+    ASSERT_EQ(graph.at("nodes").size(), 1u);
+    EXPECT_EQ(graph.at("nodes").at(0).at("mathPrec"), "CUDNN_DATA_FLOAT");
+    ASSERT_EQ(graph.at("tensors").size(), 3u);
+    for (const json& tensor : graph.at("tensors")) {
+      EXPECT_EQ(tensor.at("dataType"), "CUDNN_DATA_BFLOAT16");
+    }
+  }
 }
 
 // The JSON's numbers for what the op says; cuDNN writes "pad" where both sides are padded alike,
@@ -179,7 +206,7 @@ TEST_P(CudnnPlans, HaveTheGraphOfTheOp) {
   using nlohmann::json;
   for (const Pass pass : kPasses) {
     Conv2dOp op = conv({28, 8, 16, 3, 2, true}, pass);  // one zero in all: behind
-    const auto plan = ConvPlan::create(*target, op, 4, options_of(ConvMath::fp32));
+    const auto plan = ConvPlan::create(*target, op, 4, options_of(CudaMath::fp32));
     ASSERT_TRUE(plan.ok()) << plan.error().message;
     const auto text = plan->json();
     ASSERT_TRUE(text.ok()) << text.error().message;
@@ -214,8 +241,8 @@ TEST_P(CudnnPlans, AreTheSameEachTime) {
   LOCKSTEP_DESCRIBED_OR_SKIP(again, GetParam());
   for (const Pass pass : kPasses) {
     const Conv2dOp op = conv({26, 4, 8, 3, 1, false}, pass);
-    const auto first = ConvPlan::create(*target, op, 16, options_of(ConvMath::fp32));
-    const auto second = ConvPlan::create(*again, op, 16, options_of(ConvMath::fp32));
+    const auto first = ConvPlan::create(*target, op, 16, options_of(CudaMath::fp32));
+    const auto second = ConvPlan::create(*again, op, 16, options_of(CudaMath::fp32));
     ASSERT_TRUE(first.ok() && second.ok());
     EXPECT_EQ(first->description(), second->description());
     EXPECT_EQ(*first->json(), *second->json());
@@ -225,12 +252,12 @@ TEST_P(CudnnPlans, AreTheSameEachTime) {
 
 TEST_P(CudnnPlans, ExistForPointersAlignedToFourBytes) {
   LOCKSTEP_DESCRIBED_OR_SKIP(target, GetParam());
-  ConvPlanOptions options = options_of(ConvMath::fp32);
+  ConvPlanOptions options = options_of(CudaMath::fp32);
   options.x_alignment_bytes = options.y_alignment_bytes = options.kernel_alignment_bytes = 4;
   for (const Pass pass : kPasses) {
     const auto plan = ConvPlan::create(*target, conv({7, 3, 5, 3, 1, true}, pass), 3, options);
     ASSERT_TRUE(plan.ok()) << plan.error().message;
-    expect_sound(*plan, ConvMath::fp32);
+    expect_sound(*plan, CudaMath::fp32);
   }
 }
 
@@ -243,10 +270,12 @@ TEST_P(CudnnPlans, ExistForGroupsAndDilation) {
         op.groups = groups;
         op.dilation_height = op.dilation_width = dilation;
         op.pad_top = op.pad_left = dilation;
-        expect_plan(*target, op, 16, ConvMath::fp32);
+        expect_plan(*target, op, 16, CudaMath::fp32);
+        expect_plan(*target, op, 16, CudaMath::bf16);
         op = conv({15, 3, 6, 3, 2, false}, pass);
         op.groups = 3;
-        expect_plan(*target, op, 5, ConvMath::fp32);
+        expect_plan(*target, op, 5, CudaMath::fp32);
+        expect_plan(*target, op, 5, CudaMath::bf16);
       }
     }
   }
@@ -255,13 +284,13 @@ TEST_P(CudnnPlans, ExistForGroupsAndDilation) {
 TEST_P(CudnnPlans, FuseBiasAndRelu) {
   LOCKSTEP_DESCRIBED_OR_SKIP(target, GetParam());
   Conv2dOp op = conv({26, 4, 8, 3, 1, false}, Pass::forward);
-  const auto fused = ConvPlan::create(*target, op, 16, options_of(ConvMath::fp32));
+  const auto fused = ConvPlan::create(*target, op, 16, options_of(CudaMath::fp32));
   ASSERT_TRUE(fused.ok()) << fused.error().message;
   EXPECT_TRUE(fused->fuses_bias());
   EXPECT_TRUE(fused->fuses_activation());
   op.activation = Activation::linear;
   op.bias_offset = -1;
-  const auto plain = ConvPlan::create(*target, op, 16, options_of(ConvMath::fp32));
+  const auto plain = ConvPlan::create(*target, op, 16, options_of(CudaMath::fp32));
   ASSERT_TRUE(plain.ok()) << plain.error().message;
   EXPECT_FALSE(plain->fuses_bias());
   EXPECT_FALSE(plain->fuses_activation());
@@ -390,7 +419,7 @@ TEST(CudnnPlanErrors, OutputTooSmallIsRefusedByCudnn) {
   for (const Pass pass : kPasses) {
     Conv2dOp op = conv({28, 8, 16, 3, 1, false}, pass);
     op.out_height -= 1;
-    const auto plan = ConvPlan::create(*target, op, 4, options_of(ConvMath::fp32));
+    const auto plan = ConvPlan::create(*target, op, 4, options_of(CudaMath::fp32));
     ASSERT_FALSE(plan.ok()) << plan->description();
     EXPECT_NE(plan.error().message.find("CUDNN_STATUS_BAD_PARAM"), std::string::npos)
         << plan.error().message;
@@ -402,14 +431,14 @@ TEST(CudnnPlanErrors, OutputTooLargeIsRefused) {
   LOCKSTEP_DESCRIBED_OR_SKIP(target, "h100");
   Conv2dOp op = conv({28, 8, 16, 3, 2, true}, Pass::forward);
   op.out_width += 1;
-  const auto plan = ConvPlan::create(*target, op, 4, options_of(ConvMath::fp32));
+  const auto plan = ConvPlan::create(*target, op, 4, options_of(CudaMath::fp32));
   ASSERT_FALSE(plan.ok()) << plan->description();
   EXPECT_NE(plan.error().message.find("don't fit"), std::string::npos) << plan.error().message;
 }
 
 TEST(CudnnPlanErrors, NoPlanSaysWhyEachCandidateWasRefused) {
   LOCKSTEP_DESCRIBED_OR_SKIP(target, "h100");
-  ConvPlanOptions options = options_of(ConvMath::fp32);
+  ConvPlanOptions options = options_of(CudaMath::fp32);
   options.workspace_limit_bytes = -1;  // nothing takes less than nothing
   const auto plan =
       ConvPlan::create(*target, conv({28, 8, 16, 3, 1, true}, Pass::forward), 4, options);
@@ -423,9 +452,18 @@ TEST(CudnnPlanErrors, NoPlanSaysWhyEachCandidateWasRefused) {
 TEST(CudnnPlanErrors, TensorCoresAreChosenOnlyWhereAllowed) {
   LOCKSTEP_DESCRIBED_OR_SKIP(target, "h100");
   const Conv2dOp op = conv({28, 64, 64, 3, 1, true}, Pass::forward);
-  const auto plan = ConvPlan::create(*target, op, 32, options_of(ConvMath::tf32));
+  const auto plan = ConvPlan::create(*target, op, 32, options_of(CudaMath::tf32));
   ASSERT_TRUE(plan.ok()) << plan.error().message;
   EXPECT_NE(plan->description().find("tensor core"), std::string::npos) << plan->description();
+}
+
+TEST(CudnnPlanErrors, Bf16IsRefusedByGpusThatDoNotHaveIt) {
+  LOCKSTEP_DESCRIBED_OR_SKIP(target, "v100");
+  for (const Pass pass : kPasses) {
+    const auto plan = ConvPlan::create(*target, conv({28, 64, 64, 3, 1, true}, pass), 4,
+                                       options_of(CudaMath::bf16));
+    EXPECT_FALSE(plan.ok()) << plan->description();
+  }
 }
 
 TEST(CudnnPlanErrors, BadDescriptionOfADevice) {

@@ -107,12 +107,12 @@ TEST_F(EmulatedKernels, Sum) {
   });
 }
 
-struct OptimizerCase {
+struct KernelUpdate {
   UpdateDesc desc;
   size_t slots;
 };
 
-std::vector<OptimizerCase> optimizers() {
+std::vector<KernelUpdate> kernel_updates() {
   return {{AdamUpdate{0.1f, 0.001f, 0.0031f, 1e-7f}, 2},
           {SgdUpdate{0.01f, 0, false}, 0},
           {SgdUpdate{0.01f, 0.9f, false}, 1},
@@ -121,7 +121,7 @@ std::vector<OptimizerCase> optimizers() {
 
 TEST_F(EmulatedKernels, UpdateAndDigest) {
   each([&](size_t offset) {
-    for (const OptimizerCase& optimizer : optimizers()) {
+    for (const KernelUpdate& optimizer : kernel_updates()) {
       for (const size_t count : kCounts) {
         const auto n = static_cast<int64_t>(count);
         const Floats gradient = random_floats(1, n);

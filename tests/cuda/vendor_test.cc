@@ -170,7 +170,7 @@ TEST(MatmulShapes, AreAcceptedByTheRealCublasLt) {
   for (const Pass pass : {Pass::forward, Pass::data_gradient, Pass::weight_gradient}) {
     for (const Activation activation : {Activation::linear, Activation::relu}) {
       for (const int64_t bias_offset : {int64_t{-1}, int64_t{15}}) {
-        for (const MatmulMath math : {MatmulMath::fp32, MatmulMath::tf32}) {
+        for (const CudaMath math : {CudaMath::fp32, CudaMath::tf32, CudaMath::bf16}) {
           MatmulOptions options;
           options.math = math;
           const auto made =
@@ -316,7 +316,7 @@ TEST_F(MatmulChoice, IsTheFirstThatQualifies) {
 TEST_F(MatmulChoice, TakesTensorCoresWhereTf32IsAllowed) {
   fake_.offers = {{.numerics = CUBLASLT_NUMERICAL_IMPL_FLAGS_HMMA}, {}};
   MatmulOptions options;
-  options.math = MatmulMath::tf32;
+  options.math = CudaMath::tf32;
   auto matmul = Matmul::create(*handle_, dense(Pass::data_gradient, {}, -1), kRows, options);
   ASSERT_TRUE(matmul.ok()) << matmul.error().message;
   EXPECT_TRUE(contains(matmul->description(), "1 of 2")) << matmul->description();

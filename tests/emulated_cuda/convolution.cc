@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cuda/bf16.h"
 #include "tests/emulated_cuda/state.h"
 
 namespace lockstep::emulated {
@@ -16,8 +17,10 @@ void expect(bool holds, const std::string& what) {
 }
 
 ConvTensor parse_tensor(const json& source) {
-  expect(source.at("dataType") == "CUDNN_DATA_FLOAT", source.at("dataType"));
+  const std::string type = source.at("dataType");
+  expect(type == "CUDNN_DATA_FLOAT" || type == "CUDNN_DATA_BFLOAT16", type);
   ConvTensor tensor;
+  tensor.is_bf16 = type == "CUDNN_DATA_BFLOAT16";
   tensor.dims = source.at("dim").get<std::array<int64_t, 4>>();
   tensor.strides = source.at("stride").get<std::array<int64_t, 4>>();
   tensor.is_virtual = source.at("isVirtual");
@@ -27,6 +30,7 @@ ConvTensor parse_tensor(const json& source) {
 
 ConvNode parse_convolution(const json& source, ConvNode::Kind kind) {
   expect(source.at("mode") == "CUDNN_CROSS_CORRELATION", "its mode");
+  expect(source.at("mathPrec") == "CUDNN_DATA_FLOAT", "sums that are not float32");
   expect(source.at("alpha") == 1.0 && source.at("beta") == 0.0, "alpha and beta");
   ConvNode node;
   node.kind = kind;
@@ -231,13 +235,34 @@ void ConvGraph::swap_paddings() {
   }
 }
 
-void ConvGraph::run(std::map<int64_t, float*> memory) const {
-  std::vector<std::vector<float>> own;
+int64_t ConvNode::result() const {
+  if (kind == Kind::data_gradient) return x;
+  return kind == Kind::weight_gradient ? w : y;
+}
+
+void ConvGraph::run(const std::map<int64_t, void*>& outside) const {
+  std::map<int64_t, float*> memory;
+  std::map<int64_t, std::vector<float>> own;
   for (const auto& [id, tensor] : tensors) {
-    if (!tensor.is_virtual) continue;
-    own.emplace_back(static_cast<size_t>(tensor.span()));
-    memory[id] = own.back().data();
+    if (!tensor.is_virtual && !tensor.is_bf16) {
+      memory[id] = static_cast<float*>(outside.at(id));
+      continue;
+    }
+    std::vector<float>& values = own[id];
+    values.resize(static_cast<size_t>(tensor.span()));
+    memory[id] = values.data();
+    if (tensor.is_virtual || id == nodes.back().result()) continue;
+    const auto* from = static_cast<const Bf16*>(outside.at(id));
+    for (size_t i = 0; i < values.size(); ++i) values[i] = to_float(from[i]);
   }
+  run_nodes(memory);
+  const int64_t last = nodes.back().result();
+  if (!tensors.at(last).is_bf16) return;
+  auto* to = static_cast<Bf16*>(outside.at(last));
+  for (const float value : own.at(last)) *to++ = to_bf16(value);
+}
+
+void ConvGraph::run_nodes(const std::map<int64_t, float*>& memory) const {
   for (const ConvNode& node : nodes) {
     float* x = memory.at(node.x);
     float* y = memory.at(node.y);

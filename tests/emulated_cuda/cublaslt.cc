@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/bf16.h"
 #include "host/core/rng.h"
 #include "tests/emulated_cuda/state.h"
 #include "tests/emulated_cuda/vendor.h"
@@ -25,8 +26,10 @@ struct MatmulDesc {
 struct Layout {
   uint64_t rows = 0, columns = 0;
   int64_t leading = 0;
+  bool is_bf16 = false;
 
-  size_t floats() const { return (columns - 1) * static_cast<size_t>(leading) + rows; }
+  size_t bytes() const { return elements() * (is_bf16 ? sizeof(Bf16) : sizeof(float)); }
+  size_t elements() const { return (columns - 1) * static_cast<size_t>(leading) + rows; }
   bool operator==(const Layout&) const = default;
 };
 struct Preference {
@@ -70,8 +73,9 @@ struct Problem {
     const bool leading = a.leading >= static_cast<int64_t>(a.rows) &&
                          b.leading >= static_cast<int64_t>(b.rows) &&
                          d.leading >= static_cast<int64_t>(d.rows);
-    return leading && c == d && a_outer == d.rows && b_outer == d.columns &&
-           b_inner == static_cast<uint64_t>(inner()) && inner() > 0;
+    return leading && c == d && !d.is_bf16 && a.is_bf16 == b.is_bf16 &&
+           (!a.is_bf16 || desc.compute == CUBLAS_COMPUTE_32F) && a_outer == d.rows &&
+           b_outer == d.columns && b_inner == static_cast<uint64_t>(inner()) && inner() > 0;
   }
   bool known_epilogue() const {
     return desc.epilogue == CUBLASLT_EPILOGUE_DEFAULT || desc.epilogue == CUBLASLT_EPILOGUE_BIAS ||
@@ -84,7 +88,7 @@ struct Problem {
     for (const Layout& layout : {a, b, d}) {
       h = mix64(h ^ layout.rows);
       h = mix64(h ^ layout.columns);
-      h = mix64(h ^ static_cast<uint64_t>(layout.leading));
+      h = mix64(h ^ static_cast<uint64_t>(layout.leading) ^ uint64_t{layout.is_bf16} << 40);
     }
     return mix64(h ^ static_cast<uint64_t>(desc.transpose_a * 2 + desc.transpose_b));
   }
@@ -92,21 +96,25 @@ struct Problem {
 
 // The arrays of one run.
 struct Arrays {
-  const float* a;
-  const float* b;
+  const void* a;
+  const void* b;
   float* d;
   float* workspace;
 };
+
+float element(const Layout& layout, const void* matrix, int64_t at) {
+  return layout.is_bf16 ? to_float(static_cast<const Bf16*>(matrix)[at])
+                        : static_cast<const float*>(matrix)[at];
+}
 
 // Inner indices [begin, end) of one element, `chains` sums in turn, then these in order.
 float dot(const Problem& p, const Arrays& m, int64_t row, int64_t column, int64_t begin,
           int64_t end, uint32_t chains) {
   float sums[4] = {};
   for (int64_t k = begin; k < end; ++k) {
-    const float a = p.transposed_a() ? m.a[row * p.a.leading + k] : m.a[k * p.a.leading + row];
-    const float b =
-        p.transposed_b() ? m.b[k * p.b.leading + column] : m.b[column * p.b.leading + k];
-    sums[k % chains] += a * b;
+    const int64_t a = p.transposed_a() ? row * p.a.leading + k : k * p.a.leading + row;
+    const int64_t b = p.transposed_b() ? k * p.b.leading + column : column * p.b.leading + k;
+    sums[k % chains] += element(p.a, m.a, a) * element(p.b, m.b, b);
   }
   float sum = sums[0];
   for (uint32_t i = 1; i < chains; ++i) sum += sums[i];
@@ -154,9 +162,9 @@ void check_arrays(const Problem& p, const Arrays& m, const Algorithm& algorithm,
   const auto check = [&](const void* pointer, size_t bytes, const char* what) {
     check_device_memory(pointer, bytes, device, std::string("cublasLtMatmul, ") + what);
   };
-  check(m.a, p.a.floats() * sizeof(float), "A");
-  check(m.b, p.b.floats() * sizeof(float), "B");
-  check(m.d, p.d.floats() * sizeof(float), "D");
+  check(m.a, p.a.bytes(), "A");
+  check(m.b, p.b.bytes(), "B");
+  check(m.d, p.d.bytes(), "D");
   if (p.has_bias()) check(p.desc.bias, p.d.rows * sizeof(float), "bias");
   if (algorithm.workspace > 0) check(m.workspace, algorithm.workspace, "workspace");
   check_alignment(m.a, algorithm.alignment_a, "A");
@@ -167,10 +175,12 @@ void check_arrays(const Problem& p, const Arrays& m, const Algorithm& algorithm,
   if (algorithm.workspace > 0) {
     check_alignment(m.workspace, kWorkspaceAlignment, "the workspace");
   }
-  const auto overlaps = [&](const float* begin, size_t floats) {
-    return begin < m.d + p.d.floats() && m.d < begin + floats;
+  const auto overlaps = [&](const void* factor, size_t bytes) {
+    const auto* begin = static_cast<const std::byte*>(factor);
+    const auto* out = reinterpret_cast<const std::byte*>(m.d);
+    return begin < out + p.d.bytes() && out < begin + bytes;
   };
-  if (overlaps(m.a, p.a.floats()) || overlaps(m.b, p.b.floats())) {
+  if (overlaps(m.a, p.a.bytes()) || overlaps(m.b, p.b.bytes())) {
     violation("cublasLtMatmul: D overlaps a factor");
   }
 }
@@ -249,10 +259,11 @@ cublasStatus_t set_preference(cublasLtMatmulPreference_t opaque,
 
 cublasStatus_t create_layout(cublasLtMatrixLayout_t* layout, cudaDataType type, uint64_t rows,
                              uint64_t columns, int64_t leading) {
-  if (type != CUDA_R_32F || rows == 0 || columns == 0) return CUBLAS_STATUS_INVALID_VALUE;
+  const bool known = type == CUDA_R_32F || type == CUDA_R_16BF;
+  if (!known || rows == 0 || columns == 0) return CUBLAS_STATUS_INVALID_VALUE;
   if (state().shows(Bug::wrong_leading)) ++leading;
   return create("cublasLtMatrixLayoutCreate", "layouts of cublasLt", layout,
-                Layout{rows, columns, leading});
+                Layout{rows, columns, leading, type == CUDA_R_16BF});
 }
 
 // The largest power of two that divides the address, at most 256.
@@ -361,8 +372,7 @@ cublasStatus_t matmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const 
     violation("cublasLtMatmul: alpha, beta or C that are not emulated");
   }
   if (workspace_bytes < algorithm.workspace) return CUBLAS_STATUS_INVALID_VALUE;
-  const Arrays arrays{static_cast<const float*>(a), static_cast<const float*>(b),
-                      static_cast<float*>(d), static_cast<float*>(workspace)};
+  const Arrays arrays{a, b, static_cast<float*>(d), static_cast<float*>(workspace)};
   check_arrays(problem, arrays, algorithm, device);
   const auto enqueue = [&](const char* name, std::function<void()> run) {
     return submit(stream_handle, {name, {device}, [=] {

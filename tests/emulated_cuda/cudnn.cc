@@ -203,15 +203,14 @@ Plan& plan_of(cudnnBackendDescriptor_t descriptor) {
   return own.plans[descriptor] = std::move(plan);
 }
 
-void check_memory(const Plan& plan, const std::map<int64_t, float*>& memory, void* workspace,
+void check_memory(const Plan& plan, const std::map<int64_t, void*>& memory, void* workspace,
                   int device) {
   for (const auto& [id, tensor] : plan.graph.tensors) {
     if (tensor.is_virtual) continue;
     const std::string what = "cudnnBackendExecute, tensor " + std::to_string(id);
     const auto found = memory.find(id);
     if (found == memory.end()) violation(what + ": no pointer in the variant pack");
-    check_device_memory(found->second, static_cast<size_t>(tensor.span()) * sizeof(float), device,
-                        what);
+    check_device_memory(found->second, tensor.bytes(), device, what);
     if (reinterpret_cast<uintptr_t>(found->second) % static_cast<uintptr_t>(tensor.alignment) !=
         0) {
       violation(what + " is not aligned to the " + std::to_string(tensor.alignment) +
@@ -234,9 +233,9 @@ cudnnStatus_t execute(cudnnHandle_t opaque, cudnnBackendDescriptor_t plan_descri
   if (pack.ids.size() != pack.pointers.size()) violation("cudnnBackendExecute: the variant pack");
   Plan plan = plan_of(plan_descriptor);
   if (state().planted.bug == Bug::wrong_padding) plan.graph.swap_paddings();
-  std::map<int64_t, float*> memory;
+  std::map<int64_t, void*> memory;
   for (size_t i = 0; i < pack.ids.size(); ++i) {
-    memory[pack.ids[i]] = static_cast<float*>(pack.pointers[i]);
+    memory[pack.ids[i]] = pack.pointers[i];
     if (plan.graph.tensors.count(pack.ids[i]) == 0) {
       violation("cudnnBackendExecute: the plan has no tensor " + std::to_string(pack.ids[i]));
     }

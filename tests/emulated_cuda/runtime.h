@@ -49,6 +49,7 @@ namespace lockstep::emulated {
 
 struct Options {
   int devices = 1;
+  int compute = 90;  // its capability: 9.0
   uint64_t seed = 1;
   int64_t memory_bytes = 85017493504;  // a device
   bool has_nccl = true;
@@ -66,7 +67,7 @@ enum class Bug {
   skip_barrier,       // no thread stops at the n-th call site of __syncthreads of a launch
   wrong_leading,      // cublasLt's n-th layout says one row more
   wrong_padding,      // convolutions pad behind what should be padded before
-  stalled_transfer,   // NCCL's n-th transfer or gather never happens
+  stalled_transfer,   // NCCL's n-th transfer or collective never happens
   lost_peer,          // the n-th question for NCCL's errors says that a peer is gone
   skip_fill,          // device memory isn't filled with NaN: zeros, as a fresh GPU's often is
 };

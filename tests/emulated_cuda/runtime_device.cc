@@ -35,8 +35,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (device < 0 || device >= state().options.devices) return call.result(cudaErrorInvalidDevice);
   std::memset(properties, 0, sizeof *properties);
   std::strncpy(properties->name, "emulated H100", sizeof properties->name - 1);
-  properties->major = 9;
-  properties->minor = 0;
+  properties->major = state().options.compute / 10;
+  properties->minor = state().options.compute % 10;
   properties->multiProcessorCount = 132;
   properties->totalGlobalMem = static_cast<size_t>(state().options.memory_bytes);
   properties->warpSize = 32;

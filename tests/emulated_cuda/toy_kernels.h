@@ -3,6 +3,7 @@
 
 #include "tests/emulated_cuda/launch.h"
 //
+#include "cuda/bf16.h"
 #include "cuda/grid.h"
 
 namespace lockstep::emulated {
@@ -42,6 +43,28 @@ __global__ inline void leaving_kernel(float* out) {
 __global__ inline void racing_kernel(float* out) { *out = static_cast<float>(threadIdx.x); }
 
 __global__ inline void store_kernel(float* out, int64_t at) { out[at] = 1; }
+
+// Casts to bfloat16 that are wrong each in a way of its own.
+__global__ inline void truncating_cast(const float* in, int64_t count, Bf16* out) {
+  for (int64_t i = thread_index(); i < count; i += thread_count()) {
+    const bool is_nan = in[i] != in[i];
+    out[i].bits = is_nan ? to_bf16(in[i]).bits
+                         : static_cast<uint16_t>(__builtin_bit_cast(uint32_t, in[i]) >> 16);
+  }
+}
+__global__ inline void half_up_cast(const float* in, int64_t count, Bf16* out) {
+  for (int64_t i = thread_index(); i < count; i += thread_count()) {
+    const auto bits = __builtin_bit_cast(uint32_t, in[i]);
+    const bool is_nan = in[i] != in[i];
+    out[i].bits = is_nan ? to_bf16(in[i]).bits : static_cast<uint16_t>((bits + 0x8000u) >> 16);
+  }
+}
+__global__ inline void nan_losing_cast(const float* in, int64_t count, Bf16* out) {
+  for (int64_t i = thread_index(); i < count; i += thread_count()) {
+    const auto bits = __builtin_bit_cast(uint32_t, in[i]);
+    out[i].bits = static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+  }
+}
 
 // Four floats at once.
 __global__ inline void vector_kernel(float* out) { store(out + kVector, load<kVector>(out)); }

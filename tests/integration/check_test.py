@@ -32,6 +32,26 @@ class CheckTest(runs.RunTest):
         # Three-layer perceptron: two operations a weight forward, the same twice backward.
         self.assertRegex(text, r"operations, [\d.]+ M forward and [\d.]+ M backward")
 
+    def test_mixed_precision_is_for_gpus(self):
+        policy = {"module": "keras", "class_name": "DTypePolicy",
+                  "config": {"name": "mixed_bfloat16"}}
+        layers = [{"class_name": "InputLayer", "config": {"batch_shape": [None, 28, 28, 1]}},
+                  {"class_name": "Flatten", "config": {"dtype": policy}},
+                  {"class_name": "Dense", "config": {"units": 10, "activation": "softmax",
+                                                     "dtype": policy}}]
+        path = self.folder / "mixed.json"
+        job = [path, "--data", "digits:64", "--device", "cpu"]
+        path.write_text(json.dumps({"class_name": "Sequential", "module": "keras",
+                                    "config": {"name": "mixed", "layers": layers}}))
+        text = self.check(*job)
+        self.assertIn("ask for mixed_bfloat16: numerics cpu-avx2 compute them in float32", text)
+        policy["config"]["name"] = "mixed_float16"
+        path.write_text(json.dumps({"class_name": "Sequential", "module": "keras",
+                                    "config": {"name": "mixed", "layers": layers}}))
+        done = runs.run("check", *job)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("float32 or mixed_bfloat16, --numerics chooses", done.stderr)
+
     def test_the_memory_is_what_a_node_plans(self):
         job = ["--data", "digits:600", "--devices", 1]
         done = runs.run("train", "--model", "mlp", *job, "--nodes", 2, "--output", self.output())

@@ -113,8 +113,8 @@ TEST(LayerErrors, dropout_and_activation) {
             "layer 'dropout' (Dropout): noise_shape [1,8] does not fit: it must be a list of null "
             "for the batch, and for each axis of an input of shape (8,) its size, null or 1");
   EXPECT_EQ(layer_error("Dropout", {8}, {{"rate", 0.5}, {"dtype", "mixed_float16"}}),
-            "layer 'dropout' (Dropout): dtype \"mixed_float16\" is not supported: layers compute "
-            "in float32, --numerics chooses how");
+            "layer 'dropout' (Dropout): dtype \"mixed_float16\" is not supported: layers are "
+            "float32 or mixed_bfloat16, --numerics chooses how they compute");
   EXPECT_EQ(layer_error("Activation", {8}, {{"activation", "softmaxx"}}),
             "layer 'activation' (Activation): unknown activation 'softmaxx'; did you mean "
             "'softmax'? Known: " +

@@ -6,8 +6,24 @@
 
 #include <algorithm>
 
+#include "host/nn/layer.h"
+
 namespace lockstep {
 namespace {
+
+TEST(ModelConfig, MixedLayersAreKnown) {
+  const nlohmann::json policy = {
+      {"module", "keras"}, {"class_name", "DTypePolicy"}, {"config", {{"name", "mixed_bfloat16"}}}};
+  for (const nlohmann::json& dtype : {nlohmann::json("mixed_bfloat16"), policy}) {
+    Model model("m", {8});
+    model.add("Dense", {{"units", 3}}).add("Dense", {{"units", 2}, {"dtype", dtype}});
+    const auto graph = model.predict_graph();
+    ASSERT_TRUE(graph.ok()) << graph.error().message;
+    EXPECT_TRUE(asks_for_bf16({{"layers", {{{"config", {{"dtype", dtype}}}}}}}));
+  }
+  EXPECT_FALSE(asks_for_bf16({{"name", "mixed_bfloat16"}, {"config", {{"dtype", "float32"}}}}));
+  EXPECT_FALSE(asks_for_bf16(nullptr));
+}
 
 using Json = nlohmann::json;
 using testing::AllOf;
