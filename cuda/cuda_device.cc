@@ -73,8 +73,8 @@ Prepared prepare_op(const OpSetting& s) { return std::visit(Visitor{s}, s.op.att
 
 class CudaDevice : public Device {
  public:
-  CudaDevice(std::unique_ptr<Gpu> gpu, std::string_view numerics)
-      : gpu_(std::move(gpu)), numerics_(numerics) {}
+  CudaDevice(std::unique_ptr<Gpu> gpu, std::string_view numerics, const CudaOptions& options)
+      : gpu_(std::move(gpu)), numerics_(numerics), options_(options) {}
   ~CudaDevice() override { log_failure(gpu_->finish()); }
 
   std::string numerics() const override { return numerics_; }
@@ -162,6 +162,7 @@ class CudaDevice : public Device {
 
   std::unique_ptr<Gpu> gpu_;
   const std::string numerics_;
+  const CudaOptions options_;
   std::unique_ptr<Buffer> lanes_;
   std::unique_ptr<Buffer> block_;  // results of an expression
   // Over flat memory, planned when first seen.
@@ -229,10 +230,11 @@ Status CudaDevice::record(CudaRecording* recording, int parts,
   return {};
 }
 
-// The first time plain, the second time recorded, from then on played.
+// The first time plain, the second time recorded, from then on played; plain each time where the
+// options say so.
 Status CudaDevice::play_staged(CudaRecording* played, int parts,
                                const std::function<void(int)>& run_part) {
-  if (!played->has_run) {
+  if (!played->has_run || !options_.replays) {
     LOCKSTEP_RETURN_IF_ERROR(run_parts(parts, run_part));
     played->has_run = true;
     return {};
@@ -385,11 +387,13 @@ Status check_cuda_device(std::string_view numerics) {
   return {};
 }
 
-Result<std::unique_ptr<Device>> make_cuda_device(int index, std::string_view numerics) {
+Result<std::unique_ptr<Device>> make_cuda_device(int index, std::string_view numerics,
+                                                 const CudaOptions& options) {
   const CudaMath math = math_of(numerics);
   LOCKSTEP_ASSIGN(const GpuInfo info, usable_gpu(index, math));
   LOCKSTEP_ASSIGN(auto gpu, Gpu::create(info, math));
-  return std::unique_ptr<Device>(std::make_unique<cuda::CudaDevice>(std::move(gpu), numerics));
+  return std::unique_ptr<Device>(
+      std::make_unique<cuda::CudaDevice>(std::move(gpu), numerics, options));
 }
 
 }  // namespace lockstep

@@ -24,6 +24,10 @@ GpuMemory cuda_memory(int index);
 Status check_cuda_device(std::string_view numerics);
 
 // `numerics` is "cuda-fp32", "cuda-tf32" or "cuda-bf16".
-Result<std::unique_ptr<Device>> make_cuda_device(int index, std::string_view numerics);
+struct CudaOptions {
+  bool replays = true;  // a Program's launches as one CUDA graph; else one by one, to compare
+};
+Result<std::unique_ptr<Device>> make_cuda_device(int index, std::string_view numerics,
+                                                 const CudaOptions& options = {});
 
 }  // namespace lockstep

@@ -12,7 +12,8 @@ Status check_cuda_device(std::string_view) {
       "this build has no CUDA: build on a machine with the CUDA toolkit, or use --device cpu");
 }
 
-Result<std::unique_ptr<Device>> make_cuda_device(int, std::string_view numerics) {
+Result<std::unique_ptr<Device>> make_cuda_device(int, std::string_view numerics,
+                                                 const CudaOptions&) {
   return check_cuda_device(numerics).error();
 }
 

@@ -1,25 +1,21 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 
+#include "cuda/cuda_device.h"
 #include "host/cli/arguments.h"
 #include "host/cli/bench_average.h"
 #include "host/cli/commands.h"
 #include "host/cli/factories.h"
 #include "host/cli/training.h"
 #include "host/core/process_memory.h"
-#include "host/core/rng.h"
 #include "host/cpu/cpu_device.h"
 #include "host/graph/operations.h"
-#include "host/job/data_job.h"
-#include "host/runtime/replica.h"
+#include "host/runtime/device_bench.h"
 #include "models/models.h"
 
 namespace lockstep {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 std::vector<OptionSpec> bench_options() {
   using enum OptionType;
@@ -32,8 +28,10 @@ std::vector<OptionSpec> bench_options() {
       {"nodes", integer, 2, "N", "nodes or processes"},
       {"steps", integer, 200, "N", "steps that are measured"},
       {"digests", boolean, true, "", "of 'step': hash each new state, as jobs do"},
-      {"megabytes", integer, 25, "M", "size of the averaged vector"},
-      {"rounds", integer, 20, "R", "averages that are measured"},
+      {"exact", text, "on", "on|off", "of 'step': as of 'train'"},
+      {"graphs", boolean, true, "", "of 'step': replay CUDA graphs, as jobs do"},
+      {"megabytes", integer, 25, "M", "size of the averaged or moved vector"},
+      {"rounds", integer, 20, "R", "averages or moves that are measured"},
       {"transport", text, "shared-memory", "NAME", "of 'average': shared-memory or tcp"},
       {"folder", text, "", "DIR", "where the processes of 'average' meet"},
       {"index", integer, 0, "I", "which of them this is"}};
@@ -44,30 +42,6 @@ Shape image_shape(const std::string& model) {
   if (model == "resnet20") return {32, 32, 3};
   if (model == "resnet50") return {224, 224, 3};
   return {28, 28, 1};
-}
-
-Dataset random_dataset(const Shape& image, int64_t rows) {
-  Images data;
-  data.name = "random";
-  data.row_shape = image;
-  data.classes = 10;
-  data.pixels.resize(static_cast<size_t>(rows * element_count(image)));
-  for (size_t i = 0; i < data.pixels.size(); ++i) {
-    data.pixels[i] = static_cast<uint8_t>(mix64(i));
-  }
-  for (int64_t row = 0; row < rows; ++row) {
-    data.labels.push_back(static_cast<uint8_t>(mix64(static_cast<uint64_t>(row)) % 10));
-  }
-  return make_dataset(std::move(data));
-}
-
-double seconds_from(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
 }
 
 nlohmann::json step_result(const Job& job, int devices, int64_t steps, double seconds) {
@@ -86,7 +60,19 @@ Result<nlohmann::json> job_options_for(const nlohmann::json& values, const std::
       job_options(),
       {"--model", values.at("model").get<std::string>(), "--data", data, "--epochs",
        std::to_string(epochs), "--batch-size", values.at("batch_size").dump(), "--partitions",
-       values.at("partitions").dump(), "--numerics", values.at("numerics").get<std::string>()});
+       values.at("partitions").dump(), "--numerics", values.at("numerics").get<std::string>(),
+       "--exact", values.at("exact").get<std::string>()});
+}
+
+// As make_device, or with kernels that are launched one by one.
+Result<std::unique_ptr<Device>> make_bench_device(const nlohmann::json& values,
+                                                  const std::string& numerics, int index) {
+  if (values.at("graphs") == true) return make_device("auto", numerics, index);
+  if (!numerics.starts_with("cuda-")) {
+    return usage_error("--no-graphs: numerics " + numerics +
+                       " have none; use --numerics cuda-fp32");
+  }
+  return make_cuda_device(index, numerics, {.replays = false});
 }
 
 Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
@@ -101,37 +87,32 @@ Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
   const int64_t own_before = own_bytes();
   const int devices = values.at("devices");
   LOCKSTEP_ASSIGN(auto replica, Replica::create(job, *model, devices, [&](int index) {
-                    return make_device("auto", job.numerics, index);
+                    return make_bench_device(values, job.numerics, index);
                   }));
-  const PartitionRange all{0, job.partitions};
-  const auto ranges = replica->device_ranges(all);
-  LoaderOptions loading = training_loader(job, {0, data.rows()});
-  loading.devices = replica->device_list();
-  BatchLoader loader(data, std::move(loading));
   const int64_t steps = values.at("steps");
-  const int64_t warm_up = std::max<int64_t>(3, steps / 10);
-  const bool digests = values.at("digests");
-  std::vector<double> seconds;
-  std::vector<double> update_seconds;
-  for (int64_t step = 0; step < steps + warm_up; ++step) {
-    const auto begin = Clock::now();
-    const BatchRequest request{step / 8, step % 8, ranges};
-    const auto batches = loader.take(request);
-    loader.prefetch({(step + 1) / 8, (step + 1) % 8, ranges});
-    LOCKSTEP_ASSIGN(const auto roots, replica->take_roots(step, ranges, true));
-    LOCKSTEP_RETURN_IF_ERROR(replica->compute(step, ranges, batches, [](int64_t, int64_t) {}));
-    const auto computed = Clock::now();
-    LOCKSTEP_RETURN_IF_ERROR(replica->update(nullptr, roots, digests));
-    if (step < warm_up) continue;
-    seconds.push_back(seconds_from(begin));
-    update_seconds.push_back(seconds_from(computed));
-  }
-  auto result = step_result(job, devices, steps, median(seconds));
-  result["update_seconds"] = median(update_seconds);
+  LOCKSTEP_ASSIGN(const StepSeconds seconds,
+                  measure_steps(*replica, job, data, steps, values.at("digests")));
+  auto result = step_result(job, devices, steps, seconds.step);
+  result["update_seconds"] = seconds.update;
   result["flops_per_step"] = static_cast<double>(operations_of(replica->graph()) * job.batch_size);
-  result["planned_bytes"] = replica->memory(all, true).total();
+  result["planned_bytes"] = replica->memory({0, job.partitions}, true).total();
   result["used_bytes"] = own_bytes() - own_before;
   return result;
+}
+
+Result<nlohmann::json> bench_links(const nlohmann::json& values, Context&) {
+  const std::string numerics = values.at("numerics");
+  LOCKSTEP_ASSIGN(const auto team, DeviceTeam::create(values.at("devices"), [&](int index) {
+                    return make_bench_device(values, numerics, index);
+                  }));
+  const int64_t floats = values.at("megabytes").get<int64_t>() * (1 << 20) / 4;
+  LOCKSTEP_ASSIGN(const LinkSpeed speed, measure_links(*team, floats, values.at("rounds")));
+  return nlohmann::json{{"devices", team->size()},
+                        {"way", team->way()},
+                        {"all_gather_seconds", speed.all_gather_seconds},
+                        {"all_reduce_seconds", speed.all_reduce_seconds},
+                        {"all_gather_bus_bytes_per_second", speed.all_gather_bytes},
+                        {"all_reduce_bus_bytes_per_second", speed.all_reduce_bytes}};
 }
 
 Result<nlohmann::json> bench_cluster(const nlohmann::json& values, Context& context) {
@@ -172,6 +153,7 @@ constexpr Bench kBenches[] = {
     {"cluster", "seed-cnn with a coordinator and nodes over loopback", bench_cluster},
     {"average", "one vector summed and averaged among processes", bench_average},
     {"average-process", "one of the processes of 'average'", bench_average_process},
+    {"links", "the links between GPUs of this machine", bench_links},
     {"peak", "this machine's FP32 FMA peak", bench_peak},
 };
 

@@ -8,7 +8,6 @@ every step passed, 1 where one failed, 77 where there is no GPU.
 """
 
 import argparse
-import glob
 import json
 import os
 import pathlib
@@ -17,6 +16,8 @@ import shutil
 import subprocess
 import sys
 import time
+
+import libraries
 
 HERE = pathlib.Path(__file__).resolve().parent
 NO_GPU = 77
@@ -31,16 +32,6 @@ def parse():
     return parser.parse_args()
 
 
-def library_folders():
-    """Where Python packages keep the vendor's libraries, for machines without a toolkit."""
-    folders = []
-    for name in ("libcudnn.so.9", "libcublasLt.so.13", "libnccl.so.2"):
-        for root in sys.path + ["/usr/local/cuda/lib64"]:
-            found = glob.glob(f"{root}/nvidia/*/lib/{name}") + glob.glob(f"{root}/{name}")
-            folders += [os.path.dirname(path) for path in found]
-    return list(dict.fromkeys(folders))
-
-
 class Checks:
     def __init__(self, options):
         self.options = options
@@ -50,12 +41,7 @@ class Checks:
         self.log = open(options.output / "check.log", "w", encoding="utf-8")
         self.results = []
         self.facts = {}
-        self.environment = dict(os.environ)
-        paths = [str(options.bin / "lib")] + library_folders()
-        before = os.environ.get("LD_LIBRARY_PATH")
-        self.environment["LD_LIBRARY_PATH"] = ":".join(paths + ([before] if before else []))
-        if (options.bin / "source").exists():
-            self.environment["LOCKSTEP_SOURCE_DIR"] = str((options.bin / "source").resolve())
+        self.environment = libraries.environment(options.bin)
 
     def say(self, line):
         print(line, flush=True)
@@ -177,25 +163,11 @@ class Checks:
         return text.strip().splitlines()[-1]
 
     def bench(self):
-        rows = {}
-        for numerics in ("cuda-fp32", "cuda-tf32"):
-            for batch, partitions in ((32, 8), (32, 1), (128, 16), (128, 1), (1024, 16), (1024, 1)):
-                text = self.must(self.program("lockstep"), "bench", "step", "--numerics", numerics,
-                                 "--devices", 1, "--batch-size", batch, "--partitions", partitions,
-                                 "--steps", 300)
-                found = json.loads(text[text.index("{"):])
-                rows[f"{numerics} batch {batch} P {partitions}"] = found["seconds_per_step"]
-                self.say(f"         {numerics} batch {batch:>4}, P = {partitions:>2}: "
-                         f"{1e6 * found['seconds_per_step']:7.1f} us a step, of which update "
-                         f"{1e6 * found['update_seconds']:.1f}")
-        self.facts["lockstep_step_seconds"] = rows
-
-    def peers(self):
-        text = self.must(sys.executable, HERE / "torch_step.py", timeout=150)
-        found = json.loads(text.strip().splitlines()[-1])
-        self.facts["pytorch_step_seconds"] = found
-        for name, seconds in found.items():
-            self.say(f"         PyTorch {name}: {1e6 * seconds:7.1f} us a step")
+        done = self.run(sys.executable, HERE / "bench.py", "--bin", self.options.bin, "--output",
+                        self.options.output, "--quick", quick=False, timeout=240)
+        if done.returncode != 0:
+            raise RuntimeError(f"bench.py exited {done.returncode}")
+        return done.stdout.strip().splitlines()[-1]
 
     def sanitizer(self):
         tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
@@ -234,9 +206,8 @@ def main():
     checks.step("mnist", checks.mnist)
     checks.step("killed", checks.killed)
     checks.step("links", checks.suite("lockstep_test_graph", "DeviceLink.*cuda"))
-    checks.step("bench", checks.bench)
-    checks.step("pytorch", checks.peers)
     checks.step("sanitizer", checks.sanitizer)
+    checks.step("bench", checks.bench)
     return checks.finish()
 
 

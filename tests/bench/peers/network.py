@@ -48,8 +48,36 @@ def resnet20():
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and the way around them, as models/resnet.cc has it."""
+
+    def __init__(self, channels, filters, stride):
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.Conv2d(channels, filters, 1, stride), nn.BatchNorm2d(filters), nn.ReLU(),
+            nn.Conv2d(filters, filters, 3, 1, 1), nn.BatchNorm2d(filters), nn.ReLU(),
+            nn.Conv2d(filters, 4 * filters, 1), nn.BatchNorm2d(4 * filters))
+        self.around = nn.Identity() if channels == 4 * filters else nn.Sequential(
+            nn.Conv2d(channels, 4 * filters, 1, stride), nn.BatchNorm2d(4 * filters))
+
+    def forward(self, x):
+        return torch.relu(self.inner(x) + self.around(x))
+
+
+def resnet50():
+    layers = [nn.Conv2d(3, 64, 7, 2, 3), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    channels = 64
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        for block in range(blocks):
+            filters = 64 << stage
+            layers.append(Bottleneck(channels, filters, 2 if block == 0 and stage > 0 else 1))
+            channels = 4 * filters
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 10))
+
+
 # Of each model: what makes it, the shape of an image, how many different images.
-MODELS = {"seed-cnn": (seed_cnn, (1, 28, 28), 2048), "resnet20": (resnet20, (3, 32, 32), 1024)}
+MODELS = {"seed-cnn": (seed_cnn, (1, 28, 28), 2048), "resnet20": (resnet20, (3, 32, 32), 1024),
+          "resnet50": (resnet50, (3, 224, 224), 64)}
 
 
 class Trainer:
