@@ -150,6 +150,22 @@ class KerasTest(runs.RunTest):
                         zipfile.ZipFile(output / "model.keras") as after:
                     self.assertEqual(before.read("config.json"), after.read("config.json"))
 
+    def test_mixed_precision(self):
+        """A CPU computes such layers in float32; Keras goes on in bfloat16."""
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        self.addCleanup(keras.config.set_dtype_policy, "float32")
+        for make in (sequential, functional):
+            with self.subTest(model=make.__name__):
+                path = self.folder / f"{make.__name__}.keras"
+                self.compiled(make()).save(path)
+                sha256, output = self.train("--model", path, "--data", self.data, "--epochs", 1,
+                                            "--batch-size", 8, "--numerics", "cpu-avx2")
+                trained = keras.models.load_model(output / "model.keras")
+                self.assertEqual(digest(trained), sha256)
+                self.assertEqual(trained.layers[-1].dtype_policy.name, "mixed_bfloat16")
+                self.assert_near(self.predict(output),
+                                 trained.predict(self.x, verbose=0).astype("float32"), 0.02)
+
     def test_config_and_weights_in_files_of_their_own(self):
         """model.to_json() and save_weights(), and what is trained of them."""
         for make in (sequential, functional, wrapped, masked):
