@@ -381,7 +381,8 @@ GpuMemory cuda_memory(int index) {
 }
 
 Status check_cuda_device(std::string_view numerics) {
-  LOCKSTEP_RETURN_IF_ERROR(usable_gpu(0, math_of(numerics)));
+  LOCKSTEP_ASSIGN(const CudaMath math, math_of(numerics));
+  LOCKSTEP_RETURN_IF_ERROR(usable_gpu(0, math));
   LOCKSTEP_RETURN_IF_ERROR(load_cudnn());
   LOCKSTEP_RETURN_IF_ERROR(load_cublaslt());
   return {};
@@ -389,7 +390,7 @@ Status check_cuda_device(std::string_view numerics) {
 
 Result<std::unique_ptr<Device>> make_cuda_device(int index, std::string_view numerics,
                                                  const CudaOptions& options) {
-  const CudaMath math = math_of(numerics);
+  LOCKSTEP_ASSIGN(const CudaMath math, math_of(numerics));
   LOCKSTEP_ASSIGN(const GpuInfo info, usable_gpu(index, math));
   LOCKSTEP_ASSIGN(auto gpu, Gpu::create(info, math));
   return std::unique_ptr<Device>(

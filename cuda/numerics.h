@@ -1,9 +1,11 @@
 // What the vendors' libraries may do to the factors of products; sums are float32 always.
 #pragma once
 
+#include <string>
 #include <string_view>
 
-#include "host/core/check.h"
+#include "host/core/result.h"
+#include "host/core/suggest.h"
 
 namespace lockstep {
 
@@ -25,13 +27,13 @@ inline const char* math_name(CudaMath math) {
   return "";
 }
 
-// Of the numerics "cuda-fp32", "cuda-tf32" or "cuda-bf16".
-inline CudaMath math_of(std::string_view numerics) {
-  for (const CudaMath math : {CudaMath::fp32, CudaMath::tf32, CudaMath::bf16}) {
-    if (numerics.substr(0, 5) == "cuda-" && numerics.substr(5) == math_name(math)) return math;
-  }
-  LOCKSTEP_CHECK(numerics == "cuda-fp32");
-  return CudaMath::fp32;
+// Of the numerics "cuda-fp32", "cuda-tf32" or "cuda-bf16"; a usage error for any other.
+inline Result<CudaMath> math_of(std::string_view numerics) {
+  if (numerics == "cuda-fp32") return CudaMath::fp32;
+  if (numerics == "cuda-tf32") return CudaMath::tf32;
+  if (numerics == "cuda-bf16") return CudaMath::bf16;
+  return usage_error(unknown_name_message("numerics", std::string(numerics),
+                                          {"cuda-fp32", "cuda-tf32", "cuda-bf16"}));
 }
 
 }  // namespace lockstep

@@ -182,6 +182,15 @@ TEST(EmulatedBf16, OlderGpusAreRefused) {
   }
 }
 
+TEST(EmulatedBf16, UnknownNumericsAreRefused) {
+  Machine machine;
+  const Status status = check_cuda_device("cuda-bf61");
+  ASSERT_FALSE(status.ok());
+  EXPECT_EQ(status.error().kind, ErrorKind::usage);
+  EXPECT_NE(status.error().message.find("did you mean 'cuda-bf16'"), std::string::npos);
+  EXPECT_FALSE(make_cuda_device(0, "cpu-avx2").ok());
+}
+
 TEST(EmulatedBf16, SaysWhatThereIsNoMemoryFor) {
   const Graph graph = emulated::toy_dense_graph();
   Machine machine;
