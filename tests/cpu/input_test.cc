@@ -22,9 +22,9 @@ TEST(Input, CopiesColumnsOfEachPart) {
     for (const InputOp& op : ops) {
       for (const bool weighted : {false, true}) {
         batch.weights = weighted ? weights : Floats();
-        const Floats& source = op.part == BatchPart::targets   ? batch.targets
-                               : op.part == BatchPart::weights ? (weighted ? weights : ones)
-                                                               : batch.inputs;
+        const Floats source = op.part == BatchPart::targets   ? Floats(batch.targets)
+                              : op.part == BatchPart::weights ? (weighted ? weights : ones)
+                                                              : Floats(batch.inputs);
         const size_t stride = source.size() / rows;
         const auto buffer = device->allocate(device->value_bytes(rows, op.features)).value();
         float* const values[] = {buffer->data()};
