@@ -167,6 +167,7 @@ class Checks:
                         self.options.output, "--quick", quick=False, timeout=240)
         if done.returncode != 0:
             raise RuntimeError(f"bench.py exited {done.returncode}")
+        self.facts["bench"] = json.loads((self.options.output / "bench.json").read_text())
         return done.stdout.strip().splitlines()[-1]
 
     def sanitizer(self):
