@@ -57,6 +57,13 @@ std::string whole_ledger(const Job& job) {
   return ledger.text();
 }
 
+TEST(JobReport, SaysWhetherTheJobIsExact) {
+  Job job = small_job();
+  EXPECT_EQ(JobReport(job, false).json().at("exact"), true);
+  job.exact = false;
+  EXPECT_EQ(JobReport(job, false).json().at("exact"), false);
+}
+
 TEST(JobReport, ADeathIsARecovery) {
   const Job job = small_job();
   JobReport report(job, true);
