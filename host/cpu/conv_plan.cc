@@ -10,7 +10,7 @@ namespace lockstep::cpu {
 namespace {
 
 constexpr int64_t kPixelsAtOnce = 64;  // of a gradient
-constexpr int64_t kGroupWeights = 40960;
+constexpr int64_t kGroupWeights = 12288;
 constexpr int64_t kSumBytes = 12288;  // of a kernel row of a gradient block: a part of L1
 constexpr int64_t kBlockInputs = 24;  // channels of such a block, whose image rows L1 holds beside
 

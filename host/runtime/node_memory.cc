@@ -43,6 +43,9 @@ NodeMemory planned_memory(const Job& job, const Graph& graph, const Device& devi
     const PartitionGroup group = partition_group(job.batch_size, job.partitions, device_range);
     if (group.total_rows() == 0) continue;
     memory.activations += device.buffer_bytes(Program::planned_bytes(device, graph, group));
+    // The rows of a step, and beside them those of the next.
+    const int64_t row_bytes = graph.input_features * int64_t{sizeof(float)};
+    if (device.shares_host_memory()) memory.activations += 2 * group.total_rows() * row_bytes;
   }
   return memory;
 }
