@@ -124,7 +124,7 @@ def train_in_containers(engine, folder):
             cluster.scale(count)
         fetch(cluster)
         stop_a_node(engine, cluster)
-        wait_until(cluster.ended, f"the end:\n{cluster.logs()}", 300)
+        wait_until(cluster.ended, f"the end:\n{cluster.logs()}", 600)
         log = cluster.logs()
         assert cluster.state("coordinator")["ExitCode"] == 0, log
         for fact in ("died at step", "resumed from step", "handed over"):

@@ -111,7 +111,7 @@ def train_on_two_hosts(engine, program, folder):
         assert sent_bytes(other) > 1 << 20
         for container in (coordinator, *nodes):
             wait_until(lambda each=container: not state_of(engine, each)["Running"],
-                       f"the end of {container}", 240)
+                       f"the end of {container}", 600)
             assert state_of(engine, container)["ExitCode"] == 0, logs(engine, container)
         return JOB, engine.docker("logs", coordinator).splitlines()[-1]
     finally:

@@ -14,7 +14,7 @@ VENV = ROOT / "build" / "venv-support" / "bin"
 TO_JSON = "import sys, json, yaml; print(json.dumps(list(yaml.safe_load_all(sys.stdin))))"
 NETWORK, SUBNET = "lockstep-pods", "10.89.77"
 COORDINATOR = f"{SUBNET}.10"
-EPOCHS = 12
+EPOCHS = 6
 # As Debian's podman needs it where there is no systemd; its own folders, so that it meets no other.
 CONFIGURATION = """[containers]
 default_ulimits = ["nofile=4096:4096", "nproc=1000:1000"]
@@ -180,7 +180,7 @@ def train(pods, program):
         wait_until(lambda: status().get("step", -1) >= step, f"step {step}", 240)
 
     def wait_for_end(container):
-        wait_until(lambda: not pods.state(container)["Running"], f"the end of {container}", 300)
+        wait_until(lambda: not pods.state(container)["Running"], f"the end of {container}", 600)
         return pods.state(container)["ExitCode"]
     wait_for_step(60)
     wait_until(lambda: len(status().get("members", [])) == count, "all nodes", 60)
