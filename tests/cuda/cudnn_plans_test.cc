@@ -322,7 +322,7 @@ TEST_P(CudnnPlans, AreTheSameFromTheStore) {
   size_t turn = 0;
   for (const Geometry& geometry : grid()) {
     const Pass pass = kPasses[turn % 3];
-    const ConvPlanOptions options = options_of(turn % 2 == 0 ? ConvMath::fp32 : ConvMath::tf32);
+    const ConvPlanOptions options = options_of(turn % 2 == 0 ? CudaMath::fp32 : CudaMath::tf32);
     const int rows = turn++ % 5 == 0 ? 1 : 16;
     const Conv2dOp op = conv(geometry, pass);
     const auto plan = ConvPlan::create(*plain, op, rows, options);
@@ -343,9 +343,9 @@ TEST_P(CudnnPlans, AreTheSameFromTheStore) {
 TEST_P(CudnnPlans, ChoicesThatDoNotFitAreMadeAgain) {
   LOCKSTEP_DESCRIBED_OR_SKIP(target, GetParam());
   const Conv2dOp op = conv({28, 64, 64, 3, 1, true}, Pass::forward);
-  const ConvPlanOptions options = options_of(ConvMath::fp32);
+  const ConvPlanOptions options = options_of(CudaMath::fp32);
   const auto plan = ConvPlan::create(*target, op, 32, options);
-  const auto rounded = ConvPlan::create(*target, op, 32, options_of(ConvMath::tf32));
+  const auto rounded = ConvPlan::create(*target, op, 32, options_of(CudaMath::tf32));
   ASSERT_TRUE(plan.ok() && rounded.ok());
   PlanChoice no_engine = plan->choice(), more_workspace = plan->choice(), knobs = plan->choice();
   no_engine.engine = 4711;
@@ -382,7 +382,7 @@ TEST(CudnnPlanStore, SparesTheHeuristicsOfResnet50) {
   for (const OpDesc& desc : graph.ops) {
     const auto* op = std::get_if<Conv2dOp>(&desc.attributes);
     if (op == nullptr) continue;
-    const auto plan = ConvPlan::create(*target, *op, 4, options_of(ConvMath::fp32));
+    const auto plan = ConvPlan::create(*target, *op, 4, options_of(CudaMath::fp32));
     ASSERT_TRUE(plan.ok()) << plan.error().message;
     ops.emplace(plan->description(), *op);
   }
@@ -390,7 +390,7 @@ TEST(CudnnPlanStore, SparesTheHeuristicsOfResnet50) {
     const std::clock_t begin = std::clock();
     std::vector<std::string> made;
     for (const auto& [description, op] : ops) {
-      const auto plan = ConvPlan::create(*target, op, 4, options_of(ConvMath::fp32), from);
+      const auto plan = ConvPlan::create(*target, op, 4, options_of(CudaMath::fp32), from);
       made.push_back(plan.ok() ? plan->description() : plan.error().message);
       EXPECT_EQ(made.back(), description);
     }
