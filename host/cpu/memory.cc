@@ -68,11 +68,13 @@ Memory allocate_floats(int64_t count) {
   return memory;
 }
 
-void Workspace::reserve(int64_t count) {
-  if (count <= count_) return;
-  memory_.reset();
-  memory_ = allocate_floats(count);
-  count_ = count;
+float* Workspace::data() {
+  if (count_ < wanted_) {
+    memory_.reset();
+    memory_ = allocate_floats(wanted_);
+    count_ = wanted_;
+  }
+  return memory_.get();
 }
 
 }  // namespace lockstep::cpu

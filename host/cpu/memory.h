@@ -1,6 +1,7 @@
 // Aligned float memory: device buffers and the kernels' workspaces.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 
@@ -26,12 +27,15 @@ Memory allocate_floats(int64_t count);
 class Workspace {
  public:
   // Room for `count` floats from the next run on.
-  void reserve(int64_t count);
-  float* data() const { return memory_.get(); }
+  void reserve(int64_t count) { wanted_ = std::max(wanted_, count); }
+  // Stays where it is until the next run. Taken when it is first asked for: each op of many asks
+  // for a little more.
+  float* data();
 
  private:
   Memory memory_;
   int64_t count_ = 0;
+  int64_t wanted_ = 0;
 };
 
 }  // namespace lockstep::cpu
