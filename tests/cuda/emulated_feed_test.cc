@@ -21,7 +21,7 @@ namespace {
 using emulated::Machine;
 using emulated::TestGpu;
 
-constexpr size_t kFloats = 1000;
+constexpr size_t kFeedFloats = 1000;
 constexpr uint64_t kFeedSeeds = 40;
 
 MemoryPool make_pool() { return MemoryPool::create(list_gpus().value().at(0)).value(); }
@@ -36,20 +36,20 @@ TEST(EmulatedPool, MemoryInTheOrderOfStreams) {
     cudaEvent_t event = nullptr;
     ASSERT_EQ(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), cudaSuccess);
     const EventHandle owner(event);
-    float* sum = other.upload(std::vector<float>(kFloats, 0.0f));
-    const float* ones = gpu.upload(std::vector<float>(kFloats, 1.0f));
+    float* sum = other.upload(std::vector<float>(kFeedFloats, 0.0f));
+    const float* ones = gpu.upload(std::vector<float>(kFeedFloats, 1.0f));
     for (int i = 0; i < 5; ++i) {
-      auto memory = pool.allocate(4 * kFloats, gpu.stream());
+      auto memory = pool.allocate(4 * kFeedFloats, gpu.stream());
       ASSERT_TRUE(memory.ok()) << memory.error().message;
       auto* floats = static_cast<float*>(memory->get());
-      ASSERT_TRUE(launch_add(ones, ones, floats, kFloats, gpu.stream()).ok());
+      ASSERT_TRUE(launch_add(ones, ones, floats, kFeedFloats, gpu.stream()).ok());
       ASSERT_EQ(cudaEventRecord(event, gpu.stream()), cudaSuccess);
       ASSERT_EQ(cudaStreamWaitEvent(other.stream(), event, 0), cudaSuccess);
-      ASSERT_TRUE(launch_add(sum, floats, sum, kFloats, other.stream()).ok());
+      ASSERT_TRUE(launch_add(sum, floats, sum, kFeedFloats, other.stream()).ok());
       ASSERT_EQ(cudaEventRecord(event, other.stream()), cudaSuccess);
       ASSERT_EQ(cudaStreamWaitEvent(gpu.stream(), event, 0), cudaSuccess);
     }
-    EXPECT_EQ(other.download(sum, kFloats), std::vector<float>(kFloats, 10.0f)) << seed;
+    EXPECT_EQ(other.download(sum, kFeedFloats), std::vector<float>(kFeedFloats, 10.0f)) << seed;
   }
 }
 
@@ -86,7 +86,7 @@ TEST(EmulatedPool, WithoutPoolsItIsPlainMemory) {
   TestGpu gpu;
   {
     const MemoryPool pool = make_pool();
-    const auto memory = pool.allocate(4 * kFloats, gpu.stream());
+    const auto memory = pool.allocate(4 * kFeedFloats, gpu.stream());
     ASSERT_TRUE(memory.ok()) << memory.error().message;
     EXPECT_EQ(machine.calls("cudaMalloc"), 1);
     EXPECT_EQ(pool.unused_bytes(), 0);
