@@ -156,6 +156,8 @@ class KerasTest(runs.RunTest):
         self.addCleanup(keras.config.set_dtype_policy, "float32")
         for make in (sequential, functional):
             with self.subTest(model=make.__name__):
+                if make is functional and keras.__version__.startswith("3.9."):
+                    self.skipTest("Keras 3.9 casts by an operation, which is refused by name")
                 path = self.folder / f"{make.__name__}.keras"
                 self.compiled(make()).save(path)
                 sha256, output = self.train("--model", path, "--data", self.data, "--epochs", 1,
