@@ -124,9 +124,12 @@ def main():
                      for own, quiet in zip(windows, results["nobody"])]
             row += [f"{1e3 * statistics.median(each[which] for each in windows):.3f}",
                     f"{statistics.median(pairs):+.1f} %"]
-        rows.append(row)
+        each_ms = [1e3 * (own[1] - quiet[1]) / (own[0] * own[2])
+                   for own, quiet in zip(windows, results["nobody"]) if own[2]]
+        rows.append([*row, f"{statistics.median(each_ms):.2f}" if each_ms else ""])
     common.print_table(f"A step of seed-cnn, {NODES} nodes under TLS; {rounds} times {seconds} s",
-                       ["", "connections/s", "ms", "pairs", "CPU ms", "pairs"], rows)
+                       ["", "connections/s", "ms", "pairs", "CPU ms", "pairs", "ms a connection"],
+                       rows)
 
 
 if __name__ == "__main__":
