@@ -11,6 +11,7 @@
 #include "cuda/kernels.h"
 #include "host/data/batch_loader.h"
 #include "host/data/digits.h"
+#include "tests/cuda/sent_batch.h"
 #include "tests/emulated_cuda/memory.h"
 #include "tests/emulated_cuda/runtime.h"
 #include "tests/emulated_cuda/toy.h"
@@ -112,19 +113,6 @@ TEST(EmulatedPool, TheDeviceTakesWhatThePoolDoesNotNeed) {
   machine.drain();
   EXPECT_EQ(device->free_bytes().value(), before);
   EXPECT_TRUE(device->allocate(before - (int64_t{20} << 20)).ok());
-}
-
-// Rows of a batch in memory of the device's choice, on their way to it.
-HostBatch sent_batch(Device& device, const HostBatch& all, int64_t begin, int64_t end) {
-  const HostBatch rows = slice_batch(all, begin, end);
-  HostBatch batch{.rows = rows.rows,
-                  .features = rows.features,
-                  .inputs = HostFloats(device.batch_memory()),
-                  .labels = rows.labels,
-                  .positions = rows.positions};
-  batch.inputs.assign(rows.inputs.begin(), rows.inputs.end());
-  batch.copy = device.prefetch(batch);
-  return batch;
 }
 
 // Steps of training, each of whose batches is sent while the step before is under way.

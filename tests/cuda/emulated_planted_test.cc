@@ -8,6 +8,7 @@
 
 #include "cuda/gpu.h"
 #include "host/core/math.h"
+#include "tests/cuda/sent_batch.h"
 #include "tests/emulated_cuda/memory.h"
 #include "tests/emulated_cuda/planted.h"
 #include "tests/emulated_cuda/runtime.h"
@@ -23,19 +24,6 @@ using emulated::TestGpu;
 
 constexpr size_t kFloats = 1000;
 
-// Rows `begin` to `begin + 8` of `all`, on their way to the device.
-HostBatch sent_rows(Device& device, const HostBatch& all, int64_t begin) {
-  const HostBatch rows = slice_batch(all, begin, begin + 8);
-  HostBatch batch{.rows = rows.rows,
-                  .features = rows.features,
-                  .inputs = HostFloats(device.batch_memory()),
-                  .labels = rows.labels,
-                  .positions = rows.positions};
-  batch.inputs.assign(rows.inputs.begin(), rows.inputs.end());
-  batch.copy = device.prefetch(batch);
-  return batch;
-}
-
 // Rounds of a Program with other rows each time, weights updated between them. `ahead`: the rows of
 // each round are sent while the one before is under way.
 std::vector<float> rounds(const Graph& graph, uint64_t seed, Bug bug, int64_t n, bool ahead) {
@@ -49,7 +37,8 @@ std::vector<float> rounds(const Graph& graph, uint64_t seed, Bug bug, int64_t n,
   const HostBatch all = emulated::toy_batch(40);
   machine.plant(bug, n);
   const auto make = [&](int t) {
-    return ahead ? sent_rows(*device, all, 8 * t) : slice_batch(all, 8 * t, 8 * (t + 1));
+    return ahead ? sent_batch(*device, all, 8 * t, 8 * (t + 1))
+                 : slice_batch(all, 8 * t, 8 * (t + 1));
   };
   std::vector<HostBatch> next;
   next.push_back(make(0));
