@@ -18,7 +18,7 @@ namespace {
 
 using emulated::Machine;
 
-constexpr int64_t kSteps = 4;
+constexpr int64_t kSteps = 3;  // launched one by one, recorded, played
 
 struct Trace {
   std::vector<uint64_t> digests;  // after each step, of the memory at the end
@@ -172,6 +172,7 @@ Trace EmulatedReplica::run_on_two_nodes(int devices, uint64_t seed) {
 
 TEST_P(EmulatedReplica, IsTheSameOnTwoNodes) {
   for (const char* numerics : {"cuda-fp32", "cuda-bf16"}) {
+    if (GetParam() == "mlp" && numerics == std::string("cuda-bf16")) continue;  // lenet has all
     numerics_ = numerics;
     const Trace one = run_on_gpus(1, true, 1);
     ASSERT_FALSE(HasFatalFailure());
@@ -207,7 +208,8 @@ TEST_P(EmulatedReplica, IsTheSameInBf16) {
 
 // Gradients are added by NCCL: near the exact ones, not equal, and the same on all GPUs. What
 // another node sees is the exact sum.
-TEST_P(EmulatedReplica, IsNearWhereItIsNotExact) {
+using EmulatedSummedReplica = EmulatedReplica;
+TEST_P(EmulatedSummedReplica, IsNearWhereItIsNotExact) {
   const Trace exact = run_on_gpus(1, true, 1);
   ASSERT_FALSE(HasFatalFailure());
   job_.exact = false;
@@ -231,7 +233,7 @@ TEST_P(EmulatedReplica, IsNearWhereItIsNotExact) {
   EXPECT_GT(others, 0);
 }
 
-TEST_P(EmulatedReplica, AddsNothingForAnIdleGpu) {
+TEST_P(EmulatedSummedReplica, AddsNothingForAnIdleGpu) {
   job_.exact = false;
   job_.partitions = 2;
   const Trace two = run_on_gpus(2, true, 1);
@@ -297,6 +299,8 @@ TEST_P(EmulatedReplica, LosesWhatTheCpuLoses) {
 }
 
 INSTANTIATE_TEST_SUITE_P(models, EmulatedReplica, testing::Values("mlp", "lenet"),
+                         [](const auto& name) { return name.param; });
+INSTANTIATE_TEST_SUITE_P(models, EmulatedSummedReplica, testing::Values("mlp"),
                          [](const auto& name) { return name.param; });
 INSTANTIATE_TEST_SUITE_P(models, EmulatedWholeReplica, testing::Values("lenet"),
                          [](const auto& name) { return name.param; });
