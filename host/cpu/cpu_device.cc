@@ -115,8 +115,12 @@ class CpuDevice : public Device {
   }
 
   Status sum(std::span<const SumTerm> terms, int64_t count, float* out) override {
+    partial_sums_.resize(terms.size() * kSumFloats);
+    std::vector<const float*> stack;
+    stack.reserve(terms.size());
     for (int64_t begin = 0; begin < count; begin += kSumFloats) {
-      sum_block(terms, begin, std::min(kSumFloats, count - begin), out + begin);
+      stack.clear();
+      sum_block(terms, begin, std::min(kSumFloats, count - begin), stack, out + begin);
     }
     return {};
   }
@@ -199,9 +203,8 @@ class CpuDevice : public Device {
   }
 
  private:
-  void sum_block(std::span<const SumTerm> terms, int64_t begin, int64_t count, float* out) {
-    partial_sums_.resize(terms.size() * kSumFloats);
-    std::vector<const float*> stack;
+  void sum_block(std::span<const SumTerm> terms, int64_t begin, int64_t count,
+                 std::vector<const float*>& stack, float* out) {
     for (const SumTerm& term : terms) {
       stack.push_back(term.values + begin);
       for (int merge = 0; merge < term.merges; ++merge) {
