@@ -50,12 +50,6 @@ void check_sizes(const HostBatch& batch) {
   LOCKSTEP_CHECK(batch.labels.size() <= rows && batch.positions.size() <= rows);
 }
 
-Result<EventHandle> make_event() {
-  cudaEvent_t event = nullptr;
-  LOCKSTEP_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
-  return EventHandle(event);
-}
-
 }  // namespace
 
 bool PinnedBlocks::holds(const void* address) const {

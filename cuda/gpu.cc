@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <utility>
+
 #include "host/core/check.h"
 
 namespace lockstep {
@@ -28,9 +31,8 @@ Status Gpu::open() {
   LOCKSTEP_ASSIGN(auto handle, CublasLtHandle::create(std::move(cublaslt)));
   cublaslt_.emplace(std::move(handle));
   for (int i = 0; i < kBranches; ++i) LOCKSTEP_RETURN_IF_ERROR(open_branch());
-  cudaEvent_t fork = nullptr;
-  LOCKSTEP_CUDA_CHECK(cudaEventCreateWithFlags(&fork, cudaEventDisableTiming));
-  events_.emplace_back(fork);
+  LOCKSTEP_ASSIGN(EventHandle fork, make_event());
+  events_.push_back(std::move(fork));
   LOCKSTEP_ASSIGN(feed_, BatchFeed::create(info_));
   return {};
 }
@@ -50,9 +52,8 @@ Status Gpu::open_branch() {
   branches_.push_back(branch);
   operands_.emplace_back();
   operand_bytes_.push_back(0);
-  cudaEvent_t joined = nullptr;
-  LOCKSTEP_CUDA_CHECK(cudaEventCreateWithFlags(&joined, cudaEventDisableTiming));
-  events_.emplace_back(joined);
+  LOCKSTEP_ASSIGN(EventHandle joined, make_event());
+  events_.push_back(std::move(joined));
   return {};
 }
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "cuda/check.h"
+#include "host/core/result.h"
 
 namespace lockstep {
 
@@ -38,5 +39,12 @@ using MemoryHandle = Handle<void*, &cudaFree>;
 using HostMemoryHandle = Handle<void*, &cudaFreeHost>;
 using GraphTemplateHandle = Handle<cudaGraph_t, &cudaGraphDestroy>;
 using GraphHandle = Handle<cudaGraphExec_t, &cudaGraphExecDestroy>;
+
+// For order, not for time. On the calling thread's current GPU.
+inline Result<EventHandle> make_event() {
+  cudaEvent_t event = nullptr;
+  LOCKSTEP_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  return EventHandle(event);
+}
 
 }  // namespace lockstep
