@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 
+import faults
 import runs
 from runs import children_of, finish, is_alive, start, wait_until
 
@@ -35,7 +36,7 @@ class FaultsTest(runs.RunTest):
         wait_until(lambda: not any(is_alive(child) for child in children), "children end", 2)
 
     def test_a_killed_node_changes_no_bit(self):
-        expected, _ = self.train(*SHORT, "--nodes", 1)
+        expected = faults.reference(SHORT)
         for number in (0, 1):
             output = self.output()
             process = self.start_short(output, 2)
@@ -71,7 +72,7 @@ class FaultsTest(runs.RunTest):
         self.assertEqual(check.returncode, 0, check.stdout + check.stderr)
 
     def test_a_completed_run_goes_on_to_more_epochs(self):
-        expected, _ = self.train(*SHORT)
+        expected = faults.reference(SHORT)
         _, output = self.train(*SHORT, "--epochs", 2)
         done = runs.run("train", "--resume", "--output", output)
         self.assert_fails(done, 1, "completed run")
@@ -105,7 +106,7 @@ class FaultsTest(runs.RunTest):
             self.assertEqual([p.name for p in output.iterdir() if p.name.endswith(".tmp")], [])
 
     def test_a_node_that_is_told_to_go_hands_over(self):
-        expected, _ = self.train(*SHORT)
+        expected = faults.reference(SHORT)
         process = self.start_short(self.output(), 2)
         os.kill(children_of(process.pid)[0], signal.SIGTERM)
         code, out, err = finish(process)

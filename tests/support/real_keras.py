@@ -16,10 +16,11 @@ PYTHON = runs.ROOT / "build" / "venv-interop" / "bin" / "python"
 OLDER = os.environ.get("LOCKSTEP_TEST_KERAS")
 MISSING = f"Keras {OLDER or ''} is not here: PyPI could not be reached".replace("  ", " ")
 sys.path.insert(0, str(runs.ROOT / "python"))
-# Most of the time would go into compiling what runs a few times: not optimized, and kept for the
-# next Keras and the next run.
+# Most of the time would go into compiling what runs a few times: not optimized, its fusions by the
+# emitters that compile in half of the time, and kept for the next Keras and the next run.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 "
-                                   "--xla_llvm_disable_expensive_passes=true")
+                                   "--xla_llvm_disable_expensive_passes=true "
+                                   "--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(runs.ROOT / "build" / "jax-cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
