@@ -46,7 +46,7 @@ std::string layers_page() {
   page +=
       "\n# Operations\n\nWhat arithmetic, indexing and `preprocess_input` leave in a functional "
       "graph "
-      "(`keras.src.ops.numpy`);\ntheir operands are tensors and numbers. Rows stay apart: none "
+      "(`keras.src.ops`);\ntheir operands are tensors and numbers. Rows stay apart: none "
       "works "
       "along the batch.\n";
   for (const LayerType& type : layers::operation_types()) page += section(type);

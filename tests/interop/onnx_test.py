@@ -179,6 +179,8 @@ def outputs_of_vectors():
         "other_axes": ops.squeeze(ops.expand_dims(ops.reshape(x, (-1, 3, 2)), 1), 1),
         "filled": ops.concatenate([ops.ones_like(x), z, ops.zeros_like(x)], axis=1),
         "ones": ops.ones_like(x),
+        "casts": ops.cast(ops.cast(3 * x, "int32"), "float32") - ops.cast(
+            ops.cast(ops.cast(z, "int64"), "bool"), "float32"),
     }
 
 

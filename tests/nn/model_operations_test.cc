@@ -86,6 +86,33 @@ TEST(ModelOperations, OfMasksAreBooleans) {
   EXPECT_TRUE((*model)->predict_graph().ok());
 }
 
+Json cast_to(const char* type) {
+  Json cast = operation("Cast", "op", Json::array({keras_tensor("x")}));
+  cast["module"] = "keras.src.ops.core";
+  cast["config"]["dtype"] = type;
+  return model_of(cast);
+}
+
+TEST(ModelOperations, CastBetweenFloatsForNothing) {
+  for (const char* type : {"float32", "float16", "bfloat16"}) {
+    const auto model = model_from_config(cast_to(type));
+    ASSERT_TRUE(model.ok()) << model.error().message;
+    EXPECT_TRUE((*model)->predict_graph().value().ops.empty());
+    // Written, it is Keras' again.
+    const Json written = (*model)->config();
+    EXPECT_EQ(written.at("/config/layers/1/module"_json_pointer), "keras.src.ops.core");
+    EXPECT_EQ(model_from_config(written).value()->config(), written);
+  }
+}
+
+TEST(ModelOperations, CastToNoTypeThatWraps) {
+  const auto model = model_from_config(cast_to("uint8"));
+  ASSERT_FALSE(model.ok());
+  EXPECT_THAT(model.error().message,
+              testing::HasSubstr("layer 'op' (keras.ops.Cast): a cast to uint8 is not supported: "
+                                 "cast to float32, int32 or bool"));
+}
+
 TEST(ModelOperations, ThatAreNotKnownAreNamed) {
   const auto model =
       model_from_config(model_of(operation("Fft", "op", Json::array({keras_tensor("x")}))));

@@ -12,6 +12,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr const char* kNumpy = "keras.src.ops.numpy";
+constexpr const char* kCore = "keras.src.ops.core";
 
 Json operands_of(const LayerContext& layer, size_t inputs) {
   return layer.arguments().value("operands", Json(std::vector<std::nullptr_t>(inputs)));
@@ -159,6 +160,22 @@ Result<SymbolicTensor> build_filled(LayerContext& layer, const Tensors& inputs) 
   LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
   const std::vector<float> values(static_cast<size_t>(inputs[0].features()), kValue);
   return layer.constant("forward", values, inputs[0].shape);
+}
+
+// Between floats nothing happens: all is float32 here, as it is in layers of mixed_bfloat16. Whole
+// numbers and booleans are floats too.
+Result<SymbolicTensor> build_cast(LayerContext& layer, const Tensors& inputs) {
+  LOCKSTEP_RETURN_IF_ERROR(layer.check_inputs(inputs, 1));
+  const std::string type = layer.text("dtype");
+  if (type == "float32" || type == "float16" || type == "bfloat16") return inputs[0];
+  ExpressionBuilder e;
+  const Term x = e.operand(0);
+  if (type == "bool") return layer.map("forward", e.finish({truth(e, x)}), inputs);
+  if (type == "int32" || type == "int64") {
+    return layer.map("forward", e.finish({e.sign(x) * e.floor(e.absolute(x))}), inputs);
+  }
+  return layer.error(fmt::format(
+      "a cast to {} is not supported: cast to float32, int32 or bool, or do it in the data", type));
 }
 
 // --- shapes ---
@@ -382,6 +399,13 @@ std::vector<LayerType> operation_types() {
       operation("Absolute", "the absolute value", build_unary<Unary::absolute>),
       operation("Add", "the sum of two operands", build_binary<Binary::add>),
       operation("Any", "1 where any entry over axes is not 0, else 0", build_any, reduced),
+      {"keras.ops.Cast",
+       "its tensor: between float32, float16 and bfloat16 as it is, as int32 or int64 without its "
+       "fraction, as bool 1 where it is not 0",
+       {{"dtype", KeyKind::text}},
+       build_cast,
+       Masking::drop,
+       kCore},
       operation("Concatenate", "tensors one behind the other along an axis", build_join<false>,
                 {last}),
       operation("Divide", "the first operand over the second", build_binary<Binary::divide>),
