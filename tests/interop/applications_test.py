@@ -5,11 +5,10 @@ One model of each family, the deep ones cut short, and the training step of some
 `./dev test --all` takes every architecture as it is. Weights are random: none are downloaded. Needs
 Keras from PyPI, which `./dev test` installs into build/venv-interop; skipped without it.
 """
-import os
 import unittest
 
 import runs
-from real_keras import MISSING, digest, keras, layers, main, np, zeros_for_weights
+from real_keras import ALL, MISSING, digest, keras, layers, main, np, zeros_for_weights
 from runs import run
 
 CLASSES = 10
@@ -45,7 +44,6 @@ FAMILIES = {
 
 # Those that are trained too, of different layers each: Keras takes long to compile gradients.
 TRAINED = {"ConvNeXtTiny", "EfficientNetB0", "MobileNetV3Small", "NASNetMobile", "ResNet50"}
-ALL = bool(os.environ.get("LOCKSTEP_TEST_ALL"))
 
 
 def models():

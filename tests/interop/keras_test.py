@@ -3,12 +3,11 @@
 Needs Keras from PyPI, which `./dev test` installs: the newest, and as LOCKSTEP_TEST_KERAS says an
 older one (support/real_keras.py). Skipped without it.
 """
-import os
 import unittest
 import zipfile
 
 import runs
-from real_keras import MISSING, before, digest, keras, layers, main, np
+from real_keras import ALL, MISSING, before, digest, keras, layers, main, np
 from runs import run
 
 if keras is not None:
@@ -225,7 +224,7 @@ class KerasTest(runs.RunTest):
         """Ten steps by Keras, ten here, ten by Keras: as thirty by Keras alone."""
         classes = {"schedule_free": "ScheduleFreeAdamW", "muon": "Muon"}  # of later versions
         optimizers = self.optimizers()
-        if not os.environ.get("LOCKSTEP_TEST_ALL"):
+        if not ALL:
             # Those whose variables lie in an order of their own, and with older versions another.
             names = ["nadam", "both", "schedule"]
             names += [] if before("3.10") else ["amsgrad", "rmsprop", "adafactor", "muon"]

@@ -14,6 +14,7 @@ import runs
 
 PYTHON = runs.ROOT / "build" / "venv-interop" / "bin" / "python"
 OLDER = os.environ.get("LOCKSTEP_TEST_KERAS")
+ALL = "LOCKSTEP_TEST_ALL" in os.environ  # `./dev test --all`: with what takes long
 MISSING = f"Keras {OLDER or ''} is not here: PyPI could not be reached".replace("  ", " ")
 sys.path.insert(0, str(runs.ROOT / "python"))
 # Most of the time would go into compiling what runs a few times: not optimized, its fusions by the
