@@ -20,8 +20,8 @@ def fit(model: Any, x: Any, y: Any, *, nodes: int | str = 1, epochs: int = 1, ba
         validation_steps: int | None = None, callbacks: Any = None,
         class_weight: Mapping[int, float] | None = None, sample_weight: Any = None,
         shuffle: bool = True, initial_epoch: int = 0, seed: int = 0,
-        partitions: int | None = None, numerics: str | None = None, verbose: int | str = "auto",
-        ) -> Any:
+        partitions: int | None = None, numerics: str | None = None, exact: bool = True,
+        verbose: int | str = "auto") -> Any:
     """Trains as `model.fit` does, on `nodes` processes, and returns Keras' History.
 
     The model has the trained weights and its optimizer's state afterwards. The weights depend on
@@ -45,6 +45,8 @@ def fit(model: Any, x: Any, y: Any, *, nodes: int | str = 1, epochs: int = 1, ba
             batch size.
         numerics: What decides bits: "cpu-avx2", "cpu-avx512", "cuda-fp32", "cuda-tf32",
             "cuda-bf16". None: by the machine.
+        exact: False, with one node and "cuda-…": its GPUs' gradients are added in an order of
+            NCCL's own, and the bits then depend on how many GPUs there are.
 
     Raises:
         LockstepError: What cannot be carried, before anything starts; and what ends the cluster.
@@ -53,6 +55,8 @@ def fit(model: Any, x: Any, y: Any, *, nodes: int | str = 1, epochs: int = 1, ba
     """
     listed = check(callbacks)
     _model.check(model, training=True)
+    if not isinstance(exact, bool):
+        raise LockstepError(f"exact={exact!r}: must be True or False")
     if not 0 <= initial_epoch <= epochs:
         raise LockstepError(f"initial_epoch={initial_epoch}: must be between 0 and epochs")
     shown = 1 if verbose == "auto" else int(verbose)
@@ -73,7 +77,8 @@ def fit(model: Any, x: Any, y: Any, *, nodes: int | str = 1, epochs: int = 1, ba
             "validation_data": folder / "data" if validation_data is not None else None,
             "validation_steps": validation_steps, "shuffle": bool(shuffle), "seed": seed,
             "class_weight": _class_weights(class_weight), "partitions": partitions,
-            "numerics": numerics, "callbacks": of_the_cluster(listed), "epoch_models": True}
+            "numerics": numerics, "exact": "on" if exact else "off",
+            "callbacks": of_the_cluster(listed), "epoch_models": True}
         return _Training(model, hooks, folder / "run", shown).run(options)
 
 

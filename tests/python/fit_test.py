@@ -317,7 +317,7 @@ class RefusalTest(PythonTest):
         model = keras.Sequential([
             keras.Input((FEATURES,)), Own(name="own"), layers.Lambda(lambda x: x, name="code"),
             layers.Dense(CLASSES, activation=my_loss, name="dense"),
-            layers.Dense(CLASSES)])
+            layers.Dense(CLASSES, name="last")])
         model.compile("adam", my_loss, metrics=[my_loss])
         with self.assertRaises(lockstep.LockstepError) as caught:
             self.fit(model)
@@ -354,6 +354,14 @@ class RefusalTest(PythonTest):
         self.assertEqual(caught.exception.exit_code, 2)
         with self.assertRaisesRegex(lockstep.LockstepError, "not compiled"):
             self.fit(keras.Sequential([keras.Input((2,)), layers.Dense(1)]))
+
+    def test_sums_of_gpus_alone_can_be_inexact(self):
+        for options, words in (({"numerics": "cpu-avx2"}, "--exact off.*cpu-avx2 are always exact"),
+                               ({"numerics": "cuda-fp32", "nodes": 2},
+                                "--exact off: at most one node"),
+                               ({"exact": "off"}, "exact='off': must be True or False")):
+            with self.assertRaisesRegex(lockstep.LockstepError, words):
+                self.fit(compiled(), **{"exact": False, **options})
 
 
 class EndTest(PythonTest):
