@@ -147,12 +147,12 @@ Status print_plans(const ResolvedJob& resolved, const nlohmann::json& values,
 
 Status check(nlohmann::json values) {
   const std::string kind = values.at("device");
+  std::optional<ModelFile> file;
   if (values.at("numerics") == "auto") {
     values["numerics"] = default_numerics(kind);
-    std::optional<ModelFile> file;
     if (job_of_model(values, &file).ok()) values["numerics"] = default_numerics(kind, file);
   }
-  const auto resolved = resolve_job(values, build_model);
+  const auto resolved = resolve_job(values, build_model, std::move(file));
   if (!resolved.ok()) return all_problems(values, resolved.error());
   const Job& job = resolved->job;
   LOCKSTEP_ASSIGN(const NodeCounts counts, parse_nodes(values.at("nodes")));

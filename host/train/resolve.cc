@@ -337,12 +337,16 @@ Status check_measured_data(const Job& job, const std::vector<Shape>& outputs, co
 Result<Job> job_of_model(const nlohmann::json& options, std::optional<ModelFile>* file) {
   const auto& model = options.at("model");
   if (!model.is_string() || !is_model_path(model)) return job_from_options(options);
-  LOCKSTEP_ASSIGN(*file, read_model_file(model));
+  if (!*file) {
+    LOCKSTEP_ASSIGN(*file, read_model_file(model));
+  }
   return job_from_options(options, output_names((*file)->config));
 }
 
-Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilder& build_model) {
+Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilder& build_model,
+                                std::optional<ModelFile> file) {
   ResolvedJob resolved;
+  resolved.file = std::move(file);
   LOCKSTEP_ASSIGN(resolved.job, job_of_model(options, &resolved.file));
   Job& job = resolved.job;
   if (resolved.file) {

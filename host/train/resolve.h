@@ -35,11 +35,14 @@ struct ResolvedJob {
 // Whether a job's model is a file and no name: it has a dot or a slash.
 bool is_model_path(const std::string& model);
 
-// What can be said of a job without its data; reads the model's file, where the job names one.
+// What can be said of a job without its data; reads the model's file, where the job names one that
+// has not been read.
 Result<Job> job_of_model(const nlohmann::json& options, std::optional<ModelFile>* file);
 
-// `options` has passed check_option_object with every default filled in.
-Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilder& build_model);
+// `options` has passed check_option_object with every default filled in. `file`: the model's, where
+// it has been read.
+Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilder& build_model,
+                                std::optional<ModelFile> file = {});
 
 // What the coordinator must know of it.
 ClusterFacts cluster_facts(const ResolvedJob& resolved, const RunOptions& run);
