@@ -244,7 +244,7 @@ Result<std::unique_ptr<StreamListener>> make_stream_listener(
   sockets.admission = {options.tls, {Role::node}};
   sockets.log = options.log;
   const auto handler = [accepted = std::move(accepted)](const Visitor& visitor) {
-    const Address peer{peer_host(*visitor.socket), visitor.socket->getPeerPort()};
+    const Address peer{visitor.host, visitor.socket->getPeerPort()};
     accepted(stream_over(visitor.socket, peer.text(), visitor.admit));
   };
   LOCKSTEP_ASSIGN(auto server, SocketServer::start(listen, sockets, handler));

@@ -31,7 +31,7 @@ void ok_or_refuse(const Status& status) {
 class Calls final : public wire::CoordinatorIf {
  public:
   Calls(ControlService& service, const Visitor& visitor)
-      : service_(service), visitor_(visitor), peer_host_(peer_host(*visitor.socket)) {}
+      : service_(service), visitor_(visitor) {}
 
   // The session that polls on this connection.
   std::optional<SessionId> polling() const { return polling_; }
@@ -42,7 +42,7 @@ class Calls final : public wire::CoordinatorIf {
     });
   }
   void join(const wire::JoinRequest& request) override {
-    for_node([&] { ok_or_refuse(service_.join(value_or_refuse(from_wire(request)), peer_host_)); });
+    for_node([&] { ok_or_refuse(service_.join(value_or_refuse(from_wire(request)), visitor_.host)); });
   }
   void poll(wire::PollReply& answer, const wire::PollRequest& request) override {
     for_node([&] {
@@ -123,7 +123,6 @@ class Calls final : public wire::CoordinatorIf {
 
   ControlService& service_;
   const Visitor& visitor_;
-  const std::string peer_host_;
   std::optional<SessionId> polling_;
 };
 

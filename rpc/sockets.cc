@@ -21,6 +21,7 @@ using apache::thrift::transport::TTransportException;
 
 namespace {
 
+constexpr int kAcceptsAtOnce = 64;
 constexpr int kEndMs = 50;  // what a handler takes whose socket was shut down
 
 bool says(const TTransportException& failure, int error_number) {
@@ -40,17 +41,6 @@ bool is_connected_to_itself(int descriptor) {
          getpeername(descriptor, reinterpret_cast<sockaddr*>(&there), &there_bytes) == 0 &&
          here_bytes == there_bytes && std::memcmp(&here, &there, here_bytes) == 0;
 }
-
-// Accepts what may speak TLS later on.
-class Listener final : public TServerSocket {
- public:
-  using TServerSocket::TServerSocket;
-
- protected:
-  std::shared_ptr<Socket> createSocket(THRIFT_SOCKET descriptor) override {
-    return std::make_shared<TlsSocket>(descriptor);
-  }
-};
 
 std::string connect_failure(const TTransportException& failure, int timeout_ms) {
   if (says(failure, ECONNREFUSED)) return "connection refused; does it run there?";
@@ -160,8 +150,11 @@ bool is_loopback(const std::string& address) {
   return address == "::1";
 }
 
-std::string peer_host(Socket& socket) {
-  const std::string host = socket.getPeerAddress();
+std::string host_of(const sockaddr_storage& address) {
+  char text[NI_MAXHOST] = "?";
+  getnameinfo(reinterpret_cast<const sockaddr*>(&address), sizeof(address), text, sizeof(text),
+              nullptr, 0, NI_NUMERICHOST);
+  const std::string host = text;
   const std::string mapped = "::ffff:";
   return host.rfind(mapped, 0) == 0 ? host.substr(mapped.size()) : host;
 }
@@ -174,26 +167,27 @@ Result<std::unique_ptr<SocketServer>> SocketServer::start(const Address& listen,
     return Error{fmt::format("cannot listen on {}: {}", listen.text(), addresses.error().message)};
   }
   std::unique_ptr<SocketServer> server(new SocketServer(std::move(options), std::move(handler)));
-  server->listener_ = std::make_unique<Listener>(addresses->front(), listen.port);
+  server->listener_ = std::make_unique<TServerSocket>(addresses->front(), listen.port);
   TServerSocket& listener = *server->listener_;
-  listener.setSendTimeout(server->options_.send_timeout_ms);
-  listener.setRecvTimeout(server->options_.receive_timeout_ms);
-  listener.setKeepAlive(true);
-  // The destructor shuts sockets down: a second descriptor in every wait would be for nothing.
-  listener.setInterruptableChildren(false);
   listener.setListenCallback([](int descriptor) {
     close_on_exec(descriptor);
     // Thrift holds a connection back until its peer has written; here either side may begin.
     const int at_once = 0;
     setsockopt(descriptor, IPPROTO_TCP, TCP_DEFER_ACCEPT, &at_once, sizeof(at_once));
+    fcntl(descriptor, F_SETFL, fcntl(descriptor, F_GETFL) | O_NONBLOCK);
   });
-  listener.setAcceptCallback(close_on_exec);
   try {
     listener.listen();
   } catch (const TTransportException& failure) {
     return listen_failure(listen, failure);
   }
   server->port_ = listener.getPort();
+  auto lobby = Lobby::make({server->options_.max_waiting, server->options_.handshake_timeout_ms},
+                           listener.getSocketFD(), server->budget_);
+  if (!lobby.ok()) {
+    return Error{fmt::format("cannot listen on {}: {}", listen.text(), lobby.error().message)};
+  }
+  server->lobby_ = std::move(lobby).value();
   server->accepting_ = std::thread([raw = server.get()] { raw->accept_loop(); });
   return server;
 }
@@ -201,7 +195,7 @@ Result<std::unique_ptr<SocketServer>> SocketServer::start(const Address& listen,
 SocketServer::~SocketServer() {
   if (!accepting_.joinable()) return;
   stopping_ = true;
-  listener_->interrupt();
+  lobby_->wake();
   accepting_.join();
   listener_->close();
   {
@@ -215,18 +209,43 @@ SocketServer::~SocketServer() {
 
 void SocketServer::accept_loop() {
   while (!stopping_) {
-    try {
-      auto transport = listener_->accept();
-      join_finished();
-      add(std::static_pointer_cast<Socket>(transport));
-    } catch (const std::exception&) {
-      // Interrupted, a client that is gone already, or no descriptor left: none ends the server.
-      if (!stopping_) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    const std::vector<Lobby::Leaver> leavers = lobby_->wait();
+    join_finished();
+    for (const Lobby::Leaver& leaver : leavers) {
+      if (leaver.why == nullptr) {
+        add(leaver);
+      } else {
+        log_refused(leaver.peer, leaver.why);
+        ::close(leaver.descriptor);
+      }
     }
+    // No descriptor left, which does not end the server.
+    if (!accept_all()) std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
 }
 
-void SocketServer::add(std::shared_ptr<Socket> socket) {
+// All that wait at the listener, within reason.
+bool SocketServer::accept_all() {
+  for (int i = 0; i < kAcceptsAtOnce; ++i) {
+    sockaddr_storage peer{};
+    socklen_t bytes = sizeof(peer);
+    const int descriptor =
+        accept4(listener_->getSocketFD(), reinterpret_cast<sockaddr*>(&peer), &bytes, SOCK_CLOEXEC);
+    if (descriptor < 0) return errno != EMFILE && errno != ENFILE;
+    if (options_.admission.tls != nullptr) {
+      lobby_->enter(descriptor, peer);
+    } else {
+      add({descriptor, peer});
+    }
+  }
+  return true;
+}
+
+void SocketServer::add(const Lobby::Leaver& from) {
+  auto socket = std::make_shared<TlsSocket>(from.descriptor);
+  socket->setSendTimeout(options_.send_timeout_ms);
+  socket->setRecvTimeout(options_.receive_timeout_ms);
+  socket->setKeepAlive(true);
   std::unique_lock lock(mutex_);
   make_room();
   // Strangers that were ended are about to go.
@@ -240,7 +259,7 @@ void SocketServer::add(std::shared_ptr<Socket> socket) {
   connections_.push_back({std::move(socket), {}});
   const auto added = std::prev(connections_.end());
   try {
-    added->thread = std::thread([this, added] { run(added); });
+    added->thread = std::thread([this, added, from] { run(added, from); });
   } catch (const std::system_error&) {
     connections_.erase(added);
   }
@@ -260,33 +279,35 @@ void SocketServer::make_room() {
   shutdown(oldest->socket->getSocketFD(), SHUT_RDWR);
 }
 
-void SocketServer::run(Place connection) {
+void SocketServer::run(Place connection, const Lobby::Leaver& from) {
   std::shared_ptr<Socket> socket;
   {
     const std::lock_guard lock(mutex_);
     socket = connection->socket;
   }
-  serve(connection, socket);
+  serve(connection, socket, from);
   // From here on the destructor does not touch the descriptor, which may close any time.
   const std::lock_guard lock(mutex_);
   connection->socket.reset();
   finished_.notify_all();
 }
 
-void SocketServer::serve(Place connection, const std::shared_ptr<Socket>& socket) {
+void SocketServer::serve(Place connection, const std::shared_ptr<Socket>& socket,
+                         const Lobby::Leaver& from) {
   Visitor visitor;
   visitor.socket = socket;
+  visitor.host = host_of(from.peer);
   visitor.admit = [this, connection] {
     const std::lock_guard lock(mutex_);
     connection->stranger = false;
   };
   if (const Admission& admission = options_.admission; admission.tls != nullptr) {
-    auto session = admission.tls->accept(socket->getSocketFD(), admission.roles,
-                                         deadline_in(options_.handshake_timeout_ms));
+    auto session = admission.tls->accept(socket->getSocketFD(), admission.roles, from.until);
     if (!session.ok()) {
-      log_refused(*socket, session.error().message);
+      log_refused(from.peer, session.error().message);
       return;
     }
+    budget_.give_back(origin_of(from.peer));
     visitor.role = (*session)->peer().role;
     static_cast<TlsSocket&>(*socket).start(std::move(session).value());
     visitor.admit();
@@ -295,7 +316,7 @@ void SocketServer::serve(Place connection, const std::shared_ptr<Socket>& socket
 }
 
 // One line a second: a flood must not fill the disk.
-void SocketServer::log_refused(Socket& socket, const std::string& why) {
+void SocketServer::log_refused(const sockaddr_storage& peer, const std::string& why) {
   if (!options_.log || stopping_) return;
   std::string more;
   {
@@ -309,7 +330,7 @@ void SocketServer::log_refused(Socket& socket, const std::string& why) {
     if (not_logged_ > 0) more = fmt::format(" ({} more since the last line)", not_logged_);
     not_logged_ = 0;
   }
-  options_.log(fmt::format("refused {}: {}{}", peer_host(socket), why, more));
+  options_.log(fmt::format("refused {}: {}{}", host_of(peer), why, more));
 }
 
 void SocketServer::join_finished() {

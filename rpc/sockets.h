@@ -18,12 +18,12 @@
 #include <vector>
 
 #include "host/runtime/control.h"
+#include "rpc/lobby.h"
 #include "rpc/tls_socket.h"
 
 namespace lockstep {
 
 using Socket = apache::thrift::transport::TSocket;
-using Deadline = std::chrono::steady_clock::time_point;
 
 inline Deadline deadline_in(int timeout_ms) {
   return std::chrono::steady_clock::now() + std::chrono::milliseconds(timeout_ms);
@@ -54,12 +54,13 @@ Result<std::shared_ptr<Socket>> connect_socket(const Address& address, int timeo
                                                const std::string& who,
                                                const Admission& admission = {});
 
-// The peer's numeric address, of an IPv4 peer always in IPv4's form.
-std::string peer_host(Socket& socket);
+// A numeric address, of IPv4 always in IPv4's form.
+std::string host_of(const sockaddr_storage& address);
 
 // A connection that was accepted.
 struct Visitor {
   std::shared_ptr<Socket> socket;
+  std::string host;             // the peer's numeric address
   std::optional<Role> role;     // what its certificate says; none in plain
   std::function<void()> admit;  // it is none of the strangers any more
 };
@@ -70,14 +71,18 @@ struct Visitor {
 //
 // A connection is a stranger's until the handler admits it, or its handshake of TLS is done: one
 // stranger too many ends the oldest of them, so that a flood never keeps out who comes to work.
+// Under TLS a connection comes to its thread through the lobby.
 class SocketServer {
  public:
   struct Options {
     int max_connections = 512;
-    int max_strangers = 64;
+    int max_strangers = 64;      // that have a thread
+    int max_waiting = 256;       // in the lobby
     int receive_timeout_ms = 0;  // 0: for ever
     int send_timeout_ms = 0;
-    int handshake_timeout_ms = 5'000;
+    int handshake_timeout_ms = 5'000;       // the lobby's time included
+    int failed_handshakes_per_second = 50;  // of one address; more of them wait
+    int failed_handshakes_at_once = 100;
     Admission admission = {};
     std::function<void(const std::string&)> log = {};  // who was refused; any thread
   };
@@ -100,19 +105,24 @@ class SocketServer {
   using Place = std::list<Connection>::iterator;
 
   SocketServer(Options options, Handler handler)
-      : options_(std::move(options)), handler_(std::move(handler)) {}
+      : options_(std::move(options)),
+        handler_(std::move(handler)),
+        budget_(options_.failed_handshakes_per_second, options_.failed_handshakes_at_once) {}
   void accept_loop();
-  void add(std::shared_ptr<Socket> socket);
+  bool accept_all();
+  void add(const Lobby::Leaver& from);
   void make_room();
-  void run(Place connection);
-  void serve(Place connection, const std::shared_ptr<Socket>& socket);
-  void log_refused(Socket& socket, const std::string& why);
+  void run(Place connection, const Lobby::Leaver& from);
+  void serve(Place connection, const std::shared_ptr<Socket>& socket, const Lobby::Leaver& from);
+  void log_refused(const sockaddr_storage& peer, const std::string& why);
   void join_finished();
 
   const Options options_;
   const Handler handler_;
   std::unique_ptr<apache::thrift::transport::TServerSocket> listener_;
   int port_ = 0;
+  HandshakeBudget budget_;
+  std::unique_ptr<Lobby> lobby_;
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;
   std::condition_variable finished_;
