@@ -1,6 +1,7 @@
 """What operators see: metrics, health, logs for machines, status, and the model out of a run."""
 import json
 import re
+import signal
 import sys
 import urllib.error
 import urllib.request
@@ -93,11 +94,21 @@ class MonitoringTest(faults.FaultTest):
         for word in ("mlp on digits:512", "training", "n0", "n1", "loss:", "samples/s",
                      "partitions"):
             self.assertIn(word, table)
+        self.watch(address)
         self.fetch(address)
         self.assert_same(coordinator, self.run_folder, JOB)
         for node in nodes:
             self.assertEqual(node.finish()[0], 0, node.log())
         self.assertEqual(runs.run("probe", "--metrics-listen", f"127.0.0.1:{port}").returncode, 1)
+
+    def watch(self, address):
+        """The status again and again, until Ctrl-C; not a terminal, which would be cleared."""
+        watching = self.launch("status", address, "--watch")
+        runs.wait_until(lambda: sum("mlp on" in line for line in watching.out) >= 2, "two tables")
+        watching.kill(signal.SIGINT)
+        code, out, _ = watching.finish(5)
+        self.assertEqual(code, 130)
+        self.assertNotIn("\033", out)
 
     def fetch(self, address):
         folder = self.folder / "fetched"

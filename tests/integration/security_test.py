@@ -2,6 +2,7 @@
 import contextlib
 import os
 import pathlib
+import shutil
 import stat
 
 import faults
@@ -24,13 +25,13 @@ class SecurityTest(faults.FaultTest):
         make_certificates(folder, job, *more)
         return folder
 
-    def start_cluster(self, job, nodes, certificates=None, host="127.0.0.1", more=()):
-        """(coordinator, nodes, their addresses, output folder), in the steps."""
+    def start_cluster(self, job, nodes, certificates=None, host="127.0.0.1", more=(), wanted=None):
+        """(coordinator, nodes, its address, output folder); it begins with `wanted` nodes."""
         def tls(role):
             return ["--tls", certificates / role] if certificates else []
         output = self.output()
         coordinator, address = self.start_coordinator(
-            output, "--nodes", nodes, *tls("coordinator"), *more, job=job, host=host)
+            output, "--nodes", wanted or nodes, *tls("coordinator"), *more, job=job, host=host)
         workers = [self.start_node(f"127.0.0.1:{address.rsplit(':', 1)[1]}", f"n{index}",
                                    *tls("node"), *more,
                                    data=job[job.index("--data") + 1]) for index in range(nodes)]
@@ -75,6 +76,27 @@ class SecurityTest(faults.FaultTest):
         done = runs.run("status", address, "--tls", certificates / "operator")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assert_fails(runs.run("status", address, "--tls", self.folder), 1, "lockstep certs")
+
+    def test_the_authority_is_replaced_while_a_job_runs(self):
+        certificates = self.certificates()
+        # One of two nodes: the job waits until the last move is made.
+        coordinator, workers, address, output = self.start_cluster(SMALL, 1, certificates,
+                                                                   wanted=2)
+        old = self.folder / "old"
+        shutil.copytree(certificates, old)
+        coordinator.wait_for("joined")
+        for move in (["--renew"], *(["--rotate", move] for move in ("trust", "issue", "retire"))):
+            make_certificates(certificates, "test", *move)
+            done = runs.run("status", address, "--tls", certificates / "operator")
+            self.assertEqual(done.returncode, 0, f"{move}: {done.stderr}")
+        coordinator.wait_for("new certificates in", times=4)
+        done = runs.run("status", address, "--tls", old / "operator")
+        self.assert_fails(done, 4, "foreign")
+        workers.append(self.start_node(address, "late", "--tls", certificates / "node",
+                                       data=SMALL[3]))
+        self.assert_same(coordinator, output, SMALL)
+        for worker in workers:
+            self.assertEqual(worker.finish()[0], 0, worker.log())
 
     def test_without_certificates_only_loopback_listens(self):
         done = runs.run("coordinator", *SMALL, "--listen", "0.0.0.0:0", "--output", self.output())
