@@ -17,7 +17,7 @@ class Conv : public PreparedOp {
       : setting_(setting),
         op_(op),
         plan_(std::move(plan)),
-        operands_(setting.gpu, {inputs(), op_.kernel_size(), pixels() * op_.out_channels}) {}
+        operands_(setting.gpu->math(), operand_counts(op, setting.rows)) {}
 
   void run(const RunContext& context, std::span<float* const> values) override {
     switch (op_.pass) {
@@ -46,19 +46,20 @@ class Conv : public PreparedOp {
   Result<const void*> kernel(const RunContext& context, const Branch& branch) const {
     LOCKSTEP_RETURN_IF_ERROR(launch_transpose(context.weights + op_.kernel_offset, window(),
                                               op_.out_channels, branch.scratch, branch.stream));
-    return operands_.read(Operand::kernel, branch.scratch);
+    return operands_.read(Operand::kernel, branch.scratch, context.work, branch.stream);
   }
 
   Status forward(const RunContext& context, std::span<float* const> values) const {
     const Branch& branch = setting_.gpu->branch();
     float* y = setting_.output(values);
     LOCKSTEP_ASSIGN(const void* const factor, kernel(context, branch));
-    LOCKSTEP_ASSIGN(const void* const x, operands_.read(Operand::x, setting_.input(0, values)));
-    LOCKSTEP_ASSIGN(void* const out, operands_.write(Operand::y, y));
+    LOCKSTEP_ASSIGN(const void* const x, operands_.read(Operand::x, setting_.input(0, values),
+                                                        context.work, branch.stream));
+    void* const out = operands_.write(Operand::y, y, context.work);
     LOCKSTEP_RETURN_IF_ERROR(
         plan_->run(branch.cudnn, {.x = x, .kernel = factor, .bias = bias(context), .out = out},
                    branch.workspace));
-    LOCKSTEP_RETURN_IF_ERROR(operands_.finish(Operand::y, y));
+    LOCKSTEP_RETURN_IF_ERROR(operands_.finish(Operand::y, y, context.work, branch.stream));
     const float* bias_left = plan_->fuses_bias() ? nullptr : bias(context);
     const Activation activation_left =
         plan_->fuses_activation() ? Activation::linear : op_.activation;
@@ -71,11 +72,12 @@ class Conv : public PreparedOp {
     const Branch& branch = setting_.gpu->branch();
     float* dx = setting_.output(values);
     LOCKSTEP_ASSIGN(const void* const factor, kernel(context, branch));
-    LOCKSTEP_ASSIGN(const void* const dy, operands_.read(Operand::y, setting_.input(0, values)));
-    LOCKSTEP_ASSIGN(void* const out, operands_.write(Operand::x, dx));
+    LOCKSTEP_ASSIGN(const void* const dy, operands_.read(Operand::y, setting_.input(0, values),
+                                                         context.work, branch.stream));
+    void* const out = operands_.write(Operand::x, dx, context.work);
     LOCKSTEP_RETURN_IF_ERROR(
         plan_->run(branch.cudnn, {.kernel = factor, .dy = dy, .out = out}, branch.workspace));
-    LOCKSTEP_RETURN_IF_ERROR(operands_.finish(Operand::x, dx));
+    LOCKSTEP_RETURN_IF_ERROR(operands_.finish(Operand::x, dx, context.work, branch.stream));
     const float* mask = setting_.relu_mask(values);
     if (mask == nullptr) return {};
     return launch_mask(mask, inputs(), dx, branch.stream);
@@ -85,12 +87,15 @@ class Conv : public PreparedOp {
     const Branch& branch = setting_.gpu->branch();
     const float* dy = setting_.input(1, values);
     float* gradient = context.roots[0];
-    LOCKSTEP_ASSIGN(const void* const x, operands_.read(Operand::x, setting_.input(0, values)));
-    LOCKSTEP_ASSIGN(const void* const factor, operands_.read(Operand::y, dy));
-    LOCKSTEP_ASSIGN(void* const out, operands_.write(Operand::kernel, branch.scratch));
+    void* const work = context.work;
+    LOCKSTEP_ASSIGN(const void* const x,
+                    operands_.read(Operand::x, setting_.input(0, values), work, branch.stream));
+    LOCKSTEP_ASSIGN(const void* const factor, operands_.read(Operand::y, dy, work, branch.stream));
+    void* const out = operands_.write(Operand::kernel, branch.scratch, work);
     LOCKSTEP_RETURN_IF_ERROR(
         plan_->run(branch.cudnn, {.x = x, .dy = factor, .out = out}, branch.workspace));
-    LOCKSTEP_RETURN_IF_ERROR(operands_.finish(Operand::kernel, branch.scratch));
+    LOCKSTEP_RETURN_IF_ERROR(
+        operands_.finish(Operand::kernel, branch.scratch, work, branch.stream));
     LOCKSTEP_RETURN_IF_ERROR(launch_transpose(branch.scratch, op_.out_channels, window(),
                                               gradient + op_.kernel_offset, branch.stream));
     if (op_.bias_offset < 0) return {};

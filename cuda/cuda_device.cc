@@ -9,6 +9,7 @@
 #include "cuda/gpu.h"
 #include "cuda/kernels_general.h"
 #include "cuda/nccl_link.h"
+#include "cuda/operands.h"
 #include "cuda/prepared_ops.h"
 #include "host/core/check.h"
 #include "host/device/flat_sums.h"
@@ -41,12 +42,12 @@ class CudaBuffer : public Buffer {
   int64_t bytes_;
 };
 
-// A Program's input and, from its second run on, its launches as one CUDA graph. The first run is
-// plain: it loads the kernels, which a capture must not do.
+// A Program's input and, from its second run on, the launches of each segment as a CUDA graph. The
+// first run is plain: it loads the kernels, which a capture must not do.
 struct CudaRecording : Recording {
   std::unique_ptr<Staging> staging;
   bool has_run = false;
-  GraphHandle graph;
+  std::vector<GraphHandle> graphs;
 };
 
 struct Visitor {
@@ -75,7 +76,7 @@ class CudaDevice : public Device {
  public:
   CudaDevice(std::unique_ptr<Gpu> gpu, std::string_view numerics, const CudaOptions& options)
       : gpu_(std::move(gpu)), numerics_(numerics), options_(options) {}
-  ~CudaDevice() override { log_failure(gpu_->finish()); }
+  ~CudaDevice() override { log_failure(gpu_->finish_all()); }
 
   std::string numerics() const override { return numerics_; }
   std::string description() const override {
@@ -96,11 +97,29 @@ class CudaDevice : public Device {
   std::optional<int64_t> free_bytes() const override;
   Result<std::unique_ptr<Buffer>> allocate_host(int64_t bytes) override;
   Status copy_to_host(const float* from, int64_t count, float* to) override {
-    return copy(from, count, to, cudaMemcpyDeviceToHost);
+    LOCKSTEP_RETURN_IF_ERROR(start_copy(from, count, to, cudaMemcpyDeviceToHost));
+    return gpu_->finish();
+  }
+  Status start_copy_to_host(const float* from, int64_t count, float* to) override {
+    return start_copy(from, count, to, cudaMemcpyDeviceToHost);
   }
   Status copy_to_device(const float* from, int64_t count, float* to) override {
-    return copy(from, count, to, cudaMemcpyHostToDevice);
+    LOCKSTEP_RETURN_IF_ERROR(start_copy(from, count, to, cudaMemcpyHostToDevice));
+    return gpu_->finish();
   }
+  Status aside(const std::function<Status()>& work) override {
+    LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
+    return gpu_->aside(work);
+  }
+  Status finish_aside(int index) override {
+    return LOCKSTEP_CUDA_STATUS(cudaEventSynchronize(gpu_->aside_event(index)));
+  }
+  Status rejoin() override { return gpu_->rejoin(); }
+  int64_t bucket_bytes() const override { return options_.bucket_bytes; }
+  int64_t work_bytes(const OpDesc& op, int rows) const override {
+    return gpu_->math() == CudaMath::bf16 ? operand_bytes(op, rows) : 0;
+  }
+  int parts_at_once() const override { return kBranches; }
   std::pmr::memory_resource* batch_memory() override { return gpu_->feed().pinned(); }
   std::unique_ptr<BatchCopy> prefetch(const HostBatch& batch) override {
     auto started = gpu_->feed().start(batch);
@@ -121,8 +140,8 @@ class CudaDevice : public Device {
     LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
     return prepare_op({{op}, gpu_.get(), group.total_rows()});
   }
-  Status play(std::unique_ptr<Recording>* recording, const RunContext& context, int parts,
-              const std::function<void(int)>& run_part) override;
+  Status play(std::unique_ptr<Recording>* recording, const RunContext& context,
+              const PartRuns& runs) override;
 
   void add(const float* a, const float* b, float* out, int64_t count) override {
     for (int64_t i = 0; i < count; ++i) out[i] = a[i] + b[i];
@@ -155,10 +174,11 @@ class CudaDevice : public Device {
   static void log_failure(const Status& status) {
     if (!status.ok()) std::fprintf(stderr, "lockstep: %s\n", status.error().message.c_str());
   }
-  Status copy(const float* from, int64_t count, float* to, cudaMemcpyKind kind);
-  Status run_parts(int parts, const std::function<void(int)>& run_part);
-  Status play_staged(CudaRecording* played, int parts, const std::function<void(int)>& run_part);
-  Status record(CudaRecording* recording, int parts, const std::function<void(int)>& run_part);
+  Status start_copy(const float* from, int64_t count, float* to, cudaMemcpyKind kind);
+  Status run_segment(const PartRuns& runs, int segment);
+  Status play_segment(CudaRecording* played, const PartRuns& runs, int segment);
+  Status play_staged(CudaRecording* played, const PartRuns& runs);
+  Result<GraphHandle> record(const PartRuns& runs, int segment);
 
   std::unique_ptr<Gpu> gpu_;
   const std::string numerics_;
@@ -197,28 +217,26 @@ Result<std::unique_ptr<Buffer>> CudaDevice::allocate_host(int64_t bytes) {
   return std::unique_ptr<Buffer>(std::make_unique<CudaBuffer<HostMemoryHandle>>(memory, size));
 }
 
-Status CudaDevice::copy(const float* from, int64_t count, float* to, cudaMemcpyKind kind) {
+Status CudaDevice::start_copy(const float* from, int64_t count, float* to, cudaMemcpyKind kind) {
   LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
-  LOCKSTEP_CUDA_CHECK(
+  return LOCKSTEP_CUDA_STATUS(
       cudaMemcpyAsync(to, from, static_cast<size_t>(count) * sizeof(float), kind, gpu_->stream()));
-  return gpu_->finish();
 }
 
-Status CudaDevice::run_parts(int parts, const std::function<void(int)>& run_part) {
-  const int branches = std::min(parts, kBranches);
+Status CudaDevice::run_segment(const PartRuns& runs, int segment) {
+  const int branches = std::min(runs.parts, kBranches);
   LOCKSTEP_RETURN_IF_ERROR(gpu_->fork(branches));
-  for (int part = 0; part < parts; ++part) {
+  for (int part = 0; part < runs.parts; ++part) {
     gpu_->use_branch(part % kBranches);
-    run_part(part);
+    runs.run(part, segment);
   }
   LOCKSTEP_RETURN_IF_ERROR(gpu_->take_failure());
   return gpu_->join(branches);
 }
 
-Status CudaDevice::record(CudaRecording* recording, int parts,
-                          const std::function<void(int)>& run_part) {
+Result<GraphHandle> CudaDevice::record(const PartRuns& runs, int segment) {
   LOCKSTEP_CUDA_CHECK(cudaStreamBeginCapture(gpu_->stream(), cudaStreamCaptureModeRelaxed));
-  const Status ran = run_parts(parts, run_part);
+  const Status ran = run_segment(runs, segment);
   cudaGraph_t graph = nullptr;
   const Status ended = LOCKSTEP_CUDA_STATUS(cudaStreamEndCapture(gpu_->stream(), &graph));
   const GraphTemplateHandle captured(graph);
@@ -226,25 +244,39 @@ Status CudaDevice::record(CudaRecording* recording, int parts,
   LOCKSTEP_RETURN_IF_ERROR(ended);
   cudaGraphExec_t exec = nullptr;
   LOCKSTEP_CUDA_CHECK(cudaGraphInstantiate(&exec, graph, 0));
-  recording->graph = GraphHandle(exec);
-  return {};
+  return GraphHandle(exec);
 }
 
 // The first time plain, the second time recorded, from then on played; plain each time where the
 // options say so.
-Status CudaDevice::play_staged(CudaRecording* played, int parts,
-                               const std::function<void(int)>& run_part) {
-  if (!played->has_run || !options_.replays) {
-    LOCKSTEP_RETURN_IF_ERROR(run_parts(parts, run_part));
-    played->has_run = true;
-    return {};
+Status CudaDevice::play_segment(CudaRecording* played, const PartRuns& runs, int segment) {
+  if (!played->has_run || !options_.replays) return run_segment(runs, segment);
+  GraphHandle& graph = played->graphs[static_cast<size_t>(segment)];
+  if (!graph) {
+    LOCKSTEP_ASSIGN(graph, record(runs, segment));
   }
-  if (!played->graph) LOCKSTEP_RETURN_IF_ERROR(record(played, parts, run_part));
-  return LOCKSTEP_CUDA_STATUS(cudaGraphLaunch(played->graph.get(), gpu_->stream()));
+  return LOCKSTEP_CUDA_STATUS(cudaGraphLaunch(graph.get(), gpu_->stream()));
 }
 
-Status CudaDevice::play(std::unique_ptr<Recording>* recording, const RunContext& context, int parts,
-                        const std::function<void(int)>& run_part) {
+Status CudaDevice::play_staged(CudaRecording* played, const PartRuns& runs) {
+  played->graphs.resize(static_cast<size_t>(runs.segments));
+  const auto tell = [&](int segment) { return runs.given ? runs.given(segment) : Status{}; };
+  const bool is_first = !played->has_run;
+  for (int segment = 0; segment < runs.segments; ++segment) {
+    LOCKSTEP_RETURN_IF_ERROR(play_segment(played, runs, segment));
+    if (!is_first) LOCKSTEP_RETURN_IF_ERROR(tell(segment));
+  }
+  played->has_run = true;
+  // Loading a kernel may wait for all that the GPU does: nothing that waits for other GPUs may be
+  // under way meanwhile.
+  for (int segment = 0; segment < runs.segments && is_first; ++segment) {
+    LOCKSTEP_RETURN_IF_ERROR(tell(segment));
+  }
+  return {};
+}
+
+Status CudaDevice::play(std::unique_ptr<Recording>* recording, const RunContext& context,
+                        const PartRuns& runs) {
   LOCKSTEP_RETURN_IF_ERROR(gpu_->make_current());
   LOCKSTEP_RETURN_IF_ERROR(gpu_->take_failure());
   std::unique_ptr<Recording> own;
@@ -263,7 +295,7 @@ Status CudaDevice::play(std::unique_ptr<Recording>* recording, const RunContext&
   }
   LOCKSTEP_RETURN_IF_ERROR(played.staging->take(context, fed, gpu_->stream()));
   gpu_->begin_run(played.staging->on_device());
-  LOCKSTEP_RETURN_IF_ERROR(play_staged(&played, parts, run_part));
+  LOCKSTEP_RETURN_IF_ERROR(play_staged(&played, runs));
   if (sent_now != nullptr) LOCKSTEP_RETURN_IF_ERROR(sent_now->finish());
   return recording == nullptr ? gpu_->finish() : Status{};
 }

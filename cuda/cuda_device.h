@@ -23,10 +23,11 @@ GpuMemory cuda_memory(int index);
 // Refuses what make_cuda_device would for GPU 0, but takes nothing of it.
 Status check_cuda_device(std::string_view numerics);
 
-// `numerics` is "cuda-fp32", "cuda-tf32" or "cuda-bf16".
 struct CudaOptions {
-  bool replays = true;  // a Program's launches as one CUDA graph; else one by one, to compare
+  bool replays = true;  // a Program's launches as CUDA graphs; else one by one, to compare
+  int64_t bucket_bytes = int64_t{1} << 20;  // Device::bucket_bytes
 };
+// `numerics` is "cuda-fp32", "cuda-tf32" or "cuda-bf16".
 Result<std::unique_ptr<Device>> make_cuda_device(int index, std::string_view numerics,
                                                  const CudaOptions& options = {});
 

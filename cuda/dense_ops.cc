@@ -15,8 +15,7 @@ class Dense : public PreparedOp {
       : setting_(setting),
         op_(op),
         matmul_(std::move(matmul)),
-        operands_(setting.gpu, {setting.rows * op.in_features, op.in_features * op.out_features,
-                                setting.rows * op.out_features}) {}
+        operands_(setting.gpu->math(), operand_counts(op, setting.rows)) {}
 
   void run(const RunContext& context, std::span<float* const> values) override {
     setting_.gpu->note(launch(context, values));
@@ -25,26 +24,28 @@ class Dense : public PreparedOp {
  private:
   Status launch(const RunContext& context, std::span<float* const> values) const {
     const Branch& branch = setting_.gpu->branch();
+    const auto read = [&](Operand operand, const float* factor) {
+      return operands_.read(operand, factor, context.work, branch.stream);
+    };
     MatmulBuffers buffers;
     if (op_.pass == Pass::weight_gradient) {
       const float* dy = setting_.input(1, values);
-      LOCKSTEP_ASSIGN(buffers.x, operands_.read(Operand::x, setting_.input(0, values)));
-      LOCKSTEP_ASSIGN(buffers.dy, operands_.read(Operand::y, dy));
+      LOCKSTEP_ASSIGN(buffers.x, read(Operand::x, setting_.input(0, values)));
+      LOCKSTEP_ASSIGN(buffers.dy, read(Operand::y, dy));
       buffers.out = context.roots[0] + op_.kernel_offset;
       LOCKSTEP_RETURN_IF_ERROR(matmul_->run(buffers, branch.workspace, branch.stream));
       if (op_.bias_offset < 0) return {};
       return launch_column_sums(dy, setting_.rows, op_.out_features, branch.scratch,
                                 context.roots[0] + op_.bias_offset, branch.stream);
     }
-    LOCKSTEP_ASSIGN(buffers.kernel,
-                    operands_.read(Operand::kernel, context.weights + op_.kernel_offset));
+    LOCKSTEP_ASSIGN(buffers.kernel, read(Operand::kernel, context.weights + op_.kernel_offset));
     buffers.out = setting_.output(values);
     if (op_.pass == Pass::forward) {
-      LOCKSTEP_ASSIGN(buffers.x, operands_.read(Operand::x, setting_.input(0, values)));
+      LOCKSTEP_ASSIGN(buffers.x, read(Operand::x, setting_.input(0, values)));
       if (op_.bias_offset >= 0) buffers.bias = context.weights + op_.bias_offset;
       return matmul_->run(buffers, branch.workspace, branch.stream);
     }
-    LOCKSTEP_ASSIGN(buffers.dy, operands_.read(Operand::y, setting_.input(0, values)));
+    LOCKSTEP_ASSIGN(buffers.dy, read(Operand::y, setting_.input(0, values)));
     LOCKSTEP_RETURN_IF_ERROR(matmul_->run(buffers, branch.workspace, branch.stream));
     const float* mask = setting_.relu_mask(values);
     if (mask == nullptr) return {};

@@ -33,6 +33,10 @@ Status Gpu::open() {
   for (int i = 0; i < kBranches; ++i) LOCKSTEP_RETURN_IF_ERROR(open_branch());
   LOCKSTEP_ASSIGN(EventHandle fork, make_event());
   events_.push_back(std::move(fork));
+  cudaStream_t aside = nullptr;
+  LOCKSTEP_CUDA_CHECK(cudaStreamCreateWithFlags(&aside, cudaStreamNonBlocking));
+  aside_ = StreamHandle(aside);
+  LOCKSTEP_ASSIGN(aside_begins_, make_event());
   LOCKSTEP_ASSIGN(feed_, BatchFeed::create(info_));
   return {};
 }
@@ -50,32 +54,12 @@ Status Gpu::open_branch() {
   branch.cudnn = cudnn.get();
   cudnn_handles_.push_back(std::move(cudnn));
   branches_.push_back(branch);
-  operands_.emplace_back();
-  operand_bytes_.push_back(0);
   LOCKSTEP_ASSIGN(EventHandle joined, make_event());
   events_.push_back(std::move(joined));
   return {};
 }
 
 Status Gpu::make_current() const { return LOCKSTEP_CUDA_STATUS(cudaSetDevice(info_.index)); }
-
-Result<std::byte*> Gpu::operand_memory(int64_t bytes) {
-  const auto at = static_cast<size_t>(current_);
-  int64_t& held = operand_bytes_[at];
-  if (bytes > held) {
-    const int64_t wanted = std::max(bytes, 2 * held);  // soon large enough for all ops
-    auto memory = allocate_on_device(wanted);
-    if (!memory.ok()) {
-      return Error{fmt::format("no {} MiB for operands in bfloat16: use a smaller batch, or more "
-                               "GPUs ({})",
-                               (wanted >> 20) + 1, memory.error().message),
-                   memory.error().kind};
-    }
-    operands_[at].push_back(std::move(memory).value());
-    held = wanted;
-  }
-  return static_cast<std::byte*>(operands_[at].back().get());
-}
 
 Status Gpu::fork(int branches) {
   const cudaEvent_t event = events_.back().get();
@@ -96,6 +80,40 @@ Status Gpu::join(int branches) {
 }
 
 Status Gpu::finish() { return LOCKSTEP_CUDA_STATUS(cudaStreamSynchronize(stream())); }
+
+Status Gpu::aside(const std::function<Status()>& work) {
+  LOCKSTEP_CHECK(!in_aside_);
+  if (asides_ == aside_ends_.size()) {
+    LOCKSTEP_ASSIGN(EventHandle end, make_event());
+    aside_ends_.push_back(std::move(end));
+  }
+  LOCKSTEP_CUDA_CHECK(cudaEventRecord(aside_begins_.get(), stream()));
+  LOCKSTEP_CUDA_CHECK(cudaStreamWaitEvent(aside_.get(), aside_begins_.get(), 0));
+  in_aside_ = true;
+  const Status worked = work();
+  in_aside_ = false;
+  LOCKSTEP_RETURN_IF_ERROR(worked);
+  LOCKSTEP_CUDA_CHECK(cudaEventRecord(aside_ends_[asides_].get(), aside_.get()));
+  ++asides_;
+  return {};
+}
+
+cudaEvent_t Gpu::aside_event(int index) const {
+  LOCKSTEP_CHECK(index >= 0 && static_cast<size_t>(index) < asides_);
+  return aside_ends_[static_cast<size_t>(index)].get();
+}
+
+Status Gpu::rejoin() {
+  if (asides_ == 0) return {};
+  const cudaEvent_t last = aside_ends_[std::exchange(asides_, 0) - 1].get();
+  return LOCKSTEP_CUDA_STATUS(cudaStreamWaitEvent(stream(), last, 0));
+}
+
+Status Gpu::finish_all() {
+  const Status finished = finish();
+  const Status aside = LOCKSTEP_CUDA_STATUS(cudaStreamSynchronize(aside_.get()));
+  return finished.ok() ? aside : finished;
+}
 
 Result<ListCache::Lists> ListCache::find_or_upload(const std::shared_ptr<const IndexLists>& lists,
                                                    ListForm form, cudaStream_t stream) {

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -94,23 +95,28 @@ class Gpu {
   // Makes this GPU the calling thread's current one.
   Status make_current() const;
 
-  // Branch 0's: where all that is no part of a Program runs, in order.
-  cudaStream_t stream() const { return branches_[0].stream; }
+  // Where all that is no part of a Program runs, in order: branch 0's or, in an aside, its own.
+  cudaStream_t stream() const { return in_aside_ ? aside_.get() : branches_[0].stream; }
   const Branch& branch(int index) const { return branches_[static_cast<size_t>(index)]; }
   // The branches wait for the first one; the first one waits for the others.
   Status fork(int branches);
   Status join(int branches);
-  // Waits for all that was launched on branch 0.
+  // Waits for all that was launched on stream().
   Status finish();
+
+  // See Device::aside.
+  Status aside(const std::function<Status()>& work);
+  // That the aside's work is done.
+  cudaEvent_t aside_event(int index) const;
+  Status rejoin();
+  // Waits for everything.
+  Status finish_all();
 
   // The run under way, for the ops.
   void begin_run(const StagedBatch& batch) { batch_ = batch; }
   void use_branch(int index) { current_ = index; }
   const Branch& branch() const { return branches_[static_cast<size_t>(current_)]; }
   const StagedBatch& batch() const { return batch_; }
-  // At least so many bytes, aligned to 256, for operands that the op under way rounds: the
-  // branch's, whose next op overwrites them. Grows in a run that is not captured.
-  Result<std::byte*> operand_memory(int64_t bytes);
   // Ops cannot return what failed: the first failure is kept until it is taken.
   void note(const Status& status) {
     if (failure_.ok() && !status.ok()) failure_ = status;
@@ -130,10 +136,12 @@ class Gpu {
   std::vector<StreamHandle> streams_;
   std::vector<CudnnHandle> cudnn_handles_;
   std::vector<MemoryHandle> workspaces_;
-  // Of each branch the memory for operands, the last the largest; captured graphs use older ones.
-  std::vector<std::vector<MemoryHandle>> operands_;
-  std::vector<int64_t> operand_bytes_;
   std::vector<EventHandle> events_;  // one a branch, then the fork's
+  StreamHandle aside_;
+  EventHandle aside_begins_;
+  std::vector<EventHandle> aside_ends_;
+  size_t asides_ = 0;  // since the last rejoin()
+  bool in_aside_ = false;
   std::vector<Branch> branches_;
   PlanCache<ConvPlan> conv_plans_;
   PlanStore plan_store_ = PlanStore::from_environment();

@@ -17,6 +17,7 @@ using Clock = std::chrono::steady_clock;
 // Between two looks: moves take some tens of microseconds, and sleeping takes longer than asked.
 constexpr long kPauseNs = 5'000;
 constexpr int kSpins = 200;
+constexpr const char* kOthers = "the other GPUs";  // what is waited for
 
 class NcclLink final : public DeviceLink {
  public:
@@ -71,17 +72,25 @@ class NcclLink final : public DeviceLink {
   }
 
   Status finish() override {
-    return poll("the other GPUs", [&]() -> Result<bool> {
-      const cudaError_t state = cudaStreamQuery(gpu_.stream());
-      if (state == cudaErrorNotReady) return false;
-      LOCKSTEP_RETURN_IF_ERROR(cuda_status(state, "cudaStreamQuery(stream)"));
-      return true;
+    return poll(kOthers,
+                [&] { return done(cudaStreamQuery(gpu_.stream()), "cudaStreamQuery(stream)"); });
+  }
+
+  Status finish_aside(int index) override {
+    return poll(kOthers, [&] {
+      return done(cudaEventQuery(gpu_.aside_event(index)), "cudaEventQuery(aside)");
     });
   }
 
  private:
   static bool going(ncclResult_t result) {
     return result == ncclSuccess || result == ncclInProgress;
+  }
+
+  static Result<bool> done(cudaError_t state, const char* call) {
+    if (state == cudaErrorNotReady) return false;
+    LOCKSTEP_RETURN_IF_ERROR(cuda_status(state, call));
+    return true;
   }
 
   // What the first call of a group that failed returned.

@@ -1,5 +1,5 @@
 // The operands of a convolution or a dense layer as the vendor's library sees them: the float32
-// values themselves or, in bf16, copies in the memory of the branch under way.
+// values themselves or, in bf16, copies in the op's memory for work (Device::work_bytes).
 #pragma once
 
 #include <array>
@@ -10,23 +10,30 @@ namespace lockstep::cuda {
 
 enum class Operand { x, kernel, y };  // or their gradients
 
+using OperandCounts = std::array<int64_t, 3>;  // elements of x, kernel and y
+OperandCounts operand_counts(const Conv2dOp& op, int rows);
+OperandCounts operand_counts(const DenseOp& op, int rows);
+
+// What the copies of an op's operands take in bf16; 0 where it has none.
+int64_t operand_bytes(const OpDesc& op, int rows);
+
 class Operands {
  public:
-  // `counts`: elements of x, kernel and y. `gpu` outlives the result.
-  Operands(Gpu* gpu, const std::array<int64_t, 3>& counts) : gpu_(gpu), counts_(counts) {}
+  Operands(CudaMath math, const OperandCounts& counts)
+      : copies_(math == CudaMath::bf16), counts_(counts) {}
 
-  // A factor: `values`, or their rounded copy.
-  Result<const void*> read(Operand operand, const float* values) const;
-  // A result that shall be `values`: where the library writes it, and then the copy from there.
-  Result<void*> write(Operand operand, float* values) const;
-  Status finish(Operand operand, float* values) const;
+  // `work`: the op's memory. A factor: `values`, or their rounded copy.
+  Result<const void*> read(Operand operand, const float* values, void* work,
+                           cudaStream_t stream) const;
+  // Where the library writes a result that shall be `values`; then finish() copies it there.
+  void* write(Operand operand, float* values, void* work) const;
+  Status finish(Operand operand, float* values, void* work, cudaStream_t stream) const;
 
  private:
-  bool copies() const { return gpu_->math() == CudaMath::bf16; }
-  Result<Bf16*> place(Operand operand) const;
+  Bf16* place(Operand operand, void* work) const;
 
-  Gpu* gpu_;
-  std::array<int64_t, 3> counts_;
+  bool copies_;
+  OperandCounts counts_;
 };
 
 }  // namespace lockstep::cuda

@@ -25,6 +25,7 @@ namespace lockstep {
 struct RunContext {
   const float* weights = nullptr;  // the flat parameters
   std::span<float* const> roots;   // for each root of the group a flat vector: gradients, metrics
+  void* work = nullptr;            // Device::work_bytes of it, for the op under way alone
   const HostBatch* batch = nullptr;
   int first_row = 0;  // of the batch: where the op's rows begin
   uint64_t seed = 0;
@@ -52,6 +53,16 @@ class Buffer {
 class Recording {
  public:
   virtual ~Recording() = default;
+};
+
+// The ops of a Program as a device runs them. Its parts do not touch each other's memory; each has
+// the same segments, which run one after the other.
+struct PartRuns {
+  int parts = 1;
+  int segments = 1;
+  std::function<void(int part, int segment)> run;  // gives the device the ops of a part's segment
+  // The device has been given a segment of all parts. May be empty.
+  std::function<Status(int segment)> given;
 };
 
 // One GPU, or one CPU worker. Owned and used by one thread, but for `allocate`d memory, which
@@ -90,6 +101,24 @@ class Device {
   virtual Status copy_to_device(const float* from, int64_t count, float* to) {
     return copy_to_host(from, count, to);
   }
+  // As copy_to_host, but may be under way when it returns. `to` is of allocate_host.
+  virtual Status start_copy_to_host(const float* from, int64_t count, float* to) {
+    return copy_to_host(from, count, to);
+  }
+  // A second queue of work. The sums, moves of the link and copies that `work` starts wait for all
+  // that the device was given before, and for earlier asides; what it is given after that does not
+  // wait for them until rejoin(). `work` waits for nothing.
+  virtual Status aside(const std::function<Status()>& work) { return work(); }
+  // Returns when aside number `index` since the last rejoin(), from 0 on, is done. Where it moves
+  // something by a link: DeviceLink::finish_aside.
+  virtual Status finish_aside(int index) {
+    static_cast<void>(index);
+    return {};
+  }
+  // What the device is given from now on waits for all asides.
+  virtual Status rejoin() { return {}; }
+  // Gradients of fewer bytes are not worth an aside of their own.
+  virtual int64_t bucket_bytes() const { return 0; }
   // Direct ways to the other devices of a node, which need not exist: one device makes an id, then
   // each calls `link` from its own thread, and returns when all have.
   virtual Result<std::string> link_id() { return Error{"this device has no links"}; }
@@ -100,20 +129,31 @@ class Device {
   virtual int64_t buffer_bytes(int64_t bytes) const = 0;
   // Bytes of a value of `rows` rows: the device chooses the layout.
   virtual int64_t value_bytes(int rows, int64_t features) const = 0;
+  // What an op of so many rows needs beside its values while it runs.
+  virtual int64_t work_bytes(const OpDesc& op, int rows) const {
+    static_cast<void>(op);
+    static_cast<void>(rows);
+    return 0;
+  }
+  // How many parts of a Program may run side by side: part i and part i + n never do.
+  virtual int parts_at_once() const { return 1; }
   // Copies a value's rows to `row_major` (rows x features, on the host).
   virtual Status download(const float* value, int rows, int64_t features, float* row_major) = 0;
 
   virtual Result<std::unique_ptr<PreparedOp>> prepare(const OpDesc& op,
                                                       const PartitionGroup& group) = 0;
-  // Runs the parts of a Program, which do not touch each other's memory: `run_part(i)` runs the ops
-  // of part i. A device may run parts side by side, and may call run_part once, keep what the ops
-  // did in `recording` and play that from then on; the ops' memory is then the same each time.
-  // nullptr: nothing is kept. Returns what failed in any op.
-  virtual Status play(std::unique_ptr<Recording>* recording, const RunContext& context, int parts,
-                      const std::function<void(int)>& run_part) {
+  // Runs a Program. A device may run parts side by side, and may call runs.run once for each part
+  // and segment, keep what the ops did in `recording` and play that from then on; the ops' memory
+  // and the segments are then the same each time. nullptr: nothing is kept. Returns what failed in
+  // any op.
+  virtual Status play(std::unique_ptr<Recording>* recording, const RunContext& context,
+                      const PartRuns& runs) {
     static_cast<void>(recording);
     static_cast<void>(context);
-    for (int part = 0; part < parts; ++part) run_part(part);
+    for (int segment = 0; segment < runs.segments; ++segment) {
+      for (int part = 0; part < runs.parts; ++part) runs.run(part, segment);
+      if (runs.given) LOCKSTEP_RETURN_IF_ERROR(runs.given(segment));
+    }
     return {};
   }
 

@@ -36,6 +36,8 @@ class DeviceLink {
   // Returns when the device has done all of its work. Call it before anything else that waits for
   // the device: a peer that is gone is an error here, after a deadline, and a hang there.
   virtual Status finish() = 0;
+  // The same of an aside of the device alone (Device::finish_aside).
+  virtual Status finish_aside(int index) = 0;
 };
 
 // What connects the devices of a node, given to each.

@@ -109,6 +109,13 @@ std::vector<PartitionGroup> part_groups(const Device& device, const Graph& graph
   return groups;
 }
 
+// What any op of a part needs for itself.
+int64_t most_work(const Device& device, const Graph& graph, int rows) {
+  int64_t most = 0;
+  for (const OpDesc& op : graph.ops) most = std::max(most, device.work_bytes(op, rows));
+  return aligned(most);
+}
+
 MemoryPlan plan_of(const Device& device, const Graph& graph, const PartitionGroup& group) {
   return plan_memory(graph, device, group.total_rows(), static_cast<int>(group.rows.size()));
 }
@@ -120,12 +127,14 @@ std::vector<Program::Part> Program::lay_out(const Device& device, const Graph& g
   const bool separate = device.separates_partitions();
   std::vector<Part> parts;
   int64_t values_end = 0;
+  int most_rows = 0;
   for (PartitionGroup& part_group : part_groups(device, graph, group)) {
     Part part;
     part.plan = plan_of(device, graph, part_group);
     const int64_t skipped = part_group.first - group.first;
     part.first_row = std::accumulate(group.rows.begin(), group.rows.begin() + skipped, 0);
     part.group = std::move(part_group);
+    most_rows = std::max(most_rows, part.group.total_rows());
     part.values_at = separate ? values_end : 0;
     values_end = std::max(values_end, part.values_at + aligned(part.plan.arena_bytes));
     parts.push_back(std::move(part));
@@ -136,6 +145,12 @@ std::vector<Program::Part> Program::lay_out(const Device& device, const Graph& g
     part.gradient_at = *bytes;
     *bytes += aligned(graph.flat_size * int64_t{sizeof(float)});
   }
+  const int64_t work = most_work(device, graph, most_rows);
+  for (size_t i = 0; i < parts.size() && work > 0; ++i) {
+    const auto place = static_cast<int64_t>(i) % device.parts_at_once();
+    parts[i].work_at = *bytes + place * work;
+  }
+  *bytes += work * std::min<int64_t>(std::ssize(parts), device.parts_at_once());
   return parts;
 }
 
@@ -150,7 +165,9 @@ Program::Program(Device& device, const Graph& graph, PartitionGroup group)
     : device_(device),
       graph_(graph),
       group_(std::move(group)),
-      parts_(lay_out(device, graph, group_, &arena_bytes_)) {}
+      parts_(lay_out(device, graph, group_, &arena_bytes_)),
+      buckets_(device.separates_partitions() ? gradient_buckets(graph, device.bucket_bytes())
+                                             : std::vector<GradientBucket>{}) {}
 
 Result<std::unique_ptr<Program>> Program::create(Device& device, const Graph& graph,
                                                  const PartitionGroup& group, Buffer& arena) {
@@ -193,7 +210,9 @@ Result<Program::Ops> Program::prepare_ops(const PartitionGroup& group) {
 void Program::bind(Buffer& arena) {
   LOCKSTEP_CHECK(arena.bytes() >= arena_bytes_);
   recording_.reset();
+  bucketed_.reset();
   for (Part& part : parts_) {
+    if (part.work_at >= 0) part.work = reinterpret_cast<std::byte*>(arena.data()) + part.work_at;
     float* memory = arena.data() + part.values_at / static_cast<int64_t>(sizeof(float));
     part.values.assign(part.plan.offsets.size(), nullptr);
     for (size_t value = 0; value < part.values.size(); ++value) {
@@ -216,13 +235,15 @@ RunContext Program::context_of(const Part& part, const RunContext& context,
                                float* const* root) const {
   RunContext result = context;
   result.first_row = part.first_row;
+  result.work = part.work;
   if (part.gradient != nullptr) result.roots = std::span(root, 1);
   return result;
 }
 
-void Program::run_part(Part& part, const RunContext& context, const ReadyCallback& ready) {
+void Program::run_ops(Part& part, const RunContext& context, int begin, int end,
+                      const ReadyCallback& ready) {
   const RunContext own = context_of(part, context, &part.gradient);
-  for (size_t i = 0; i < part.ops->size(); ++i) {
+  for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
     (*part.ops)[i]->run(own, part.values);
     const FlatRange range = written_range(graph_.ops[i]);
     if (ready && !range.empty()) ready(range.begin, range.end);
@@ -231,8 +252,11 @@ void Program::run_part(Part& part, const RunContext& context, const ReadyCallbac
 
 Status Program::run(const RunContext& context, const ReadyCallback& ready) {
   check_context(context);
-  const bool separate = device_.separates_partitions();
-  // Where parts run one after the other, a range is final when the last has written it.
+  return device_.separates_partitions() ? run_apart(context, ready) : run_in_turn(context, ready);
+}
+
+Status Program::run_in_turn(const RunContext& context, const ReadyCallback& ready) {
+  // Where there are several parts, a range is final when the last has written it.
   Status added;
   const ReadyCallback add_and_tell = [&](int64_t begin, int64_t end) {
     if (added.ok()) added = add_up_roots(context, begin, end);
@@ -240,19 +264,47 @@ Status Program::run(const RunContext& context, const ReadyCallback& ready) {
   };
   const auto callback = [&](size_t part) {
     if (parts_[part].gradient == nullptr) return ready;
-    return separate || part + 1 < parts_.size() ? ReadyCallback{} : add_and_tell;
+    return part + 1 < parts_.size() ? ReadyCallback{} : add_and_tell;
   };
-  LOCKSTEP_RETURN_IF_ERROR(
-      device_.play(&recording_, context, static_cast<int>(parts_.size()), [&](int part) {
-        run_part(parts_[static_cast<size_t>(part)], context, callback(static_cast<size_t>(part)));
-      }));
-  if (!separate || graph_.flat_size == 0) return added;
-  LOCKSTEP_RETURN_IF_ERROR(add_up_roots(context, 0, graph_.flat_size));
-  if (ready) ready(0, graph_.flat_size);
-  return {};
+  PartRuns runs;
+  runs.parts = static_cast<int>(parts_.size());
+  runs.run = [&](int part, int) {
+    const auto at = static_cast<size_t>(part);
+    run_ops(parts_[at], context, 0, op_count(), callback(at));
+  };
+  LOCKSTEP_RETURN_IF_ERROR(device_.play(&recording_, context, runs));
+  return added;
+}
+
+Status Program::run_apart(const RunContext& context, const ReadyCallback& ready) {
+  PartRuns runs;
+  runs.parts = static_cast<int>(parts_.size());
+  if (!ready) {
+    runs.run = [&](int part, int) {
+      run_ops(parts_[static_cast<size_t>(part)], context, 0, op_count(), {});
+    };
+    LOCKSTEP_RETURN_IF_ERROR(device_.play(&recording_, context, runs));
+    return add_up_roots(context, 0, graph_.flat_size);
+  }
+  runs.segments = static_cast<int>(buckets_.size());
+  runs.run = [&](int part, int segment) {
+    const auto bucket = static_cast<size_t>(segment);
+    run_ops(parts_[static_cast<size_t>(part)], context, segment == 0 ? 0 : buckets_[bucket - 1].ops,
+            buckets_[bucket].ops, {});
+  };
+  runs.given = [&](int segment) {
+    const FlatRange& range = buckets_[static_cast<size_t>(segment)].range;
+    return device_.aside([&]() -> Status {
+      LOCKSTEP_RETURN_IF_ERROR(add_up_roots(context, range.begin, range.end));
+      ready(range.begin, range.end);
+      return {};
+    });
+  };
+  return device_.play(&bucketed_, context, runs);
 }
 
 Status Program::add_up_roots(const RunContext& context, int64_t begin, int64_t end) {
+  if (begin == end) return {};
   std::vector<TreePiece> pieces;
   for (const Part& part : parts_) pieces.push_back({part.group.roots[0], part.gradient + begin});
   for (size_t i = 0; i < group_.roots.size(); ++i) {
@@ -268,7 +320,8 @@ Result<std::vector<OpHash>> Program::run_hashed(const RunContext& context) {
   Part& part = parts_[0];
   std::vector<OpHash> hashes;
   Status hashed;
-  LOCKSTEP_RETURN_IF_ERROR(device_.play(nullptr, context, 1, [&](int) {
+  PartRuns runs;
+  runs.run = [&](int, int) {
     const RunContext own = context_of(part, context, context.roots.data());
     for (size_t i = 0; i < part.ops->size() && hashed.ok(); ++i) {
       (*part.ops)[i]->run(own, part.values);
@@ -276,7 +329,8 @@ Result<std::vector<OpHash>> Program::run_hashed(const RunContext& context) {
       hashed = hash.ok() ? Status{} : Status{hash.error()};
       if (hash.ok()) hashes.push_back({graph_.ops[i].name, *hash});
     }
-  }));
+  };
+  LOCKSTEP_RETURN_IF_ERROR(device_.play(nullptr, context, runs));
   LOCKSTEP_RETURN_IF_ERROR(hashed);
   return hashes;
 }

@@ -8,6 +8,7 @@
 
 #include "host/core/result.h"
 #include "host/device/device.h"
+#include "host/graph/gradient_buckets.h"
 #include "host/graph/graph.h"
 
 namespace lockstep {
@@ -30,9 +31,10 @@ struct OpHash {
 // Owns its prepared ops; device, graph and arena outlive it. All calls on the device's thread.
 //
 // On a device that separates partitions, a Program has a part for each partition that holds rows,
-// with memory of its own; the gradients of the parts are added up to the roots at the end. On a CPU
-// it has parts where its values as a whole would not stay in a cache: aligned subtrees of
-// partitions, which run one after the other in the same memory.
+// with memory of its own; the gradients of the parts are added up to the roots at the end, or
+// bucket by bucket where somebody waits for them. On a CPU it has parts where its values as a whole
+// would not stay in a cache: aligned subtrees of partitions, which run one after the other in the
+// same memory.
 class Program {
  public:
   // `arena` must hold planned_bytes(...) and outlive the Program. The group must hold at least one
@@ -47,7 +49,10 @@ class Program {
   void bind(Buffer& arena);
 
   // Called after an op has written gradients or metrics: the flat range [begin, end) of every root
-  // is final. Ranges are disjoint and together cover the whole flat vector.
+  // is final. Ranges are disjoint and together cover the whole flat vector. On a device that
+  // separates partitions, called for each of gradient_buckets(), in an aside of its own
+  // (Device::aside): what the callback gives the device there finds the range final. The caller
+  // rejoins.
   using ReadyCallback = std::function<void(int64_t begin, int64_t end)>;
   // On a device with memory of its own the work may still be under way at the end.
   Status run(const RunContext& context, const ReadyCallback& ready);
@@ -69,8 +74,10 @@ class Program {
     Ops* ops = nullptr;
     int64_t values_at = 0;     // bytes, in the arena
     int64_t gradient_at = -1;  // likewise; -1: the part writes the roots itself
+    int64_t work_at = -1;      // likewise; -1: its ops need none
     std::vector<float*> values;
     float* gradient = nullptr;  // flat, or none
+    void* work = nullptr;
   };
   // The parts and where their memory lies, without ops. `bytes`: of all of it.
   static std::vector<Part> lay_out(const Device& device, const Graph& graph,
@@ -80,7 +87,13 @@ class Program {
   Status prepare();
   Result<Ops> prepare_ops(const PartitionGroup& group);
   void check_context(const RunContext& context) const;
-  void run_part(Part& part, const RunContext& context, const ReadyCallback& ready);
+  // Parts that run one after the other, or one alone.
+  Status run_in_turn(const RunContext& context, const ReadyCallback& ready);
+  Status run_apart(const RunContext& context, const ReadyCallback& ready);
+  // Ops [begin, end).
+  void run_ops(Part& part, const RunContext& context, int begin, int end,
+               const ReadyCallback& ready);
+  int op_count() const { return static_cast<int>(graph_.ops.size()); }
   // The context of one part; `root` is where its roots are named.
   RunContext context_of(const Part& part, const RunContext& context, float* const* root) const;
   // Of the flat range [begin, end).
@@ -93,7 +106,9 @@ class Program {
   std::vector<std::unique_ptr<Ops>> prepared_;
   int64_t arena_bytes_ = 0;
   std::vector<Part> parts_;
+  const std::vector<GradientBucket> buckets_;
   std::unique_ptr<Recording> recording_;
+  std::unique_ptr<Recording> bucketed_;  // with a segment for each bucket
 };
 
 // The Programs of one device for one graph, made when a group first occurs, in one shared arena.

@@ -68,8 +68,7 @@ Status Replica::allocate_state() {
   LOCKSTEP_CHECK(evaluation_.flat_size == metrics_.measured());
   free_roots_.resize(static_cast<size_t>(team_->size()) + 1);
   link_memory_.resize(static_cast<size_t>(team_->size()));
-  const int64_t gradient_size =
-      linked() ? share_size() * team_->size() : int64_t{training_.flat_size};
+  make_buckets();
   for (int index = 0; index < team_->size() && !shares_memory(); ++index) {
     Device& device = team_->device(index);
     device_states_.emplace_back();
@@ -77,7 +76,7 @@ Status Replica::allocate_state() {
       LOCKSTEP_ASSIGN(auto buffer, device.allocate(training_.parameter_count * 4));
       device_states_.back().push_back(std::move(buffer));
     }
-    LOCKSTEP_ASSIGN(auto gradient, device.allocate(gradient_size * 4));
+    LOCKSTEP_ASSIGN(auto gradient, device.allocate(padded_flat().end * 4));
     device_gradients_.push_back(std::move(gradient));
     LOCKSTEP_ASSIGN(auto metrics, device.allocate(job_.partitions * evaluation_.flat_size * 4));
     device_metrics_.push_back(std::move(metrics));
@@ -334,61 +333,12 @@ Result<Replica::RoundRoot> Replica::take_round_root(int64_t step, int device,
   return RoundRoot{subtree, memory};
 }
 
-Status Replica::fetch_roots(int index) {
-  for (const RoundRoot& root : round_roots_[static_cast<size_t>(index)]) {
-    LOCKSTEP_RETURN_IF_ERROR(team_->device(index).copy_to_host(
-        root.memory.device, training_.flat_size, root.memory.host));
-  }
-  return {};
-}
-
 int Replica::active_devices(int64_t step, const std::vector<PartitionRange>& ranges) const {
   const int64_t rows = job_.rows_of_step(step);
   if (linked()) return round_roots_.back().empty() ? 0 : 1;
   return static_cast<int>(std::count_if(ranges.begin(), ranges.end(), [&](PartitionRange range) {
     return !contributed_subtrees(rows, job_.partitions, range).empty();
   }));
-}
-
-Status Replica::compute(int64_t step, const std::vector<PartitionRange>& ranges,
-                        const std::vector<HostBatch>& batches,
-                        const Program::ReadyCallback& ready) {
-  LOCKSTEP_CHECK(step == state_.step);
-  const int64_t rows = job_.rows_of_step(step);
-  std::vector<Status> statuses(ranges.size());
-  team_->run([&](int index) {
-    const PartitionGroup group = group_of(rows, ranges[index]);
-    if (group.total_rows() == 0) return;
-    auto program = training_programs_[index]->program_for(group);
-    if (!program.ok()) {
-      statuses[index] = explain_room(program.error(), index, ranges[index], batches[index]);
-      return;
-    }
-    std::vector<float*> roots;
-    for (const RoundRoot& root : round_roots_[static_cast<size_t>(index)]) {
-      roots.push_back(root.memory.device);
-    }
-    RunContext context;
-    context.weights = weights_of(index);
-    context.roots = roots;
-    context.batch = &batches[index];
-    context.seed = job_.seed;
-    context.epoch = static_cast<uint32_t>(job_.place_of_step(step).pass);
-    context.loss_scale = 1.0f / static_cast<float>(rows);
-    if (shares_memory()) {
-      statuses[index] = (*program)->run(context, ready);
-      return;
-    }
-    statuses[index] = (*program)->run(context, {});
-    if (!statuses[index].ok()) {
-      statuses[index] = explain_room(statuses[index].error(), index, ranges[index], batches[index]);
-    }
-    if (!statuses[index].ok() || !round_on_host_ || linked()) return;
-    statuses[index] = fetch_roots(index);
-    if (statuses[index].ok()) ready(0, training_.flat_size);
-  });
-  LOCKSTEP_RETURN_IF_ERROR(first_error(statuses));
-  return linked() ? reduce_over_links(ready) : Status{};
 }
 
 void Replica::begin_epoch() { std::fill(state_.sums.begin(), state_.sums.end(), 0.0); }

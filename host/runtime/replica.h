@@ -175,17 +175,31 @@ class Replica {
   // Device team_->size() stands for the node: memory of the host alone.
   Result<RootMemory> take_root(int device, bool on_host);
   Result<RoundRoot> take_round_root(int64_t step, int device, const Subtree& subtree, bool on_host);
-  Status fetch_roots(int device);
+  // In replica_compute.cc. The Program for a device's rows, and all the memory that its step needs.
+  Result<Program*> prepare_compute(int64_t step, int index, PartitionRange range,
+                                   const HostBatch& batch);
+  // `program` nullptr: the device has no rows. `given`: what failed of gradients on their way.
+  Status compute_on(int index, Program* program, RunContext context,
+                    const Program::ReadyCallback& ready, Status* given);
+  // Devices with memory of their own: gradients leave bucket by bucket, while others are computed.
+  Status compute_apart(int index, Program* program, const RunContext& context,
+                       const Program::ReadyCallback& ready, Status* given);
+  Status give_bucket(int index, const FlatRange& bucket);
+  Status await_bucket(int index, int number);
+  void make_buckets();
   // In replica_links.cc: devices that are linked add their gradients up among themselves, each a
-  // share of the flat vector.
+  // share of every bucket.
   bool linked() const { return team_->link(0) != nullptr; }
   // Whether this round's gradients are the links' sums, in no order of ours.
   bool links_add() const { return linked() && !job_.exact && !round_on_host_; }
-  int64_t share_size() const;
-  Status reduce_over_links(const Program::ReadyCallback& ready);
-  Status gather_pieces(int index, std::vector<TreePiece>* pieces);
-  Status reduce_by_link(int index);
-  Status reduce_share(int index, const Program::ReadyCallback& ready);
+  int64_t share_size(const FlatRange& bucket) const;
+  FlatRange share_of(const FlatRange& bucket, int index) const;
+  // The flat vector, as long as buckets and shares make it.
+  FlatRange padded_flat() const;
+  Status prepare_links(int index);
+  Status gather_pieces(int index, const FlatRange& bucket, std::vector<TreePiece>* pieces);
+  Status reduce_by_link(int index, const FlatRange& bucket);
+  Status reduce_share(int index, const FlatRange& bucket);
   Status spread_gradient(int index, const float* reduced);
   void release_roots(int parity);
 
@@ -212,6 +226,7 @@ class Replica {
   bool devices_ahead_ = false;                             // the vectors of state() are old
   std::vector<std::unique_ptr<ProgramSet>> training_programs_;
   std::vector<std::unique_ptr<ProgramSet>> evaluation_programs_;
+  std::vector<FlatRange> buckets_;  // as gradients leave devices with memory of their own
   std::vector<std::unique_ptr<Buffer>> link_memory_;  // what the other devices send, one a device
   // Memory for roots, by device and then the node's: free, and in use by the steps of each parity.
   std::vector<std::vector<RootMemory>> free_roots_;

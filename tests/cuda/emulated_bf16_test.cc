@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cuda/bf16.h"
+#include "cuda/gpu.h"
 #include "cuda/kernels.h"
 #include "tests/emulated_cuda/memory.h"
 #include "tests/emulated_cuda/planted.h"
@@ -191,25 +192,39 @@ TEST(EmulatedBf16, UnknownNumericsAreRefused) {
   EXPECT_FALSE(make_cuda_device(0, "cpu-avx2").ok());
 }
 
-// Of the allocations of a first run, one is the operands'.
-TEST(EmulatedBf16, SaysWhatThereIsNoMemoryFor) {
+int64_t planned(const Device& device, const Graph& graph, int rows, int partitions) {
+  return Program::planned_bytes(device, graph, group_of(rows, partitions, {0, partitions}));
+}
+
+// Of 32 x 12 factors of 2 rows: 64, 384 and 24 values, each in units of 256 bytes; for as many
+// partitions as run side by side.
+TEST(EmulatedBf16, OperandsAreInTheMemoryPlan) {
+  constexpr int64_t kOperands = 256 + 768 + 256;
+  Machine machine;
   const Graph graph = emulated::toy_dense_graph();
-  std::string messages;
-  for (int64_t n = 1; n <= 4; ++n) {
-    Machine machine;
-    const auto device = make_bf16_gpu();
+  const auto rounding = make_bf16_gpu();
+  const auto exact = emulated::make_gpu();
+  EXPECT_EQ(planned(*rounding, graph, 8, 4) - planned(*exact, graph, 8, 4), 4 * kOperands);
+  EXPECT_EQ(planned(*rounding, graph, 32, 16) - planned(*exact, graph, 32, 16),
+            kBranches * kOperands);
+}
+
+// What is planned is all that a Program takes.
+TEST(EmulatedBf16, ARunAllocatesNothingForOperands) {
+  const Graph graph = emulated::toy_dense_graph();
+  Machine machine;
+  const auto allocations = [&](std::unique_ptr<Device> device) {
     TrainingStep step(*device, graph);
     step.set_weights(initial_weights(graph, 5));
     const auto root = allocate_floats(*device, graph.flat_size);
     float* const roots[] = {root->data()};
     const HostBatch batch = emulated::toy_batch(8);
-    Program* program = step.programs().program_for(group_of(8, 1, {0, 1})).value();
-    machine.fail_call("cudaMalloc", n);
-    const Status status = program->run(step.context(batch, 8, roots), {});
-    if (!status.ok()) messages += status.error().message + "\n";
-    machine.fail_call(0);
-  }
-  EXPECT_NE(messages.find("MiB for operands in bfloat16"), std::string::npos) << messages;
+    Program* program = step.programs().program_for(group_of(8, 4, {0, 4})).value();
+    const int64_t before = machine.calls("cudaMalloc");
+    LOCKSTEP_CHECK(program->run(step.context(batch, 8, roots), {}).ok());
+    return machine.calls("cudaMalloc") - before;
+  };
+  EXPECT_EQ(allocations(make_bf16_gpu()), allocations(emulated::make_gpu()));
 }
 
 }  // namespace

@@ -13,13 +13,27 @@ namespace {
 
 using emulated::Machine;
 
+Status run_in_buckets(Device& device, Program& program, const RunContext& context, float* host) {
+  Status given;
+  int count = 0;
+  LOCKSTEP_RETURN_IF_ERROR(program.run(context, [&](int64_t begin, int64_t end) {
+    ++count;
+    if (!given.ok()) return;
+    given = device.start_copy_to_host(context.roots[0] + begin, end - begin, host + begin);
+  }));
+  LOCKSTEP_RETURN_IF_ERROR(given);
+  for (int i = 0; i < count; ++i) LOCKSTEP_RETURN_IF_ERROR(device.finish_aside(i));
+  return device.rejoin();
+}
+
 // A device from its start to its end: three runs of a Program (plain, captured, replayed), an
-// optimizer's step with a digest, copies. `before_end` gets what there was before the end began.
+// optimizer's step with a digest, copies. With `buckets`, gradients leave while others are
+// computed. `before_end` gets what there was before the end began.
 struct Counts {
   int64_t calls = 0, pieces = 0;
 };
-Status short_life(const Graph& graph, const Machine& machine, Counts* before_end) {
-  LOCKSTEP_ASSIGN(auto device, make_cuda_device(0, "cuda-fp32"));
+Status short_life(const Graph& graph, const Machine& machine, bool buckets, Counts* before_end) {
+  LOCKSTEP_ASSIGN(auto device, make_cuda_device(0, "cuda-fp32", {.bucket_bytes = 1}));
   device->attach_thread();
   const std::vector<float> weights = initial_weights(graph, 5);
   LOCKSTEP_ASSIGN(auto state, device->allocate(graph.parameter_count * 4));
@@ -36,7 +50,10 @@ Status short_life(const Graph& graph, const Machine& machine, Counts* before_end
   context.roots = roots;
   context.batch = &batch;
   context.loss_scale = 1.0f / 6;
-  for (int i = 0; i < 3; ++i) LOCKSTEP_RETURN_IF_ERROR(program->run(context, {}));
+  for (int i = 0; i < 3; ++i) {
+    LOCKSTEP_RETURN_IF_ERROR(buckets ? run_in_buckets(*device, *program, context, on_host->data())
+                                     : program->run(context, {}));
+  }
   std::vector<DigestLanes> lanes(digest_blocks(graph.parameter_count));
   LOCKSTEP_RETURN_IF_ERROR(device->update(SgdUpdate{0.1f, 0, false}, root->data(), state->data(),
                                           {}, graph.parameter_count, lanes.data()));
@@ -63,7 +80,9 @@ std::string expected_text(const std::string& call) {
   return call;
 }
 
-TEST(EmulatedFailures, EachCallIsNamed) {
+using EmulatedFailures = testing::TestWithParam<bool>;  // in buckets
+
+TEST_P(EmulatedFailures, EachCallIsNamed) {
   const Graph graph = emulated::toy_dense_graph();
   int64_t failed = 0;
   for (int64_t n = 1;; ++n) {
@@ -71,7 +90,7 @@ TEST(EmulatedFailures, EachCallIsNamed) {
     machine.fail_call(n);
     Counts before_end{n, 0};
     testing::internal::CaptureStderr();
-    const Status status = short_life(graph, machine, &before_end);
+    const Status status = short_life(graph, machine, GetParam(), &before_end);
     const std::string said = testing::internal::GetCapturedStderr();
     const std::string call = machine.failed_call();
     EXPECT_EQ(machine.leaks(), "") << call << ", call " << n;
@@ -97,19 +116,19 @@ TEST(EmulatedFailures, EachCallIsNamed) {
 }
 
 // A kernel that fails while it runs: whoever waits next must say so.
-TEST(EmulatedFailures, EachPieceOfWorkIsNoticed) {
+TEST_P(EmulatedFailures, EachPieceOfWorkIsNoticed) {
   const Graph graph = emulated::toy_dense_graph();
   Counts before_end;
   {
     Machine machine;
-    ASSERT_TRUE(short_life(graph, machine, &before_end).ok());
+    ASSERT_TRUE(short_life(graph, machine, GetParam(), &before_end).ok());
   }
   const int64_t pieces = before_end.pieces;
   EXPECT_GT(pieces, 50);
   for (int64_t n = 1; n <= pieces; ++n) {
     Machine machine;
     machine.fail_work(n);
-    const Status status = short_life(graph, machine, &before_end);
+    const Status status = short_life(graph, machine, GetParam(), &before_end);
     ASSERT_FALSE(status.ok()) << "piece " << n << " of " << pieces;
     EXPECT_NE(status.error().message.find("illegal memory access"), std::string::npos)
         << status.error().message;
@@ -117,8 +136,12 @@ TEST(EmulatedFailures, EachPieceOfWorkIsNoticed) {
   }
 }
 
+INSTANTIATE_TEST_SUITE_P(ways, EmulatedFailures, testing::Bool(), [](const auto& ways) {
+  return std::string(ways.param ? "buckets" : "whole");
+});
+
 // With convolutions: what fails while a prepared Program runs.
-TEST(EmulatedFailures, EachCallOfAConvolutionIsNamed) {
+TEST(EmulatedConvFailures, EachCallIsNamed) {
   LOCKSTEP_CUDNN_OR_SKIP();
   Machine machine;
   const auto device = emulated::make_gpu();

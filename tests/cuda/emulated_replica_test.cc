@@ -7,6 +7,8 @@
 
 #include "host/cpu/cpu_device.h"
 #include "host/data/batch_loader.h"
+#include "host/graph/gradient_buckets.h"
+#include "host/job/data_job.h"
 #include "host/job/options.h"
 #include "host/reduce/tree_sum.h"
 #include "host/runtime/replica.h"
@@ -96,14 +98,22 @@ class EmulatedReplica : public testing::TestWithParam<std::string> {
     return trace;
   }
 
+  int64_t buckets() const {
+    const auto model = build_model(job_.model, job_.input_shape, job_.classes).value();
+    const auto graph = model->training_graph(objective_of(job_)).value();
+    return std::ssize(gradient_buckets(graph, cuda_.bucket_bytes));
+  }
+
   // `linked`: there is NCCL.
   Trace run_on_gpus(int devices, bool alone, uint64_t seed, bool linked = true) {
-    const int64_t collectives = linked && devices > 1 ? devices * kSteps : 0;
+    const int64_t all = linked && devices > 1 ? devices * kSteps : 0;
     const bool moves = job_.exact || !alone;
     Machine machine({.devices = devices, .seed = seed, .has_nccl = linked});
     const Trace trace =
-        run(devices, alone, [&](int index) { return make_cuda_device(index, numerics_); });
+        run(devices, alone, [&](int index) { return make_cuda_device(index, numerics_, cuda_); });
     EXPECT_EQ(machine.leaks(), "");
+    // A node that is alone needs all of each bucket, else of the sum that comes from the host.
+    const int64_t collectives = all * (alone ? buckets() : 1);
     EXPECT_EQ(machine.calls("ncclAllGather"), moves ? collectives : 0);
     EXPECT_EQ(machine.calls("ncclAllReduce"), moves ? 0 : collectives);
     if (!moves) {
@@ -117,6 +127,7 @@ class EmulatedReplica : public testing::TestWithParam<std::string> {
   std::string error_with_room(int64_t batch_size, int64_t room_for);
 
   std::string numerics_ = "cuda-fp32";
+  CudaOptions cuda_{.bucket_bytes = 16 << 10};
   Job job_;
   Dataset data_;
 };
@@ -137,13 +148,27 @@ TEST_P(EmulatedReplica, IsTheSameOnAnyNumberOfGpus) {
   EXPECT_TRUE(run_on_gpus(2, true, 3, false) == one) << "through the host";
 }
 
+TEST_P(EmulatedReplica, IsTheSameInBucketsOfAnySize) {
+  const Trace one = run_on_gpus(1, true, 1);
+  ASSERT_FALSE(HasFatalFailure());
+  std::vector<int64_t> counts;
+  for (const int64_t bytes : {int64_t{1} << 30, int64_t{1} << 16, int64_t{1}}) {
+    cuda_.bucket_bytes = bytes;
+    counts.push_back(buckets());
+    EXPECT_TRUE(run_on_gpus(1, false, 2) == one) << bytes << " bytes, one GPU, another node";
+    EXPECT_TRUE(run_on_gpus(2, true, 3) == one) << bytes << " bytes, two GPUs";
+  }
+  EXPECT_EQ(counts[0], 1);
+  EXPECT_LT(counts[0], counts[2]);
+}
+
 Trace EmulatedReplica::run_on_two_nodes(int devices, uint64_t seed) {
   Machine machine({.devices = 2 * devices, .seed = seed});
   const auto model = build_model(job_.model, job_.input_shape, job_.classes).value();
   std::vector<std::unique_ptr<Replica>> nodes;
   for (const int first : {0, devices}) {
     nodes.push_back(Replica::create(job_, *model, devices, [&](int index) {
-                      return make_cuda_device(first + index, numerics_);
+                      return make_cuda_device(first + index, numerics_, cuda_);
                     }).value());
   }
   Trace trace;
@@ -265,7 +290,7 @@ TEST_P(EmulatedWholeReplica, LooksAtWholeParameters) {
 std::string EmulatedReplica::error_with_room(int64_t batch_size, int64_t room_for) {
   job_.batch_size = batch_size;
   Machine machine;
-  const auto factory = [](int index) { return make_cuda_device(index, "cuda-fp32"); };
+  const auto factory = [this](int index) { return make_cuda_device(index, numerics_); };
   const auto other = factory(0).value();
   const auto model = build_model(job_.model, job_.input_shape, job_.classes).value();
   const auto replica = Replica::create(job_, *model, 1, factory).value();
@@ -280,15 +305,18 @@ std::string EmulatedReplica::error_with_room(int64_t batch_size, int64_t room_fo
 }
 
 TEST_P(EmulatedReplica, SaysWhichBatchFits) {
-  const std::string error = error_with_room(64, 40);
-  const std::string before = "at most --batch-size ";
-  ASSERT_NE(error.find(before), std::string::npos) << error;
-  const int64_t fitting = std::stoll(error.substr(error.find(before) + before.size()));
-  EXPECT_GE(fitting, job_.partitions);
-  EXPECT_LT(fitting, 64);
-  EXPECT_EQ(error_with_room(fitting, 40), "");
-  EXPECT_NE(error_with_room(fitting + 2 * job_.partitions, 40).find(before), std::string::npos);
-  EXPECT_NE(error_with_room(64, 2).find("no batch fits here"), std::string::npos);
+  for (const char* numerics : {"cuda-fp32", "cuda-bf16"}) {
+    numerics_ = numerics;
+    const std::string error = error_with_room(64, 40);
+    const std::string before = "at most --batch-size ";
+    ASSERT_NE(error.find(before), std::string::npos) << error;
+    const int64_t fitting = std::stoll(error.substr(error.find(before) + before.size()));
+    EXPECT_GE(fitting, job_.partitions);
+    EXPECT_LT(fitting, 64);
+    EXPECT_EQ(error_with_room(fitting, 40), "");
+    EXPECT_NE(error_with_room(fitting + 2 * job_.partitions, 40).find(before), std::string::npos);
+    EXPECT_NE(error_with_room(64, 2).find("no batch fits here"), std::string::npos);
+  }
 }
 
 TEST_P(EmulatedReplica, LosesWhatTheCpuLoses) {

@@ -143,6 +143,7 @@ class TrainingStep {
     auto program = programs_.program_for(result.group);
     LOCKSTEP_CHECK(program.ok());
     LOCKSTEP_CHECK(program.value()->run(context(mine, batch.rows, roots), ready).ok());
+    LOCKSTEP_CHECK(device_.rejoin().ok());
     for (const float* root : roots) {
       result.roots.push_back(fetch(device_, root, graph_.flat_size));
     }
