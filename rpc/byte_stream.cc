@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "host/core/files.h"
+#include "rpc/page_pipe.h"
 #include "rpc/sockets.h"
 
 namespace lockstep {
@@ -22,6 +23,9 @@ namespace {
 // A machine that is gone, or a link that is cut, is noticed after this long, by keepalive or by
 // unanswered data. The kernel answers for a process that is only slow.
 constexpr int kDeadPeerSeconds = 3;
+
+// Shorter bodies are sooner copied than their pages lent.
+constexpr size_t kLeastByReference = 128 << 10;
 
 void set_option(int descriptor, int level, int option, int value) {
   // Failing costs speed or an earlier notice, never a byte.
@@ -125,6 +129,33 @@ class PlainStream final : public SocketStream {
 
   Status write(const void* header, size_t header_bytes, const void* body,
                size_t body_bytes) override {
+    return send_copies(header, header_bytes, body, body_bytes, 0);
+  }
+
+  Status write_lasting(const void* header, size_t header_bytes, const void* body,
+                       size_t body_bytes) override {
+    if (body_bytes < kLeastByReference || !pages_) {
+      return write(header, header_bytes, body, body_bytes);
+    }
+    LOCKSTEP_RETURN_IF_ERROR(send_copies(header, header_bytes, nullptr, 0, MSG_MORE));
+    const auto* next = static_cast<const char*>(body);
+    while (body_bytes > 0) {
+      if (closed()) return closed_by_peer();
+      const ssize_t taken = pages_->take(next, body_bytes);
+      if (taken <= 0) {  // this memory cannot be lent: nor will the rest
+        pages_.reset();
+        return send_copies(nullptr, 0, next, body_bytes, 0);
+      }
+      next += taken;
+      body_bytes -= static_cast<size_t>(taken);
+      if (!pages_->send(descriptor(), body_bytes > 0)) return failure_of_call();
+    }
+    return {};
+  }
+
+ private:
+  Status send_copies(const void* header, size_t header_bytes, const void* body, size_t body_bytes,
+                     int flags) {
     iovec parts[2] = {{const_cast<void*>(header), header_bytes},
                       {const_cast<void*>(body), body_bytes}};
     msghdr message{};
@@ -133,7 +164,7 @@ class PlainStream final : public SocketStream {
     size_t left = header_bytes + body_bytes;
     while (left > 0) {
       if (closed()) return closed_by_peer();
-      const ssize_t sent = sendmsg(descriptor(), &message, MSG_NOSIGNAL);
+      const ssize_t sent = sendmsg(descriptor(), &message, MSG_NOSIGNAL | flags);
       if (sent < 0) {
         if (errno == EINTR) continue;
         return failure_of_call();
@@ -150,7 +181,6 @@ class PlainStream final : public SocketStream {
     return {};
   }
 
- private:
   // Returns when there is something to read, the end of the stream included.
   Status wait_for_bytes(Deadline deadline, int timeout_ms) {
     pollfd waiting{descriptor(), POLLIN, 0};
@@ -167,6 +197,8 @@ class PlainStream final : public SocketStream {
     if (errno == EPIPE || errno == ECONNRESET) return closed_by_peer();
     return failure(errno_text());
   }
+
+  std::unique_ptr<PagePipe> pages_ = PagePipe::make();
 };
 
 class TlsStream final : public SocketStream {

@@ -7,9 +7,15 @@
 #include <cstring>
 
 #include "host/core/check.h"
+#include "host/core/digest.h"
 #include "host/device/flat_scale.h"
 
 namespace lockstep {
+
+uint64_t FrameHash::of(const float* values, int64_t count) {
+  std::call_once(once_, [&] { hash_ = xxh3(values, static_cast<size_t>(count) * sizeof(float)); });
+  return hash_;
+}
 
 Result<std::unique_ptr<Exchange>> Exchange::create(ExchangeOptions options, Device& device) {
   std::unique_ptr<Exchange> exchange(new Exchange(std::move(options), device));
@@ -96,8 +102,10 @@ void Exchange::local_ready(int64_t step, int64_t begin, int64_t end) {
 
 void Exchange::carry_out(ExchangeOrders orders) {
   for (const ReduceSlice& order : orders.reductions) reduce(order);
+  std::optional<Frame> frame;  // what goes to several is made once
   for (const SendFrame& send : orders.sends) {
-    if (auto frame = frame_of(send.key)) options_.send(send.to, std::move(*frame));
+    if (!frame || !(frame->key == send.key)) frame = frame_of(send.key);
+    if (frame) options_.send(send.to, *frame);
   }
 }
 
@@ -151,6 +159,7 @@ std::optional<Frame> Exchange::frame_of(const FrameKey& key) {
   frame.count = options_.layout.size(key.slice);
   if (key.kind == FrameKind::reduced) {
     frame.values = reduced_[key.step % 2]->data() + begin;
+    frame.lasting = true;
     return frame;
   }
   std::vector<TreePiece> pieces;
@@ -162,7 +171,8 @@ std::optional<Frame> Exchange::frame_of(const FrameKey& key) {
       pieces.push_back({root.subtree, root.values + begin});
     }
   }
-  if (frame.values == nullptr) {
+  frame.lasting = frame.values != nullptr;
+  if (!frame.lasting) {
     frame.keep = joined(key, pieces);
     frame.values = frame.keep.get();
   }

@@ -22,6 +22,16 @@
 
 namespace lockstep {
 
+// The hash of values that may go to several peers: made once, by the first who needs it.
+class FrameHash {
+ public:
+  uint64_t of(const float* values, int64_t count);
+
+ private:
+  std::once_flag once_;
+  uint64_t hash_ = 0;
+};
+
 // A tensor on its way. Its memory is `keep`'s, or belongs to the step: a copy that is sent after
 // the step is over may hold anything, and every receiver drops it.
 struct Frame {
@@ -29,6 +39,9 @@ struct Frame {
   const float* values = nullptr;
   int64_t count = 0;
   std::shared_ptr<const float> keep;
+  // The values stay as they are until the step is over: they may be sent without a copy.
+  bool lasting = false;
+  std::shared_ptr<FrameHash> hash = std::make_shared<FrameHash>();  // the copies' as well
 };
 
 // A device's root of a group: where its gradients are.

@@ -62,9 +62,12 @@ Status write_frame(ByteStream& stream, const Frame& frame) {
   header.first = frame.key.subtree.first;
   header.count = frame.count;
   const bool hashed = bytes > 0 && !stream.in_memory();
-  header.hash = hashed ? xxh3(frame.values, bytes) : 0;
-  return stream.write(&header, sizeof(header), frame.values, bytes);
+  header.hash = hashed ? frame.hash->of(frame.values, frame.count) : 0;
+  return frame.lasting ? stream.write_lasting(&header, sizeof(header), frame.values, bytes)
+                       : stream.write(&header, sizeof(header), frame.values, bytes);
 }
+
+bool is_not_reduced(const Frame& frame) { return frame.key.kind != FrameKind::reduced; }
 
 // Reads values that nobody wants.
 Status skip(ByteStream& stream, size_t bytes) {
@@ -290,7 +293,11 @@ void PeerLinks::send(SessionId to, Frame frame) {
   const bool waits = std::any_of(peer.queue.begin(), peer.queue.end(),
                                  [&](const Frame& other) { return other.key == frame.key; });
   if (waits) return;
-  peer.queue.push_back(std::move(frame));
+  // Sums overtake what else waits: they have just been made and are still in the cache.
+  const auto place = frame.key.kind == FrameKind::reduced
+                         ? std::find_if(peer.queue.begin(), peer.queue.end(), is_not_reduced)
+                         : peer.queue.end();
+  peer.queue.insert(place, std::move(frame));
   ++options_.gauges->frames_waiting;
   peer.changed.notify_all();
 }

@@ -21,6 +21,12 @@ class ByteStream {
   // Writes all of it, header and body in one system call where possible.
   virtual Status write(const void* header, size_t header_bytes, const void* body,
                        size_t body_bytes) = 0;
+  // The same of a body that nobody changes before the peer has it, or will drop it: it may still be
+  // read after the call, from where it lies, instead of being copied.
+  virtual Status write_lasting(const void* header, size_t header_bytes, const void* body,
+                               size_t body_bytes) {
+    return write(header, header_bytes, body, body_bytes);
+  }
   // The peer has said who it is: until then an accepted stream may be closed to make room for
   // others. Only in the listener's callback.
   virtual void admit() {}

@@ -3,7 +3,9 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <future>
@@ -27,6 +29,8 @@ using StreamPointer = std::shared_ptr<ByteStream>;
 // Two ends of one stream.
 class ByteStreamTest : public testing::Test {
  protected:
+  void expect_close_wakes_the_writer(bool lasting);
+
   void SetUp() override {
     std::promise<StreamPointer> accepted;
     auto listener = network_->listen_streams(
@@ -84,6 +88,50 @@ TEST_F(ByteStreamTest, LargeMessagesBothWaysAtOnce) {
   other.join();
 }
 
+TEST_F(ByteStreamTest, LastingBodiesArriveAmongOthers) {
+  // Odd sizes and places, shorter and longer than the pipe that lends their pages.
+  constexpr size_t kSizes[] = {1, 4097, 131'073, 262'144, 3'000'001, 524'289, 200'000};
+  std::vector<char> out(4 << 20);
+  uint32_t word = 1;
+  for (char& byte : out) byte = static_cast<char>((word = word * 1664525 + 1013904223) >> 24);
+  std::thread writer([&] {
+    for (const size_t size : kSizes) {
+      EXPECT_TRUE(dialed_->write_lasting("lent", 4, out.data() + 13, size).ok());
+      EXPECT_TRUE(dialed_->write("copy", 4, out.data() + 7, size).ok());
+    }
+  });
+  const auto expect = [&](const char* header, size_t begin, size_t size) {
+    std::string text(4, ' ');
+    std::vector<char> in(size);
+    ASSERT_TRUE(accepted_->read(text.data(), 4, 5000).ok());
+    EXPECT_EQ(text, header);
+    ASSERT_TRUE(accepted_->read(in.data(), size, 5000).ok());
+    EXPECT_EQ(std::memcmp(in.data(), out.data() + begin, size), 0) << size;
+  };
+  for (const size_t size : kSizes) {
+    expect("lent", 13, size);
+    expect("copy", 7, size);
+  }
+  writer.join();
+}
+
+TEST_F(ByteStreamTest, ALastingBodyOutlivesItsWriterAndItsMapping) {
+  constexpr size_t kBytes = 256 << 10;
+  void* body = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(body, MAP_FAILED);
+  std::memset(body, 'b', kBytes);
+  std::thread writer([&, stream = std::exchange(dialed_, nullptr)] {
+    EXPECT_TRUE(stream->write_lasting("h", 1, body, kBytes).ok());
+    munmap(body, kBytes);
+  });
+  std::vector<char> in(1 + kBytes);
+  EXPECT_TRUE(accepted_->read(in.data(), 1, 1000).ok());
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_TRUE(accepted_->read(in.data() + 1, kBytes, 1000).ok());
+  writer.join();
+  EXPECT_EQ(std::count(in.begin(), in.end(), 'b'), static_cast<std::ptrdiff_t>(kBytes));
+}
+
 TEST_F(ByteStreamTest, SilenceTimesOut) {
   char byte = 0;
   const Stopwatch watch;
@@ -128,11 +176,12 @@ TEST_F(ByteStreamTest, CloseWakesTheReader) {
   }
 }
 
-TEST_F(ByteStreamTest, CloseWakesTheWriter) {
+void ByteStreamTest::expect_close_wakes_the_writer(bool lasting) {
   std::atomic<bool> failed{false};
   std::thread writer([&] {
     const std::vector<char> body(64 << 20);
-    const auto status = dialed_->write("h", 1, body.data(), body.size());
+    const auto status = lasting ? dialed_->write_lasting("h", 1, body.data(), body.size())
+                                : dialed_->write("h", 1, body.data(), body.size());
     EXPECT_FALSE(status.ok());
     failed = true;
   });
@@ -143,6 +192,10 @@ TEST_F(ByteStreamTest, CloseWakesTheWriter) {
   writer.join();
   EXPECT_FALSE(dialed_->write("h", 1, nullptr, 0).ok());
 }
+
+TEST_F(ByteStreamTest, CloseWakesTheWriter) { expect_close_wakes_the_writer(false); }
+
+TEST_F(ByteStreamTest, CloseWakesTheWriterOfALastingBody) { expect_close_wakes_the_writer(true); }
 
 TEST_F(ByteStreamTest, WhatWasWrittenArrivesThoughTheWriterIsGone) {
   constexpr size_t kPart = 64 << 10;

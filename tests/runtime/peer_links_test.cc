@@ -12,7 +12,7 @@ namespace {
 
 template <class Condition>
 bool eventually(const Condition& condition) {
-  for (int i = 0; i < 1000 && !condition(); ++i)
+  for (int i = 0; i < 4000 && !condition(); ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   return condition();
 }
@@ -41,32 +41,44 @@ class SlowSink final : public FrameSink {
   bool released_ = false;
 };
 
+// Two nodes: sessions 1 and 2, over TCP.
+class Pair {
+ public:
+  Pair(FrameSink& first, FrameSink& second) {
+    View view;
+    view.era = 1;
+    for (PeerLinks* links : {&first_, &second_}) {
+      const auto port = links->listen({"127.0.0.1", 0});
+      EXPECT_TRUE(port.ok());
+      const auto session = static_cast<SessionId>(view.members.size() + 1);
+      links->set_session(session);
+      view.members.push_back({session, "n", "127.0.0.1:" + std::to_string(*port), {}, {}, 0});
+    }
+    first_.connect(view, &first);
+    second_.connect(view, &second);
+  }
+
+  void send_to_first(Frame frame) { second_.send(1, std::move(frame)); }
+  const NodeGauges& senders_gauges() const { return *gauges_; }
+
+ private:
+  const std::unique_ptr<Network> network_ = make_thrift_network({.shared_memory = false});
+  const std::shared_ptr<NodeGauges> gauges_ = std::make_shared<NodeGauges>();
+  PeerLinks first_{*network_, {}};
+  PeerLinks second_{*network_, {.gauges = gauges_}};
+};
+
 TEST(PeerLinks, WhatWaitsForASlowPeerWaitsOnce) {
   const std::vector<float> values(16 << 20);  // more than is under way at a time
-  const auto network = make_thrift_network();
   SlowSink sinks[2];
-  PeerLinksOptions options;
-  PeerLinks first(*network, options);
-  options.gauges = std::make_shared<NodeGauges>();
-  PeerLinks second(*network, options);
-  View view;
-  view.era = 1;
-  for (PeerLinks* links : {&first, &second}) {
-    const auto port = links->listen({"127.0.0.1", 0});
-    ASSERT_TRUE(port.ok());
-    const auto session = static_cast<SessionId>(view.members.size() + 1);
-    links->set_session(session);
-    view.members.push_back({session, "n", "127.0.0.1:" + std::to_string(*port), {}, {}, 0});
-  }
-  first.connect(view, &sinks[0]);
-  second.connect(view, &sinks[1]);
+  Pair pair(sinks[0], sinks[1]);
   ASSERT_TRUE(eventually([&] { return sinks[0].is_connected && sinks[1].is_connected; }));
 
   const auto send = [&](int slice) {
     const FrameKey key{FrameKind::reduced, 0, slice, {0, 0}};
-    second.send(1, {key, values.data(), std::ssize(values), nullptr});
+    pair.send_to_first({key, values.data(), std::ssize(values), nullptr});
   };
-  const auto& waiting = options.gauges->frames_waiting;
+  const auto& waiting = pair.senders_gauges().frames_waiting;
   send(0);
   ASSERT_TRUE(eventually([&] { return waiting == 0; }));  // it is being written
   for (int i = 0; i < 3; ++i) send(1);                    // the peer asks again
@@ -75,6 +87,90 @@ TEST(PeerLinks, WhatWaitsForASlowPeerWaitsOnce) {
   EXPECT_EQ(waiting, 2);
   sinks[0].release();
   EXPECT_TRUE(eventually([&] { return waiting == 0; }));
+}
+
+// Reads frames into memory of its own, once it is released.
+class TakingSink final : public FrameSink {
+ public:
+  explicit TakingSink(int64_t count) : values(static_cast<size_t>(count)) {}
+  Result<float*> accept(SessionId, const FrameKey& key, int64_t) override {
+    offered.push_back(key.kind);
+    ++headers;
+    while (!released) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return values.data();
+  }
+  void arrived(SessionId, const FrameKey&, float*) override { ++whole; }
+  void gave_up(SessionId, const FrameKey&, float*) override { ++given_up; }
+  void connected(SessionId) override { ++connections; }
+
+  std::vector<float> values;
+  std::vector<FrameKind> offered;  // to read when its frames have come
+  std::atomic<int> headers{0};
+  std::atomic<int> whole{0};
+  std::atomic<int> given_up{0};
+  std::atomic<int> connections{0};
+  std::atomic<bool> released{false};
+};
+
+constexpr int64_t kSlice = 65536;
+
+TEST(PeerLinks, ValuesThatChangeUnderWayAreNotTakenUp) {
+  TakingSink taking(kSlice);
+  SlowSink idle;
+  Pair pair(taking, idle);
+  ASSERT_TRUE(eventually([&] { return taking.connections == 1 && idle.is_connected; }));
+  std::vector<float> values(kSlice, 1.0f);
+  const auto send = [&](int slice, bool lasting) {
+    Frame frame;
+    frame.key = {FrameKind::piece, 0, slice, {0, 0}};
+    frame.values = values.data();
+    frame.count = kSlice;
+    frame.lasting = lasting;
+    pair.send_to_first(frame);
+  };
+  // Its header has come, so its hash is made; its body is lent, not copied.
+  send(0, true);
+  ASSERT_TRUE(eventually([&] { return taking.headers == 1; }));
+  ASSERT_TRUE(eventually([&] { return pair.senders_gauges().network.sent_bytes > 0; }));
+  values[0] = 2.0f;
+  taking.released = true;
+  ASSERT_TRUE(eventually([&] { return taking.given_up == 1; }));
+  EXPECT_EQ(taking.whole, 0);
+  // The stream comes again, and carries what is asked for then.
+  ASSERT_TRUE(eventually([&] { return taking.connections == 2; }));
+  ASSERT_TRUE(eventually([&] {
+    send(1, true);
+    return taking.whole > 0;
+  }));
+  EXPECT_EQ(taking.given_up, 1);
+  EXPECT_EQ(taking.values, values);
+}
+
+TEST(PeerLinks, SumsOvertakePieces) {
+  TakingSink taking(kSlice);
+  SlowSink idle;
+  Pair pair(taking, idle);
+  ASSERT_TRUE(eventually([&] { return taking.connections == 1 && idle.is_connected; }));
+  const std::vector<float> values(kSlice);
+  const auto send = [&](FrameKind kind, int slice, int64_t count) {
+    pair.send_to_first({{kind, 0, slice, {0, 0}}, values.data(), count, nullptr});
+  };
+  const auto& waiting = pair.senders_gauges().frames_waiting;
+  // The first stands in the way of the others: the peer does not read on.
+  const std::vector<float> long_values(16 << 20);
+  taking.values.resize(long_values.size());
+  pair.send_to_first(
+      {{FrameKind::piece, 0, 0, {0, 0}}, long_values.data(), std::ssize(long_values), nullptr});
+  ASSERT_TRUE(eventually([&] { return taking.headers == 1 && waiting == 0; }));
+  send(FrameKind::piece, 1, kSlice);
+  send(FrameKind::piece, 2, kSlice);
+  send(FrameKind::reduced, 3, kSlice);
+  send(FrameKind::reduced, 4, kSlice);
+  EXPECT_EQ(waiting, 4);
+  taking.released = true;
+  ASSERT_TRUE(eventually([&] { return taking.whole == 5; }));
+  using enum FrameKind;
+  EXPECT_EQ(taking.offered, (std::vector{piece, reduced, reduced, piece, piece}));
 }
 
 }  // namespace
