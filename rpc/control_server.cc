@@ -30,8 +30,7 @@ void ok_or_refuse(const Status& status) {
 // counts as a node.
 class Calls final : public wire::CoordinatorIf {
  public:
-  Calls(ControlService& service, const Visitor& visitor)
-      : service_(service), visitor_(visitor) {}
+  Calls(ControlService& service, const Visitor& visitor) : service_(service), visitor_(visitor) {}
 
   // The session that polls on this connection.
   std::optional<SessionId> polling() const { return polling_; }
@@ -42,7 +41,8 @@ class Calls final : public wire::CoordinatorIf {
     });
   }
   void join(const wire::JoinRequest& request) override {
-    for_node([&] { ok_or_refuse(service_.join(value_or_refuse(from_wire(request)), visitor_.host)); });
+    for_node(
+        [&] { ok_or_refuse(service_.join(value_or_refuse(from_wire(request)), visitor_.host)); });
   }
   void poll(wire::PollReply& answer, const wire::PollRequest& request) override {
     for_node([&] {
