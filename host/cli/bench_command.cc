@@ -11,7 +11,9 @@
 #include "host/core/process_memory.h"
 #include "host/cpu/cpu_device.h"
 #include "host/graph/operations.h"
+#include "host/job/data_job.h"
 #include "host/runtime/device_bench.h"
+#include "host/train/resolve.h"
 #include "models/models.h"
 
 namespace lockstep {
@@ -84,6 +86,10 @@ Result<nlohmann::json> bench_step(const nlohmann::json& values, Context&) {
   job.classes = data.classes;
   job.train_rows = data.rows();
   LOCKSTEP_ASSIGN(const auto model, build_model(name, job.input_shape, job.classes));
+  if (values.at("partitions") == 0) {
+    LOCKSTEP_ASSIGN(const Graph graph, model->training_graph(objective_of(job)));
+    job.partitions = default_partitions(graph, job.batch_size);
+  }
   const int64_t own_before = own_bytes();
   const int devices = values.at("devices");
   LOCKSTEP_ASSIGN(auto replica, Replica::create(job, *model, devices, [&](int index) {

@@ -75,7 +75,7 @@ Status print_program(const Graph& graph, int64_t batch_size) {
   }
   const std::string numerics = default_numerics("cpu");
   LOCKSTEP_ASSIGN(const auto device, make_device("cpu", numerics, 0));
-  const int partitions = default_partitions(batch_size);
+  const int partitions = default_partitions(graph, batch_size);
   fmt::print("\na step of {} rows on {}, P = {}:\n{}", batch_size, numerics, partitions,
              program_listing(graph, *device, static_cast<int>(batch_size), partitions));
   return {};

@@ -334,6 +334,11 @@ Status check_measured_data(const Job& job, const std::vector<Shape>& outputs, co
   return check_targets(job, data);
 }
 
+int default_partitions(const Graph& graph, int64_t batch_size) {
+  return normalizes_batches(graph) ? default_partitions(batch_size, kLeastRowsOfStatistics)
+                                   : default_partitions(batch_size);
+}
+
 Result<Job> job_of_model(const nlohmann::json& options, std::optional<ModelFile>* file) {
   const auto& model = options.at("model");
   if (!model.is_string() || !is_model_path(model)) return job_from_options(options);
@@ -384,8 +389,8 @@ Result<ResolvedJob> resolve_job(const nlohmann::json& options, const ModelBuilde
         "(--numerics cuda-bf16 rounds)",
         job.numerics));
   }
-  if (options.at("partitions") == 0 && normalizes_batches(resolved.graph)) {
-    job.partitions = default_partitions(job.batch_size, kLeastRowsOfStatistics);
+  if (options.at("partitions") == 0) {
+    job.partitions = default_partitions(resolved.graph, job.batch_size);
   }
   if (resolved.file && resolved.file->has_weights()) {
     LOCKSTEP_RETURN_IF_ERROR(take_initial_state(&resolved));

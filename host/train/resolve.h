@@ -35,6 +35,9 @@ struct ResolvedJob {
 // Whether a job's model is a file and no name: it has a dot or a slash.
 bool is_model_path(const std::string& model);
 
+// The P of a job that names none.
+int default_partitions(const Graph& graph, int64_t batch_size);
+
 // What can be said of a job without its data; reads the model's file, where the job names one that
 // has not been read.
 Result<Job> job_of_model(const nlohmann::json& options, std::optional<ModelFile>* file);
