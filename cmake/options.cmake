@@ -22,7 +22,10 @@ add_library(lockstep_options INTERFACE)
 target_include_directories(lockstep_options INTERFACE ${PROJECT_SOURCE_DIR})
 # -Wno-stringop-overflow, -Wno-restrict: GCC 12 finds what is not there in fmt and std::string.
 # -ffp-contract=off: a*b+c must not become an FMA in one build and stay two roundings in another.
+# -fmacro-prefix-map: the program does not name the folder that it was built in.
 target_compile_options(lockstep_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=>
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-fmacro-prefix-map=${PROJECT_SOURCE_DIR}/=>
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
     -Wno-missing-field-initializers -Wno-stringop-overflow -Wno-restrict
     -ffp-contract=off -fno-math-errno>
