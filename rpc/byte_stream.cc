@@ -134,7 +134,9 @@ class PlainStream final : public SocketStream {
 
   Status write_lasting(const void* header, size_t header_bytes, const void* body,
                        size_t body_bytes) override {
-    if (body_bytes < kLeastByReference || !pages_) {
+    const bool lends = lends_ && body_bytes >= kLeastByReference;
+    if (lends && pages_ == nullptr) pages_ = PagePipe::make();  // not for strangers
+    if (!lends || pages_ == nullptr) {
       return write(header, header_bytes, body, body_bytes);
     }
     LOCKSTEP_RETURN_IF_ERROR(send_copies(header, header_bytes, nullptr, 0, MSG_MORE));
@@ -143,7 +145,7 @@ class PlainStream final : public SocketStream {
       if (closed()) return closed_by_peer();
       const ssize_t taken = pages_->take(next, body_bytes);
       if (taken <= 0) {  // this memory cannot be lent: nor will the rest
-        pages_.reset();
+        lends_ = false;
         return send_copies(nullptr, 0, next, body_bytes, 0);
       }
       next += taken;
@@ -198,7 +200,8 @@ class PlainStream final : public SocketStream {
     return failure(errno_text());
   }
 
-  std::unique_ptr<PagePipe> pages_ = PagePipe::make();
+  std::unique_ptr<PagePipe> pages_;  // the writing thread's
+  bool lends_ = true;
 };
 
 class TlsStream final : public SocketStream {
