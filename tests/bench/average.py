@@ -7,6 +7,7 @@ slowest rank, with the division); the table shows the median and the best round.
 its ranks unbound and with each on a core of its own; the table shows the faster of the two.
 """
 
+import pathlib
 import statistics
 from functools import partial
 
@@ -59,10 +60,11 @@ def main():
         with common.PeerGroup("average.py", nodes) as group:
             for megabytes in MEGABYTES:
                 rows.append(compare(options.lockstep, group, nodes, megabytes, options.quick))
+    control = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text("ascii").strip()
     headers = ["processes", "MB", "lockstep ms median", "best", "over TCP median", "best",
                "gloo ms median", "best", "gloo's ranks", "gloo / lockstep", "gloo / TCP"]
     common.print_table("All-reduce (mean) of FP32 on one host: Lockstep through shared memory and "
-                       "over TCP, gloo over TCP", headers, rows)
+                       f"over TCP, gloo over TCP ({control})", headers, rows)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from faults import Control, Running, wait_for_step
 EPOCHS = 2
 JOB = faults.job("seed-cnn", EPOCHS)
 STEPS = EPOCHS * faults.STEPS_PER_EPOCH
-CHECKPOINT_EVERY = 20
+CHECKPOINT_EVERY = 40
 
 
 class Case:
