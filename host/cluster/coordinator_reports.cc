@@ -283,8 +283,7 @@ StateRef Coordinator::newest_state() const {
 
 // The next state that is to be kept: an epoch's end, or within an interval in steps. It is taken
 // earlier by what is trained until it is durable, and by half as much again since disks differ from
-// one time to the next; the first, of which nothing is known, by half of the interval: so that no
-// more than an interval can be lost.
+// one time to the next: so that no more than an interval can be lost.
 void Coordinator::plan_snapshot(CoordinatorActions* actions) {
   const int64_t decided_end = end_of_epochs();
   int64_t step =
@@ -293,7 +292,7 @@ void Coordinator::plan_snapshot(CoordinatorActions* actions) {
   const int64_t newest = newest_state().step;
   const int64_t interval = facts_.checkpoint_every_steps;
   if (interval > 0) {
-    const int64_t lead = std::min(most_until_durable_.value_or(interval / 3) * 3 / 2, interval - 1);
+    const int64_t lead = std::min(most_until_durable_.value_or(interval / 6) * 3 / 2, interval - 1);
     step = std::min(step, std::max(newest + interval - lead, view_.first_step));
   }
   // The epoch that is being measured has an end that may not be kept yet.
