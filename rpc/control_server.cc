@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <exception>
+#include <map>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -26,14 +29,46 @@ void ok_or_refuse(const Status& status) {
   if (!status.ok()) throw to_wire(status.error());
 }
 
+// On which connection each session polls: the newest. One that was reset may end long after its
+// node polls on another, which says nothing of the node. Any thread.
+class Pollers {
+ public:
+  int64_t add_connection() { return ++connections_; }
+  void polls(SessionId session, int64_t connection) {
+    const std::lock_guard lock(mutex_);
+    int64_t& newest = newest_[session];
+    newest = std::max(newest, connection);
+  }
+  // Whether the session polls on no other.
+  bool ends(SessionId session, int64_t connection) {
+    const std::lock_guard lock(mutex_);
+    const auto found = newest_.find(session);
+    if (found == newest_.end() || found->second != connection) return false;
+    newest_.erase(found);
+    return true;
+  }
+
+ private:
+  std::atomic<int64_t> connections_{0};
+  std::mutex mutex_;
+  std::map<SessionId, int64_t> newest_;  // guarded by mutex_
+};
+
 // The calls of one connection. A node's first one that succeeds admits it; in plain everybody
 // counts as a node.
 class Calls final : public wire::CoordinatorIf {
  public:
-  Calls(ControlService& service, const Visitor& visitor) : service_(service), visitor_(visitor) {}
+  Calls(ControlService& service, const Visitor& visitor, Pollers& pollers)
+      : service_(service),
+        visitor_(visitor),
+        pollers_(pollers),
+        connection_(pollers.add_connection()) {}
 
-  // The session that polls on this connection.
-  std::optional<SessionId> polling() const { return polling_; }
+  // The session that polled on this connection, and on no later one.
+  std::optional<SessionId> lost() {
+    if (polling_ && pollers_.ends(*polling_, connection_)) return polling_;
+    return std::nullopt;
+  }
 
   void hello(wire::Welcome& answer, const wire::Hello& hello) override {
     for_node([&] {
@@ -47,9 +82,14 @@ class Calls final : public wire::CoordinatorIf {
   void poll(wire::PollReply& answer, const wire::PollRequest& request) override {
     for_node([&] {
       const PollRequest asked = value_or_refuse(from_wire(request));
-      const PollReply reply = value_or_refuse(service_.poll(asked));
-      polling_ = asked.session;
-      answer = to_wire(reply);
+      pollers_.polls(asked.session, connection_);
+      const auto reply = service_.poll(asked);
+      if (reply.ok()) {
+        polling_ = asked.session;
+      } else {
+        pollers_.ends(asked.session, connection_);
+      }
+      answer = to_wire(value_or_refuse(reply));
     });
   }
   void attach(const int64_t session, const wire::Standing& standing) override {
@@ -123,6 +163,8 @@ class Calls final : public wire::CoordinatorIf {
 
   ControlService& service_;
   const Visitor& visitor_;
+  Pollers& pollers_;
+  const int64_t connection_;
   std::optional<SessionId> polling_;
 };
 
@@ -155,7 +197,7 @@ class ThriftControlServer final : public ControlServer {
 
  private:
   void serve(const Visitor& visitor) {
-    auto calls = std::make_shared<Calls>(service_, visitor);
+    auto calls = std::make_shared<Calls>(service_, visitor, pollers_);
     try {
       wire::CoordinatorProcessor processor(calls);
       const auto transport = std::make_shared<MessageTransport>(
@@ -166,12 +208,14 @@ class ThriftControlServer final : public ControlServer {
     } catch (const std::exception&) {
       // The end of a connection: the client closed it, was silent, or sent what is no message.
     }
-    if (calls->polling() && !stopping_) service_.connection_lost(*calls->polling());
+    const auto lost = calls->lost();
+    if (lost && !stopping_) service_.connection_lost(*lost);
   }
 
   ControlService& service_;
   const ControlServerOptions options_;
   std::atomic<bool> stopping_{false};
+  Pollers pollers_;
   std::unique_ptr<SocketServer> server_;
 };
 

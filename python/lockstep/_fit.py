@@ -156,9 +156,9 @@ class _Training:
         elif kind == "epoch":
             self._decide(event)
         elif kind == "model":
-            if self._newest not in (None, event["path"]):
-                pathlib.Path(self._newest).unlink()
-            self._newest = event["path"]
+            before, self._newest = self._newest, event["path"]  # Ctrl-C may come in between
+            if before not in (None, self._newest):
+                pathlib.Path(before).unlink()
         elif kind == "done":
             self._finish(event["weights_sha256"])
         elif self._verbose:

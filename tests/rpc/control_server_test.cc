@@ -181,6 +181,26 @@ TEST_F(ControlServerTest, TheConnectionThatPolledIsMissed) {
   EXPECT_EQ(service_.lost(), std::vector<SessionId>{7});
 }
 
+// The server may learn late that the first one was reset: the node is there all the same.
+TEST_F(ControlServerTest, ASessionThatPollsOnALaterConnectionIsNotMissed) {
+  start();
+  auto first = connect();
+  ASSERT_TRUE(first->poll({7, 0, 0}).ok());
+  auto second = connect();
+  ASSERT_TRUE(second->poll({7, 0, 0}).ok());
+  ASSERT_TRUE(first->poll({7, 0, 0}).ok());  // sent before it was reset
+  first.reset();
+  auto other = connect();
+  ASSERT_TRUE(other->poll({8, 0, 0}).ok());
+  other.reset();
+  EXPECT_TRUE(eventually([&] { return !service_.lost().empty(); }));
+  EXPECT_EQ(service_.lost(), std::vector<SessionId>{8});
+  service_.forget_lost();
+  second.reset();
+  EXPECT_TRUE(eventually([&] { return !service_.lost().empty(); }));
+  EXPECT_EQ(service_.lost(), std::vector<SessionId>{7});
+}
+
 TEST_F(ControlServerTest, ASessionThatWasRefusedIsNotMissed) {
   service_.answer = refused_error("unknown session");
   start();

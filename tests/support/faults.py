@@ -207,7 +207,10 @@ def step_of(address):
 def wait_for_step(address, step, process=None, timeout=40):
     """Waits until `step` steps are done, or the process has ended."""
     ended = lambda: process is not None and process.process.poll() is not None
-    runs.wait_until(lambda: ended() or step_of(address) >= step, f"step {step}", timeout)
+    try:
+        runs.wait_until(lambda: ended() or step_of(address) >= step, f"step {step}", timeout)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{process.log() if process else ''}") from None
     if process is not None and ended():
         raise AssertionError(f"ended before step {step}:\n{process.log()}")
 
