@@ -115,11 +115,11 @@ class TakingSink final : public FrameSink {
 constexpr int64_t kSlice = 65536;
 
 TEST(PeerLinks, ValuesThatChangeUnderWayAreNotTakenUp) {
+  std::vector<float> values(kSlice, 1.0f);  // outlives the streams
   TakingSink taking(kSlice);
   SlowSink idle;
   Pair pair(taking, idle);
   ASSERT_TRUE(eventually([&] { return taking.connections == 1 && idle.is_connected; }));
-  std::vector<float> values(kSlice, 1.0f);
   const auto send = [&](int slice, bool lasting) {
     Frame frame;
     frame.key = {FrameKind::piece, 0, slice, {0, 0}};
@@ -147,17 +147,16 @@ TEST(PeerLinks, ValuesThatChangeUnderWayAreNotTakenUp) {
 }
 
 TEST(PeerLinks, SumsOvertakePieces) {
+  const std::vector<float> values(kSlice), long_values(16 << 20);  // outlive the streams
   TakingSink taking(kSlice);
   SlowSink idle;
   Pair pair(taking, idle);
   ASSERT_TRUE(eventually([&] { return taking.connections == 1 && idle.is_connected; }));
-  const std::vector<float> values(kSlice);
   const auto send = [&](FrameKind kind, int slice, int64_t count) {
     pair.send_to_first({{kind, 0, slice, {0, 0}}, values.data(), count, nullptr});
   };
   const auto& waiting = pair.senders_gauges().frames_waiting;
   // The first stands in the way of the others: the peer does not read on.
-  const std::vector<float> long_values(16 << 20);
   taking.values.resize(long_values.size());
   pair.send_to_first(
       {{FrameKind::piece, 0, 0, {0, 0}}, long_values.data(), std::ssize(long_values), nullptr});
