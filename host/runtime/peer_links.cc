@@ -67,8 +67,6 @@ Status write_frame(ByteStream& stream, const Frame& frame) {
                        : stream.write(&header, sizeof(header), frame.values, bytes);
 }
 
-bool is_not_reduced(const Frame& frame) { return frame.key.kind != FrameKind::reduced; }
-
 // Reads values that nobody wants.
 Status skip(ByteStream& stream, size_t bytes) {
   std::vector<char> scratch(std::min<size_t>(bytes, 64 << 10));
@@ -293,11 +291,7 @@ void PeerLinks::send(SessionId to, Frame frame) {
   const bool waits = std::any_of(peer.queue.begin(), peer.queue.end(),
                                  [&](const Frame& other) { return other.key == frame.key; });
   if (waits) return;
-  // Sums overtake what else waits: they have just been made and are still in the cache.
-  const auto place = frame.key.kind == FrameKind::reduced
-                         ? std::find_if(peer.queue.begin(), peer.queue.end(), is_not_reduced)
-                         : peer.queue.end();
-  peer.queue.insert(place, std::move(frame));
+  peer.queue.push_back(std::move(frame));
   ++options_.gauges->frames_waiting;
   peer.changed.notify_all();
 }

@@ -93,8 +93,7 @@ TEST(PeerLinks, WhatWaitsForASlowPeerWaitsOnce) {
 class TakingSink final : public FrameSink {
  public:
   explicit TakingSink(int64_t count) : values(static_cast<size_t>(count)) {}
-  Result<float*> accept(SessionId, const FrameKey& key, int64_t) override {
-    offered.push_back(key.kind);
+  Result<float*> accept(SessionId, const FrameKey&, int64_t) override {
     ++headers;
     while (!released) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     return values.data();
@@ -107,8 +106,7 @@ class TakingSink final : public FrameSink {
   void connected(SessionId) override { ++connections; }
 
   std::vector<float> values;
-  std::vector<float> first;        // the first frame that was whole; others may be under way
-  std::vector<FrameKind> offered;  // to read when its frames have come
+  std::vector<float> first;  // the first frame that was whole; others may be under way
   std::atomic<int> headers{0};
   std::atomic<int> whole{0};
   std::atomic<int> given_up{0};
@@ -148,32 +146,6 @@ TEST(PeerLinks, ValuesThatChangeUnderWayAreNotTakenUp) {
   }));
   EXPECT_EQ(taking.given_up, 1);
   EXPECT_EQ(taking.first, values);
-}
-
-TEST(PeerLinks, SumsOvertakePieces) {
-  const std::vector<float> values(kSlice), long_values(16 << 20);  // outlive the streams
-  TakingSink taking(kSlice);
-  SlowSink idle;
-  Pair pair(taking, idle);
-  ASSERT_TRUE(eventually([&] { return taking.connections == 1 && idle.is_connected; }));
-  const auto send = [&](FrameKind kind, int slice, int64_t count) {
-    pair.send_to_first({{kind, 0, slice, {0, 0}}, values.data(), count, nullptr});
-  };
-  const auto& waiting = pair.senders_gauges().frames_waiting;
-  // The first stands in the way of the others: the peer does not read on.
-  taking.values.resize(long_values.size());
-  pair.send_to_first(
-      {{FrameKind::piece, 0, 0, {0, 0}}, long_values.data(), std::ssize(long_values), nullptr});
-  ASSERT_TRUE(eventually([&] { return taking.headers == 1 && waiting == 0; }));
-  send(FrameKind::piece, 1, kSlice);
-  send(FrameKind::piece, 2, kSlice);
-  send(FrameKind::reduced, 3, kSlice);
-  send(FrameKind::reduced, 4, kSlice);
-  EXPECT_EQ(waiting, 4);
-  taking.released = true;
-  ASSERT_TRUE(eventually([&] { return taking.whole == 5; }));
-  using enum FrameKind;
-  EXPECT_EQ(taking.offered, (std::vector{piece, reduced, reduced, piece, piece}));
 }
 
 }  // namespace
