@@ -18,7 +18,7 @@ import faults
 import runs
 from faults import Control, Running, wait_for_step
 
-EPOCHS = 2
+EPOCHS = 3
 JOB = faults.job("seed-cnn", EPOCHS)
 STEPS = EPOCHS * faults.STEPS_PER_EPOCH
 CHECKPOINT_EVERY = 40

@@ -132,7 +132,7 @@ class FullDiskTest(faults.FaultTest):
         return folder
 
     def test_a_full_disk_halts_and_more_room_goes_on(self):
-        disk = self.mount("1200k")  # one state and a half
+        disk = self.mount("28m")  # one state and a half
         process, output = self.start_train(nodes=2, output=disk / "run")
         code, out, err = process.finish(40)
         self.assertEqual(code, 3, err)
