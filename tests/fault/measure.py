@@ -19,9 +19,9 @@ import runs
 from faults import Control, Running, wait_for_step
 
 EPOCHS = 3
-JOB = faults.job("seed-cnn", EPOCHS)
+JOB = [*faults.JOB, "--epochs", str(EPOCHS)]
 STEPS = EPOCHS * faults.STEPS_PER_EPOCH
-CHECKPOINT_EVERY = 40
+CHECKPOINT_EVERY = 20
 
 
 class Case:
