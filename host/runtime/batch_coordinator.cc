@@ -139,7 +139,7 @@ Result<std::string> BatchCoordinator::fetch(SessionId session, const std::string
 Status BatchCoordinator::ask_to_leave(SessionId session) {
   const std::lock_guard lock(mutex_);
   LOCKSTEP_RETURN_IF_ERROR(queue_.renew(session, monotonic_ms()));
-  released_[session] = true;
+  released_.insert(session);
   queue_.leave(session, "it left");
   tell_events();
   return {};
@@ -178,13 +178,18 @@ void BatchCoordinator::connection_lost(SessionId session) {
 
 Result<WorkReply> BatchCoordinator::next_batches(const WorkRequest& request) {
   std::unique_lock lock(mutex_);
+  const WorkReply over{{}, true};
+  if (released_.contains(request.session)) return over;
   if (outcome_ && !outcome_->ok()) return WorkReply{};  // the next poll says why
   auto reply = queue_.next(request, monotonic_ms());
   tell_events();
   if (!reply.ok() || !reply->batches.empty() || reply->over) return reply;
   changed_.wait_for(lock, std::chrono::milliseconds(kLongPollMs), [&] {
     if (closing_ || outcome_) return true;
-    reply = queue_.next({request.session, {}}, monotonic_ms());
+    reply = released_.contains(request.session)
+                ? over
+                : queue_.next({request.session, {}}, monotonic_ms());
+    if (reply.ok() && reply->over) return true;
     return !reply.ok() || !reply->batches.empty();
   });
   return reply;
@@ -193,6 +198,7 @@ Result<WorkReply> BatchCoordinator::next_batches(const WorkRequest& request) {
 Status BatchCoordinator::deliver(const ResultPart& part) {
   {
     const std::lock_guard lock(mutex_);
+    if (released_.contains(part.session)) return {};  // others compute it
     LOCKSTEP_RETURN_IF_ERROR(queue_.check(part, monotonic_ms()));
   }
   // A slow disk holds up nobody else. Who is given up meanwhile has written the same bytes as

@@ -4,7 +4,7 @@
 
 #include <condition_variable>
 #include <functional>
-#include <map>
+#include <set>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -63,7 +63,7 @@ class BatchCoordinator final : public ControlService {
   std::mutex mutex_;
   std::condition_variable changed_;
   BatchQueue queue_;
-  std::map<SessionId, bool> released_;  // those that asked to leave, and may
+  std::set<SessionId> released_;  // asked to leave, and may: no call of theirs is refused
   std::optional<Status> outcome_;       // of work that has ended
   bool closing_ = false;
   std::thread timer_;

@@ -158,6 +158,32 @@ TEST_F(BatchClusterTest, ANodeThatLeavesIsReplaced) {
   EXPECT_TRUE(memory_->bytes_ == expected_);
 }
 
+// It hears of its release from the poll alone, which may come after its next calls.
+TEST_F(BatchClusterTest, CallsOfANodeThatHasLeftAreNotRefused) {
+  start();
+  const auto client = network_->connect_control({"127.0.0.1", coordinator_->port()}, 2000).value();
+  const SessionId session =
+      client->hello({kWireVersion, LOCKSTEP_VERSION, "leaving"}).value().session;
+  JoinRequest join;
+  join.session = session;
+  join.devices = 1;
+  join.numerics = task_.numerics;
+  join.data_digest = task_.data_digest;
+  ASSERT_TRUE(client->join(join).ok());
+  const WorkReply work = client->next_batches({session, {}}).value();
+  ASSERT_EQ(work.batches.begin, 0);
+  ASSERT_TRUE(client->ask_to_leave(session).ok());
+  EXPECT_TRUE(client->deliver({session, 0, 0, "late"}).ok());
+  EXPECT_TRUE(client->next_batches({session, work.batches}).value().over);
+  // What it had is another's.
+  NodeRuntime node(options(), *network_);
+  std::thread thread([&] { static_cast<void>(node.run()); });
+  EXPECT_TRUE(coordinator_->wait_for_end(20'000));
+  EXPECT_TRUE(coordinator_->finish(2000).ok());
+  thread.join();
+  EXPECT_TRUE(memory_->bytes_ == expected_);
+}
+
 TEST_F(BatchClusterTest, AFullDiskEndsTheWork) {
   memory_->fails_ = true;
   start();
