@@ -286,6 +286,7 @@ std::vector<SessionId> ExchangeMachine::waiting_for(int64_t step) const {
     if (planted(Bug::apply_before_all_begun)) continue;
     missing.insert(member.session);
   }
+  if (!missing.empty()) return {missing.begin(), missing.end()};  // owners need their pieces
   const Step* held = find(step);
   if (planted(Bug::update_before_all) && held != nullptr && held->unreduced < slices_) return {};
   for (int slice = 0; slice < slices_ && (held == nullptr || held->unreduced > 0); ++slice) {

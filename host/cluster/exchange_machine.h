@@ -23,12 +23,18 @@
 namespace lockstep {
 
 enum class FrameKind : uint8_t {
-  piece = 1,    // a contributed subtree of one slice, to the slice's owner
-  reduced = 2,  // the whole tree of one slice
-  present = 3,  // I have begun this step
-  want = 4,     // send me what you have from this step on
-  state = 5     // a part of state[step], from the donor
+  piece = 1,      // a contributed subtree of one slice, to the slice's owner
+  reduced = 2,    // the whole tree of one slice
+  present = 3,    // I have begun this step
+  want = 4,       // send me what you have from this step on
+  state = 5,      // a part of state[step], from the donor
+  want_state = 6  // send me state[step], to the donor
 };
+
+// What carries no values and is answered.
+inline bool is_question(FrameKind kind) {
+  return kind == FrameKind::want || kind == FrameKind::want_state;
+}
 
 struct FrameKey {
   FrameKind kind = FrameKind::piece;
@@ -82,7 +88,8 @@ class ExchangeMachine {
 
   // Whether all slices of the step are reduced and every member has begun it.
   bool complete(int64_t step) const;
-  // The members that keep it from being complete.
+  // The members that keep it from being complete: those that have not begun it; where all have,
+  // the owners of the slices that are missing.
   std::vector<SessionId> waiting_for(int64_t step) const;
   // How many steps it knows of; never more than three.
   int64_t steps_held() const { return static_cast<int64_t>(steps_.size()); }

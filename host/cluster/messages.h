@@ -16,7 +16,7 @@
 namespace lockstep {
 
 // Of control and tensor messages; both ends must have the same.
-inline constexpr int kWireVersion = 5;
+inline constexpr int kWireVersion = 6;
 
 // A node's first words.
 struct Hello {

@@ -11,6 +11,13 @@
 #include "host/device/flat_scale.h"
 
 namespace lockstep {
+namespace {
+
+bool is_of_state(FrameKind kind) {
+  return kind == FrameKind::state || kind == FrameKind::want_state;
+}
+
+}  // namespace
 
 uint64_t FrameHash::of(const float* values, int64_t count) {
   std::call_once(once_, [&] { hash_ = xxh3(values, static_cast<size_t>(count) * sizeof(float)); });
@@ -188,7 +195,7 @@ std::shared_ptr<float> Exchange::joined(const FrameKey& key, const std::vector<T
 }
 
 Result<float*> Exchange::accept(SessionId from, const FrameKey& key, int64_t count) {
-  if (key.kind == FrameKind::state) return options_.state_sink->accept(from, key, count);
+  if (is_of_state(key.kind)) return options_.state_sink->accept(from, key, count);
   const std::lock_guard lock(mutex_);
   LOCKSTEP_ASSIGN(const bool wanted, machine_.offer(from, key));
   wake_if_complete();
@@ -209,7 +216,7 @@ Result<float*> Exchange::accept(SessionId from, const FrameKey& key, int64_t cou
 }
 
 void Exchange::arrived(SessionId from, const FrameKey& key, float* values) {
-  if (key.kind == FrameKind::state) {
+  if (is_of_state(key.kind)) {
     options_.state_sink->arrived(from, key, values);
     return;
   }
@@ -233,7 +240,7 @@ void Exchange::arrived(SessionId from, const FrameKey& key, float* values) {
 }
 
 void Exchange::gave_up(SessionId from, const FrameKey& key, float* values) {
-  if (key.kind == FrameKind::state) {
+  if (is_of_state(key.kind)) {
     options_.state_sink->gave_up(from, key, values);
     return;
   }

@@ -56,7 +56,7 @@ class FrameSink {
   virtual ~FrameSink() = default;
   // Where the values shall be read to; nullptr: read them and drop them. An error ends the stream.
   virtual Result<float*> accept(SessionId from, const FrameKey& key, int64_t count) = 0;
-  // They are there; or the stream broke before.
+  // They are there (of a question: it has come); or the stream broke before.
   virtual void arrived(SessionId from, const FrameKey& key, float* values) = 0;
   virtual void gave_up(SessionId from, const FrameKey& key, float* values) = 0;
   // A stream to a peer is up, the first or a new one.
@@ -70,7 +70,7 @@ struct ExchangeOptions {
   float scale = 1;  // owners multiply their sums by it: 1 / n for a mean
   // Queues a frame; never blocks on the network.
   std::function<void(SessionId to, Frame frame)> send;
-  // Frames of kind `state` go here.
+  // Frames of kinds `state` and `want_state` go here.
   FrameSink* state_sink = nullptr;
 };
 

@@ -125,6 +125,8 @@ Status NodeSession::await_state(int64_t step) {
   if (const size_t missing = transfer_->missing(); missing != state_missing_) {
     state_missing_ = missing;
     progress_ms_ = monotonic_ms();
+  } else if (monotonic_ms() - progress_ms_ >= kAskAgainMs) {
+    transfer_->ask_again();
   }
   if (monotonic_ms() - progress_ms_ < patience_ms()) return {};
   progress_ms_ = monotonic_ms();

@@ -247,7 +247,7 @@ Status PeerLinks::read_frame(const Peer& peer, ByteStream& stream) {
   FrameHeader header;
   LOCKSTEP_RETURN_IF_ERROR(stream.read(&header, sizeof(header), 0));
   constexpr int64_t kMostValues = int64_t{1} << 40;
-  if (header.magic != kFrameMagic || header.kind < 1 || header.kind > 5 || header.count < 0 ||
+  if (header.magic != kFrameMagic || header.kind < 1 || header.kind > static_cast<uint8_t>(FrameKind::want_state) || header.count < 0 ||
       header.count > kMostValues) {
     return Error{"garbage where a frame should begin"};
   }
@@ -257,7 +257,7 @@ Status PeerLinks::read_frame(const Peer& peer, ByteStream& stream) {
   LOCKSTEP_ASSIGN(float* space, sink_->accept(peer.session, key, header.count));
   if (space == nullptr) {
     LOCKSTEP_RETURN_IF_ERROR(skip(stream, bytes));
-    if (key.kind == FrameKind::want) sink_->arrived(peer.session, key, nullptr);
+    if (is_question(key.kind)) sink_->arrived(peer.session, key, nullptr);
     return {};
   }
   Status status = stream.read(space, bytes, 0);

@@ -29,10 +29,10 @@ std::span<float> StateTransfer::vector(int index) const {
 }
 
 Status StateTransfer::adopt(const View& view, SessionId self) {
-  if (view.donor == view.index_of(self) && !view.restores) {
-    LOCKSTEP_RETURN_IF_ERROR(replica_.fetch_state());
-  }
-  std::set<SessionId> owed;
+  const int index = view.index_of(self);
+  const bool gives = view.donor == index && !view.restores;
+  if (gives) LOCKSTEP_RETURN_IF_ERROR(replica_.fetch_state());
+  std::vector<SessionId> waiting;
   {
     const std::lock_guard lock(mutex_);
     owed_.clear();
@@ -40,35 +40,64 @@ Status StateTransfer::adopt(const View& view, SessionId self) {
     under_way_.clear();
     donor_ = 0;
     step_ = view.first_step;
-    const int index = view.index_of(self);
-    if (view.restores || view.donor < 0) return {};
-    if (view.members[index].step < 0) {
+    const auto asked = std::exchange(asked_, {});
+    if (gives) {
+      prepare(view);
+      for (const auto& [session, step] : asked) {
+        if (step == step_ && owed_.contains(session)) waiting.push_back(session);
+      }
+    } else if (!view.restores && view.donor >= 0 && view.members[index].step < 0) {
       donor_ = view.members[view.donor].session;
       for (int i = 0; i < vectors(); ++i) {
         for (int part = 0; part < layout_.count(); ++part) missing_.insert({i, part});
       }
       missing_.insert({kAccumulators, 0});
-      return {};
     }
-    if (view.donor != index) return {};
-    const TrainState& state = replica_.state();
-    std::copy(state.sums.begin(), state.sums.end(), accumulators_.begin());
-    accumulators_.back() = std::bit_cast<double>(state.digest);
-    for (const Member& member : view.members) {
-      if (member.step < 0) owed_.insert(member.session);
-    }
-    owed = owed_;
   }
-  for (const SessionId session : owed) send_state(session);  // where there is a stream already
+  for (const SessionId session : waiting) send_state(session);
+  ask_again();
   return {};
+}
+
+// With mutex_ held.
+void StateTransfer::prepare(const View& view) {
+  const TrainState& state = replica_.state();
+  std::copy(state.sums.begin(), state.sums.end(), accumulators_.begin());
+  accumulators_.back() = std::bit_cast<double>(state.digest);
+  for (const Member& member : view.members) {
+    if (member.step < 0) owed_.insert(member.session);
+  }
+}
+
+void StateTransfer::ask_again() {
+  SessionId donor = 0;
+  int64_t step = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    if (missing_.empty() || !under_way_.empty()) return;
+    donor = donor_;
+    step = step_;
+  }
+  send_(donor, {{FrameKind::want_state, step, 0, {}}, nullptr, 0, nullptr});
 }
 
 void StateTransfer::connected(SessionId peer) {
   {
     const std::lock_guard lock(mutex_);
-    if (!owed_.contains(peer)) return;
+    if (peer != donor_) return;
   }
-  send_state(peer);
+  ask_again();
+}
+
+void StateTransfer::asked(SessionId from, int64_t step) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (step != step_ || !owed_.contains(from)) {
+      asked_[from] = step;
+      return;
+    }
+  }
+  send_state(from);
 }
 
 void StateTransfer::send_state(SessionId to) {
@@ -87,6 +116,7 @@ void StateTransfer::send_state(SessionId to) {
 }
 
 Result<float*> StateTransfer::accept(SessionId from, const FrameKey& key, int64_t count) {
+  if (key.kind == FrameKind::want_state) return nullptr;
   const std::lock_guard lock(mutex_);
   const std::pair<int, int> part{key.subtree.first, key.slice};
   if (from != donor_ || key.step != step_ || !missing_.contains(part)) return nullptr;
@@ -103,7 +133,8 @@ Result<float*> StateTransfer::accept(SessionId from, const FrameKey& key, int64_
   return vector(part.first).data() + layout_.begin(part.second);
 }
 
-void StateTransfer::arrived(SessionId, const FrameKey& key, float*) {
+void StateTransfer::arrived(SessionId from, const FrameKey& key, float*) {
+  if (key.kind == FrameKind::want_state) return asked(from, key.step);
   bool whole = false;
   {
     const std::lock_guard lock(mutex_);

@@ -1,10 +1,12 @@
 // state[t] from the donor to a member that joins, over the tensor streams: straight out of the
-// one's memory and into the other's. No member can apply step t before the joiner has begun it, so
-// the donor's state does not change while it is being sent.
+// one's memory and into the other's. The joiner asks once it has the view: what came before that
+// would be lost. No member can apply step t before the joiner has begun it, so the donor's state
+// does not change while it is being sent.
 #pragma once
 
 #include <condition_variable>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <set>
 #include <vector>
@@ -26,6 +28,8 @@ class StateTransfer final : public FrameSink {
   Result<bool> take();
   // How many parts of the awaited state have not come.
   size_t missing();
+  // Asks the donor for the awaited state, unless a part of it is on its way.
+  void ask_again();
 
   Result<float*> accept(SessionId from, const FrameKey& key, int64_t count) override;
   void arrived(SessionId from, const FrameKey& key, float* values) override;
@@ -35,6 +39,8 @@ class StateTransfer final : public FrameSink {
  private:
   static constexpr int kAccumulators = 255;  // in place of a vector's number
 
+  void prepare(const View& view);
+  void asked(SessionId from, int64_t step);
   void send_state(SessionId to);
   std::span<float> vector(int index) const;
   int vectors() const { return static_cast<int>(1 + replica_.state().slots.size()); }
@@ -44,7 +50,8 @@ class StateTransfer final : public FrameSink {
   const std::function<void(SessionId, Frame)> send_;
   const std::function<void()> done_;
   std::mutex mutex_;
-  std::set<SessionId> owed_;  // members that get the state from this node
+  std::set<SessionId> owed_;            // members that get the state from this node
+  std::map<SessionId, int64_t> asked_;  // for a step that is not this one's: its view is to come
   int64_t step_ = 0;
   SessionId donor_ = 0;                    // 0: no state is awaited
   std::set<std::pair<int, int>> missing_;  // (vector, part)
