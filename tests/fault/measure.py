@@ -18,8 +18,8 @@ import faults
 import runs
 from faults import Control, Running, wait_for_step
 
-EPOCHS = 3
-JOB = [*faults.JOB, "--epochs", str(EPOCHS)]
+EPOCHS = 2
+JOB = faults.job("seed-cnn", EPOCHS)
 STEPS = EPOCHS * faults.STEPS_PER_EPOCH
 CHECKPOINT_EVERY = 20
 

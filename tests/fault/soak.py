@@ -15,8 +15,9 @@ import time
 
 import faults
 import runs
-from faults import JOB, ROWS, Running
+from faults import ROWS, Running
 
+MODEL = "seed-cnn"
 LEASE_S = 1.5
 MOST_NODES = 4
 SPARED = 0.5  # from this share of the time, or the steps, on coordinator and oldest node are spared
@@ -44,7 +45,7 @@ class Soak:
 
     def start_coordinator(self):
         self.coordinator = Running(
-            "coordinator", *JOB, "--epochs", self.epochs, "--nodes", "1:8", "--lease", LEASE_S,
+            "coordinator", *faults.job(MODEL, self.epochs), "--nodes", "1:8", "--lease", LEASE_S,
             "--checkpoint-every", "100steps", "--listen", self.address, "--output",
             self.folder / "run", "--ledger", self.folder / "ledger.jsonl")
 
@@ -202,7 +203,7 @@ def epochs_for(seconds):
     """As many as fill somewhat more than half of the time where nothing happens."""
     def lasts(epochs):
         begin = time.monotonic()
-        faults.reference([*JOB, "--epochs", str(epochs)])
+        faults.reference(faults.job(MODEL, epochs))
         return time.monotonic() - begin
 
     of_one = max(0.1, (lasts(10) - lasts(2)) / 8)
@@ -228,7 +229,7 @@ def main():
     runs.TIMEOUT_S = 4 * seconds + 120
     epochs = epochs_for(seconds)
     print(f"seed {options.seed}: {epochs} epochs of {faults.STEPS_PER_EPOCH} steps", flush=True)
-    expected = faults.reference([*JOB, "--epochs", str(epochs)])
+    expected = faults.reference(faults.job(MODEL, epochs))
     with tempfile.TemporaryDirectory(prefix="lockstep-soak-") as folder:
         soak = Soak(pathlib.Path(folder), epochs, options.seed, seconds)
         try:

@@ -119,12 +119,12 @@ class LiveDamageTest(faults.FaultTest):
 
 
 class FullDiskTest(faults.FaultTest):
-    def mount(self, mebibytes):
+    def mount(self, size):
         if os.geteuid() != 0:
             self.skipTest("needs root, to mount a small file system")
         folder = self.folder / "disk"
         folder.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs",
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs",
                                str(folder)], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             self.skipTest(f"cannot mount a tmpfs: {done.stderr.strip()}")
@@ -132,7 +132,7 @@ class FullDiskTest(faults.FaultTest):
         return folder
 
     def test_a_full_disk_halts_and_more_room_goes_on(self):
-        disk = self.mount(28)  # one state and a half
+        disk = self.mount("1200k")  # one state and a half
         process, output = self.start_train(nodes=2, output=disk / "run")
         code, out, err = process.finish(40)
         self.assertEqual(code, 3, err)
@@ -146,7 +146,7 @@ class FullDiskTest(faults.FaultTest):
         self.assert_same(resumed, output)
 
     def test_a_full_disk_in_the_log(self):
-        disk = self.mount(28)
+        disk = self.mount("28m")
         state = disk / "state"
         coordinator, address = self.start_coordinator(self.output(), "--state", state, "--nodes",
                                                       "1:2")

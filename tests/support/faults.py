@@ -16,11 +16,18 @@ import time
 import runs
 
 LEDGER_CHECK = runs.ROOT / "tests" / "interop" / "check_ledger.py"
-ROWS = 3000
-# Some seconds on two cores: long enough for a death, a replacement and some steps after them.
-JOB = ["--model", "seed-cnn", "--data", f"digits:{ROWS}", "--epochs", "6", "--batch-size", "64",
-       "--seed", "3", "--partitions", "8"]
+ROWS = 6000
 EPOCHS, BATCH, SEED, PARTITIONS = 6, 64, 3, 8
+
+
+def job(model, epochs):
+    return ["--model", model, "--data", f"digits:{ROWS}", "--epochs", str(epochs), "--batch-size",
+            str(BATCH), "--seed", str(SEED), "--partitions", str(PARTITIONS)]
+
+
+# Some seconds: long enough for a death, a replacement and some steps after them. Most of it would
+# be spent in the optimizer of a larger model.
+JOB = job("lenet", EPOCHS)
 STEPS_PER_EPOCH = -(-ROWS // BATCH)
 STEPS = EPOCHS * STEPS_PER_EPOCH
 LEASE = ["--lease", "1.5"]
