@@ -187,6 +187,7 @@ void Coordinator::announce(const View& previous, CoordinatorActions* actions) {
   if (view_.restores && !first) restored(actions);
   for (const Member& member : view_.members) {
     actions->push_back(SendEvent{member.session, ViewEvent{view_}});
+    actions->push_back(SendEvent{member.session, CheckpointEvent{newest_state().step}});
     // What it was told before the coordinator was away it may have missed.
     const bool keeps_state = member.step >= 0 && !view_.restores;
     Node& node = nodes_.at(member.session);

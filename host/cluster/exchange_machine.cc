@@ -273,23 +273,27 @@ void ExchangeMachine::answer(SessionId member, int64_t step, ExchangeOrders* ord
 
 bool ExchangeMachine::complete(int64_t step) const {
   const Step* held = find(step);
-  return held != nullptr && held->unreduced == 0 && waiting_for(step).empty();
+  if (held == nullptr || !not_begun(step).empty()) return false;
+  return held->unreduced == 0 || (planted(Bug::update_before_all) && held->unreduced < slices_);
 }
 
-std::vector<SessionId> ExchangeMachine::waiting_for(int64_t step) const {
+// What was before the view, some member has applied: all had begun it.
+std::set<SessionId> ExchangeMachine::not_begun(int64_t step) const {
   std::set<SessionId> missing;
-  // What was before the view, some member has applied: all had begun it.
+  if (step < view_.first_step || planted(Bug::apply_before_all_begun)) return missing;
   for (const Member& member : view_.members) {
     const auto begun = begun_.find(member.session);
     const bool has_begun = begun != begun_.end() && begun->second >= step;
-    if (step < view_.first_step || member.session == self_ || has_begun) continue;
-    if (planted(Bug::apply_before_all_begun)) continue;
-    missing.insert(member.session);
+    if (member.session != self_ && !has_begun) missing.insert(member.session);
   }
-  if (!missing.empty()) return {missing.begin(), missing.end()};  // owners need their pieces
+  return missing;
+}
+
+std::vector<SessionId> ExchangeMachine::waiting_for(int64_t step) const {
+  std::set<SessionId> missing = not_begun(step);
+  const bool all_have_begun = missing.empty();  // else owners may lack their pieces
   const Step* held = find(step);
-  if (planted(Bug::update_before_all) && held != nullptr && held->unreduced < slices_) return {};
-  for (int slice = 0; slice < slices_ && (held == nullptr || held->unreduced > 0); ++slice) {
+  for (int slice = 0; slice < slices_ && all_have_begun; ++slice) {
     if (held != nullptr && held->slices[slice].reduced) continue;
     missing.insert(view_.members[view_.slice_owners[slice]].session);
   }

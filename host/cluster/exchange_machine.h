@@ -111,6 +111,7 @@ class ExchangeMachine {
 
   Step& step_at(int64_t step);
   const Step* find(int64_t step) const;
+  std::set<SessionId> not_begun(int64_t step) const;
   int64_t rows_of_ranges(int64_t step, const std::vector<PartitionRange>& ranges) const;
   bool local_complete(int64_t step, const Slice& slice) const;
   void push_local(int64_t step, int slice, ExchangeOrders* orders);

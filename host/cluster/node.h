@@ -57,10 +57,10 @@ using NodeAction =
     std::variant<AwaitEvent, ReportHeld, AdoptView, RestoreState, AwaitState, TakeSnapshot,
                  ComputeStep, TrainAlone, AwaitStep, ApplyStep, MeasureEpoch, LeaveJob>;
 
-// How long a node trains on while its coordinator is away: until a checkpoint is due.
+// How far a node trains beyond the newest durable state.
 struct CheckpointRule {
-  int64_t every_ms = 60'000;  // 0: not by time
-  int64_t every_steps = 0;    // 0: not by steps
+  int64_t every_ms = 60'000;  // while its coordinator is away; 0: not by time
+  int64_t every_steps = 0;    // at any time; 0: not by steps
 };
 
 class NodeMachine {

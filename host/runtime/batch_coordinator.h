@@ -4,10 +4,10 @@
 
 #include <condition_variable>
 #include <functional>
-#include <set>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -63,8 +63,8 @@ class BatchCoordinator final : public ControlService {
   std::mutex mutex_;
   std::condition_variable changed_;
   BatchQueue queue_;
-  std::set<SessionId> released_;  // asked to leave, and may: no call of theirs is refused
-  std::optional<Status> outcome_;       // of work that has ended
+  std::set<SessionId> released_;   // asked to leave, and may: no call of theirs is refused
+  std::optional<Status> outcome_;  // of work that has ended
   bool closing_ = false;
   std::thread timer_;
   std::unique_ptr<ControlServer> server_;  // last: its threads call the rest

@@ -247,7 +247,8 @@ Status PeerLinks::read_frame(const Peer& peer, ByteStream& stream) {
   FrameHeader header;
   LOCKSTEP_RETURN_IF_ERROR(stream.read(&header, sizeof(header), 0));
   constexpr int64_t kMostValues = int64_t{1} << 40;
-  if (header.magic != kFrameMagic || header.kind < 1 || header.kind > static_cast<uint8_t>(FrameKind::want_state) || header.count < 0 ||
+  if (header.magic != kFrameMagic || header.kind < 1 ||
+      header.kind > static_cast<uint8_t>(FrameKind::want_state) || header.count < 0 ||
       header.count > kMostValues) {
     return Error{"garbage where a frame should begin"};
   }

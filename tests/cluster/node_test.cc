@@ -36,8 +36,7 @@ View restored_to(const StateRef& state, View view) {
 
 class NodeMachineTest : public testing::Test {
  protected:
-  explicit NodeMachineTest(CheckpointRule rule = {.every_ms = 500, .every_steps = 3})
-      : node_(1, 10, rule) {}
+  explicit NodeMachineTest(CheckpointRule rule = {.every_ms = 500}) : node_(1, 10, rule) {}
   template <class T>
   bool next_is() const {
     return std::holds_alternative<T>(node_.next(now_));
@@ -369,17 +368,23 @@ TEST_F(NodeMachineTest, ADecisionThatFollowsAViewIsHeededAfterIt) {
   EXPECT_EQ(next<ComputeStep>().step, 10);
 }
 
-TEST_F(NodeMachineTest, WithoutACoordinatorItTrainsUntilACheckpointIsDueBySteps) {
+class NodeWithACheckpointEachThirdStep : public NodeMachineTest {
+ protected:
+  NodeWithACheckpointEachThirdStep() : NodeMachineTest({.every_ms = 0, .every_steps = 3}) {}
+};
+
+TEST_F(NodeWithACheckpointEachThirdStep, TrainsNoFurtherThanThatBeyondWhatIsDurable) {
   start(view_of_two(1, 0));
-  node_.coordinator_away(true);
   train_to(3);
   EXPECT_TRUE(next_is<AwaitEvent>());
   tell(CheckpointEvent{2});
   EXPECT_EQ(node_.durable_step(), 2);
   train_to(5);
+  node_.coordinator_away(true);
   EXPECT_TRUE(next_is<AwaitEvent>());
-  node_.coordinator_away(false);
-  EXPECT_EQ(next<ComputeStep>().step, 5);
+  tell(CheckpointEvent{5});
+  train_to(8);
+  EXPECT_TRUE(next_is<AwaitEvent>());
 }
 
 class NodeWithACheckpointEachStep : public NodeMachineTest {

@@ -154,6 +154,7 @@ def kill_everything(chance):
         process.wait_for("first step done")
         seconds = time.monotonic() - begin
         case.check(process)
+        assert reached - resumed <= CHECKPOINT_EVERY, (reached, resumed)
         return seconds, max(0, reached - resumed)
 
 

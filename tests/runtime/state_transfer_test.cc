@@ -40,9 +40,8 @@ class StateTransferTest : public testing::Test {
     for (End* end : {&donor_, &joiner_}) {
       end->session = end == &donor_ ? kDonor : kJoiner;
       const auto model = build_model(job.model, job.input_shape, job.classes).value();
-      end->replica = Replica::create(job, *model, 1, [](int) {
-                       return make_cpu_device("cpu-avx2");
-                     }).value();
+      end->replica =
+          Replica::create(job, *model, 1, [](int) { return make_cpu_device("cpu-avx2"); }).value();
       end->transfer = std::make_unique<StateTransfer>(
           *end->replica, [end](SessionId, Frame frame) { end->sent.push_back(std::move(frame)); },
           [end] { ++end->states; });

@@ -100,6 +100,7 @@ void Head::recover(bool may_return) {
     const bool there = world_.store->objects.contains(checkpoint.state.object) &&
                        world_.store->objects.contains(checkpoint.manifest);
     if (!there) world_.fail("a CHECKPOINT record without its object");
+    world_.store->durable_step = std::max(world_.store->durable_step, checkpoint.state.step);
   }
   if ((job.view ? job.view->number : 0) < world_.store->promised_view) {
     world_.fail("a view that members have is not in the log");
@@ -263,6 +264,7 @@ void Head::commit(const CommitCheckpoint& checkpoint) {
     append(record, [this, record] {
       world_.count("checkpoints");
       CoordinatorActions actions;
+      world_.store->durable_step = record.state.step;
       coordinator_->checkpoint_durable(record, &actions);
       // They stand in front of what was waiting: they follow from what came before it.
       if (world_.random.chance(30)) compact();

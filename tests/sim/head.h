@@ -22,6 +22,7 @@ class Store {
   std::map<std::string, std::string> objects;
   // Whatever was promised to someone must be in the log: the highest of each.
   int promised_view = 0;
+  int64_t durable_step = 0;  // of the newest checkpoint that the coordinator knew of
 };
 
 class Head {

@@ -317,6 +317,11 @@ void SimNode::apply(int64_t step, const std::vector<float>& flat) {
   }
   world_.trace("{} applies step {}: digest {:x}", name_, step, state_.digest());
   world_.check_state(step + 1, state_.digest(), name_, view.era);
+  const int64_t interval = world_.setting.facts.checkpoint_every_steps;
+  if (interval > 0 && step + 1 > world_.store->durable_step + interval) {
+    world_.fail(fmt::format("{} applies step {}, and step {} is durable", name_, step,
+                            world_.store->durable_step));
+  }
   post(world_.random.between(0, 2 * kMs), [self = shared_from_this(), step, report] {
     self->exchange_->applied(step);
     self->exchange_step_ = step + 1;
