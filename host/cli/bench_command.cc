@@ -25,7 +25,7 @@ std::vector<OptionSpec> bench_options() {
       {"model", text, "seed-cnn", "NAME", "of 'step': seed-cnn, mlp, lenet, resnet20, resnet50"},
       {"batch_size", integer, 32, "B", "rows of a global batch"},
       {"partitions", integer, 0, "P", "partitions (0: the default)"},
-      {"numerics", text, "cpu-avx2", "NAME", "numerics"},
+      {"numerics", text, std::string(widest_cpu_numerics()), "NAME", "numerics (the CPU's widest)"},
       {"devices", integer, 2, "N", "threads of a node"},
       {"nodes", integer, 2, "N", "nodes or processes"},
       {"steps", integer, 200, "N", "steps that are measured"},

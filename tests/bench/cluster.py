@@ -15,8 +15,8 @@ NODES = 2
 CHOICES = {"channels_last": [False, True], "pinned": [False, True]}
 
 
-def lockstep_step(binary, numerics, batch_size, steps):
-    result = common.run_lockstep(
+def lockstep_step(result, binary, numerics, batch_size, steps):
+    result |= common.run_lockstep(
         binary, "cluster", "--batch-size", batch_size, "--nodes", NODES, "--devices", 1,
         "--steps", steps, *numerics)
     return result["seconds_per_step"]
@@ -29,15 +29,18 @@ def compare(options, peers, batch_size):
     for name, peer in peers.items():
         common.note(f"batch {batch_size}: probing {name}")
         peer.configure(batch_size, CHOICES, max(10, steps // 4), 2 if quick else 3)
+    result = {}
     contenders = {
-        "lockstep": partial(lockstep_step, options.lockstep, numerics, batch_size, steps)}
+        "lockstep": partial(lockstep_step, result, options.lockstep, numerics, batch_size, steps)}
     contenders |= {name: partial(peer.measure, steps) for name, peer in peers.items()}
     common.note(f"batch {batch_size}: measuring")
-    report(peers, batch_size, common.alternate(contenders, 3 if quick else 9))
+    results = common.alternate(contenders, 3 if quick else 9)
+    report(peers, batch_size, result["numerics"], results)
 
 
-def report(peers, batch_size, results):
-    common.print_rates(f"Global batch {batch_size}, {NODES} nodes", batch_size, results)
+def report(peers, batch_size, numerics, results):
+    title = f"Global batch {batch_size}, {NODES} nodes, {numerics}"
+    common.print_rates(title, batch_size, results)
     for name, peer in peers.items():
         memory = "channels last" if peer.settings["channels_last"] else "NCHW"
         place = "each rank on its core" if peer.settings["pinned"] else "ranks unbound"
@@ -48,7 +51,7 @@ def report(peers, batch_size, results):
 
 def main():
     parser = common.parser(__doc__.splitlines()[0])
-    parser.add_argument("--numerics", help="numerics, if not the default ones")
+    parser.add_argument("--numerics", help="numerics, if not the widest of this CPU")
     options = parser.parse_args()
     common.warn_if_busy()
     with (common.PeerGroup("ddp.py", NODES) as eager,

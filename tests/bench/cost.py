@@ -20,6 +20,7 @@ import common
 
 BATCH_SIZES = (32, 128)
 DEVICES = 1  # threads that wait for each other spin: CPU time of nothing
+NUMERICS = "cpu-avx2"  # a job's default
 EPOCHS = 3  # of the long run; the short one has one
 
 
@@ -42,13 +43,14 @@ def a_step(command_for, steps):
 
 def loop(binary, batch_size, steps, digests, epochs):
     return [binary, "bench", "step", "--batch-size", batch_size, "--devices", DEVICES,
-            "--steps", epochs * steps, *([] if digests else ["--no-digests"])]
+            "--steps", epochs * steps, "--numerics", NUMERICS,
+            *([] if digests else ["--no-digests"])]
 
 
 def job(binary, folder, batch_size, steps, epochs):
     return [binary, "train", "--model", "seed-cnn", "--data", f"digits:{steps * batch_size}",
             "--batch-size", batch_size, "--epochs", epochs, "--nodes", 1, "--devices", DEVICES,
-            "--numerics", "cpu-avx2", "--output", tempfile.mkdtemp(dir=folder) + "/run"]
+            "--numerics", NUMERICS, "--output", tempfile.mkdtemp(dir=folder) + "/run"]
 
 
 def compare(binary, folder, batch_size, quick):

@@ -21,7 +21,7 @@ def parse():
     parser.add_argument("--model", choices=BATCH_SIZES, help="this one only")
     parser.add_argument("--devices", type=int, default=2, help="CPU threads for either side")
     parser.add_argument("--partitions", type=int, help="partitions, if not the default number")
-    parser.add_argument("--numerics", help="numerics, if not the default ones")
+    parser.add_argument("--numerics", help="numerics, if not the widest of this CPU")
     return parser.parse_args()
 
 
