@@ -85,8 +85,7 @@ Result<nlohmann::json> read_job_file(const std::string& path) {
 Result<nlohmann::json> parse_arguments(const std::vector<OptionSpec>& options,
                                        const std::vector<std::string>& arguments,
                                        const nlohmann::json& base) {
-  nlohmann::json values = nlohmann::json::object();
-  for (const OptionSpec& option : options) values[option.key] = option.default_value;
+  nlohmann::json values = default_values(options);
   values.update(base);
   nlohmann::json environment = nlohmann::json::object();
   LOCKSTEP_RETURN_IF_ERROR(read_environment(options, &environment));

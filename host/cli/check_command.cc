@@ -66,8 +66,7 @@ Status check_model(const nlohmann::json& values) {
 Error all_problems(const nlohmann::json& values, const Error& first) {
   Problems problems;
   for (const OptionSpec& option : job_options()) {
-    nlohmann::json alone = nlohmann::json::object();
-    for (const OptionSpec& each : job_options()) alone[each.key] = each.default_value;
+    nlohmann::json alone = default_values(job_options());
     for (const char* key : {"model", "data"}) alone[key] = values.at(key);
     alone[option.key] = values.at(option.key);
     problems.add(status_of(job_from_options(alone)));

@@ -37,8 +37,7 @@ std::vector<OptionSpec> evaluate_options() {
 
 // What is measured of a file: what it was compiled with, unless something else is asked for.
 Result<Job> job_of_file(const TrainedModelFile& trained, const nlohmann::json& values) {
-  nlohmann::json options = nlohmann::json::object();
-  for (const OptionSpec& option : job_options()) options[option.key] = option.default_value;
+  nlohmann::json options = default_values(job_options());
   std::vector<std::string> notes;
   LOCKSTEP_ASSIGN(const auto compiled, compiled_options(trained.path, &notes));
   options.update(compiled);

@@ -128,6 +128,12 @@ std::vector<OptionSpec> job_options() {
   };
 }
 
+nlohmann::json default_values(const std::vector<OptionSpec>& options) {
+  nlohmann::json values = nlohmann::json::object();
+  for (const OptionSpec& option : options) values[option.key] = option.default_value;
+  return values;
+}
+
 std::string flag_name(const OptionSpec& option) {
   std::string name = "--" + option.key;
   std::replace(name.begin(), name.end(), '_', '-');

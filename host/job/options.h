@@ -23,6 +23,9 @@ struct OptionSpec {
 // Keras' words and ours that make up a job.
 std::vector<OptionSpec> job_options();
 
+// The object in which every option has its default.
+nlohmann::json default_values(const std::vector<OptionSpec>& options);
+
 std::string flag_name(const OptionSpec& option);         // "--batch-size"
 std::string environment_name(const OptionSpec& option);  // "LOCKSTEP_BATCH_SIZE"
 

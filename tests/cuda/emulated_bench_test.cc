@@ -24,8 +24,7 @@ struct Bench {
 Bench bench(const std::string& numerics, int devices, const CudaOptions& options,
             const char* exact = "on") {
   Machine machine({.devices = devices});
-  nlohmann::json values;
-  for (const OptionSpec& option : job_options()) values[option.key] = option.default_value;
+  nlohmann::json values = default_values(job_options());
   values.update({{"model", "mlp"},
                  {"data", "random"},
                  {"batch_size", 16},

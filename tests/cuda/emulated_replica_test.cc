@@ -33,8 +33,7 @@ class EmulatedReplica : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
     if (GetParam() != "mlp") LOCKSTEP_CUDNN_OR_SKIP();
-    nlohmann::json options;
-    for (const OptionSpec& option : job_options()) options[option.key] = option.default_value;
+    nlohmann::json options = default_values(job_options());
     options["model"] = GetParam();
     options["data"] = "digits:64";
     options["batch_size"] = 16;

@@ -39,8 +39,7 @@ struct Life {
 class EmulatedResume : public testing::Test {
  protected:
   void SetUp() override {
-    nlohmann::json options;
-    for (const OptionSpec& option : job_options()) options[option.key] = option.default_value;
+    nlohmann::json options = default_values(job_options());
     options["model"] = "mlp";
     options["data"] = "digits:64";
     options["batch_size"] = 16;

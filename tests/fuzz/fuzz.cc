@@ -100,8 +100,7 @@ void read_csv_file(const std::string& path, std::string_view) {
 void read_job(const std::string&, std::string_view bytes) {
   const auto json = nlohmann::json::parse(bytes, nullptr, false);
   if (json.is_discarded() || !check_option_object(job_options(), json, "job").ok()) return;
-  nlohmann::json options = nlohmann::json::object();
-  for (const OptionSpec& option : job_options()) options[option.key] = option.default_value;
+  nlohmann::json options = default_values(job_options());
   options.update(json);
   static_cast<void>(job_from_options(options));
 }

@@ -9,8 +9,7 @@ namespace lockstep {
 namespace {
 
 nlohmann::json some_options() {
-  nlohmann::json options = nlohmann::json::object();
-  for (const OptionSpec& option : job_options()) options[option.key] = option.default_value;
+  nlohmann::json options = default_values(job_options());
   options["model"] = "mlp";
   options["data"] = "x.csv";
   return options;

@@ -8,8 +8,7 @@ namespace lockstep {
 namespace {
 
 nlohmann::json defaults() {
-  nlohmann::json values;
-  for (const OptionSpec& option : job_options()) values[option.key] = option.default_value;
+  nlohmann::json values = default_values(job_options());
   values["model"] = "mlp";
   values["data"] = "digits";
   return values;

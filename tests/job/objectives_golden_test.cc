@@ -48,8 +48,7 @@ class ObjectivesGolden : public testing::TestWithParam<std::tuple<std::string, s
   }
 
   void make_job() {
-    nlohmann::json options;
-    for (const OptionSpec& option : job_options()) options[option.key] = option.default_value;
+    nlohmann::json options = default_values(job_options());
     options["model"] = "made";
     options["data"] = "made";
     options["batch_size"] = golden_json("objectives").at("batch_size");

@@ -58,8 +58,7 @@ TEST(RunOptions, CheckpointEvery) {
 }
 
 TEST(RunOptions, RangesOfNumbers) {
-  nlohmann::json values;
-  for (const OptionSpec& option : run_options()) values[option.key] = option.default_value;
+  nlohmann::json values = default_values(run_options());
   ASSERT_TRUE(run_options_from(values).ok());
   EXPECT_EQ(run_options_from(values)->keep_checkpoints, 3);
   EXPECT_EQ(run_options_from(values)->verify_every, 1);

@@ -15,8 +15,7 @@ namespace {
 class BatchWorkerTest : public testing::Test {
  protected:
   void SetUp() override {
-    nlohmann::json options;
-    for (const OptionSpec& option : job_options()) options[option.key] = option.default_value;
+    nlohmann::json options = default_values(job_options());
     options["model"] = "mlp";
     options["data"] = "digits:420";
     options["batch_size"] = 8;

@@ -14,8 +14,7 @@ namespace lockstep {
 namespace {
 
 std::vector<OpDigest> canary_of(const std::string& model_name, uint64_t seed) {
-  nlohmann::json options;
-  for (const OptionSpec& option : job_options()) options[option.key] = option.default_value;
+  nlohmann::json options = default_values(job_options());
   options["model"] = model_name;
   options["data"] = "digits:64";
   options["seed"] = seed;

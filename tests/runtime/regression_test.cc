@@ -13,8 +13,7 @@ namespace lockstep {
 namespace {
 
 Job regression_job(const Dataset& data, bool weighted) {
-  nlohmann::json options;
-  for (const OptionSpec& option : job_options()) options[option.key] = option.default_value;
+  nlohmann::json options = default_values(job_options());
   options["model"] = "of the test";
   options["data"] = "digits:64";
   options["loss"] = {{"class_name", "Huber"}, {"config", {{"delta", 0.5}}}};

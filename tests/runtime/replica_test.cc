@@ -24,8 +24,7 @@ struct Trace {
 class ReplicaDigest : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    nlohmann::json options;
-    for (const OptionSpec& option : job_options()) options[option.key] = option.default_value;
+    nlohmann::json options = default_values(job_options());
     options["model"] = "lenet";
     options["data"] = "digits:64";
     options["optimizer"] = GetParam();

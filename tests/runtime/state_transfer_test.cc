@@ -28,8 +28,7 @@ class StateTransferTest : public testing::Test {
   };
 
   void SetUp() override {
-    nlohmann::json options;
-    for (const OptionSpec& option : job_options()) options[option.key] = option.default_value;
+    nlohmann::json options = default_values(job_options());
     options["model"] = "mlp";
     options["data"] = "digits:64";
     Job job = job_from_options(options).value();
