@@ -292,7 +292,7 @@ void write_relus_as_maps(Graph* graph) {
     const auto* relu = std::get_if<ReluOp>(&op.attributes);
     if (relu == nullptr || count_readers(*graph, op.inputs.back()) != 1) continue;
     const int producer = producer_of(*graph, op.inputs.back());  // of x, or dy
-    if (producer == kNone) continue;
+    if (producer == kNoValue) continue;
     const OpDesc& inner = graph->ops[static_cast<size_t>(producer)];
     if (std::holds_alternative<MapOp>(inner.attributes)) op.attributes = relu_map(*relu);
   }
