@@ -92,6 +92,16 @@ class BatchClusterTest : public testing::Test {
     return options;
   }
 
+  // What others have left undone is done.
+  void finish_with_another() {
+    NodeRuntime node(options(), *network_);
+    std::thread thread([&] { static_cast<void>(node.run()); });
+    EXPECT_TRUE(coordinator_->wait_for_end(20'000));
+    EXPECT_TRUE(coordinator_->finish(2000).ok());
+    thread.join();
+    EXPECT_TRUE(memory_->bytes_ == expected_);
+  }
+
   const std::unique_ptr<Network> network_ = make_thrift_network();
   Dataset data_;
   std::vector<float> weights_;
@@ -150,12 +160,7 @@ TEST_F(BatchClusterTest, ANodeThatLeavesIsReplaced) {
     node.stop("stopped by the test");
     thread.join();
   }
-  NodeRuntime node(options(), *network_);
-  std::thread thread([&] { static_cast<void>(node.run()); });
-  EXPECT_TRUE(coordinator_->wait_for_end(20'000));
-  EXPECT_TRUE(coordinator_->finish(2000).ok());
-  thread.join();
-  EXPECT_TRUE(memory_->bytes_ == expected_);
+  finish_with_another();
 }
 
 // It hears of its release from the poll alone, which may come after its next calls.
@@ -175,13 +180,7 @@ TEST_F(BatchClusterTest, CallsOfANodeThatHasLeftAreNotRefused) {
   ASSERT_TRUE(client->ask_to_leave(session).ok());
   EXPECT_TRUE(client->deliver({session, 0, 0, "late"}).ok());
   EXPECT_TRUE(client->next_batches({session, work.batches}).value().over);
-  // What it had is another's.
-  NodeRuntime node(options(), *network_);
-  std::thread thread([&] { static_cast<void>(node.run()); });
-  EXPECT_TRUE(coordinator_->wait_for_end(20'000));
-  EXPECT_TRUE(coordinator_->finish(2000).ok());
-  thread.join();
-  EXPECT_TRUE(memory_->bytes_ == expected_);
+  finish_with_another();
 }
 
 TEST_F(BatchClusterTest, AFullDiskEndsTheWork) {
