@@ -4,9 +4,9 @@
 
 FOLDER holds TFRecord shards train-*.tfrecord.gz and test-*.tfrecord.gz with JPEG images. First the
 losses of 20 steps on the same rows in the same order, one partition; then the accuracy on the test
-images of some seeds, trained on the same rows in the same order. The learning rate falls to nothing:
-at a high one, accuracies after few epochs are chance. Ends with 1 where the means differ by more
-than two points.
+images of some seeds, trained on the same rows in the same order. The learning rate falls to
+nothing: at a high one, accuracies after few epochs are chance. Ends with 1 where the means differ
+by more than two points.
 """
 import gzip
 import io
