@@ -12,7 +12,9 @@
 #include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
+#include <tuple>
 #include <variant>
 #include <vector>
 
@@ -99,6 +101,15 @@ void expect_plan(const CudnnTarget& target, const Conv2dOp& op, int64_t rows, Cu
   expect_sound(*plan, math);
 }
 
+// All that a plan depends on but the rows; of offsets that is how they are aligned.
+auto shape_of(const Conv2dOp& op) {
+  return std::make_tuple(op.pass, op.in_height, op.in_width, op.in_channels, op.out_height,
+                         op.out_width, op.out_channels, op.kernel_height, op.kernel_width,
+                         op.stride_height, op.stride_width, op.pad_top, op.pad_left,
+                         op.dilation_height, op.dilation_width, op.groups, op.activation,
+                         op.kernel_offset % 4, op.bias_offset < 0 ? -1 : op.bias_offset % 4);
+}
+
 class CudnnPlans : public testing::TestWithParam<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Devices, CudnnPlans, testing::Values("a100", "h100", "b200", "rtx5090"),
                          [](const auto& parameter) { return std::string(parameter.param); });
@@ -106,6 +117,7 @@ INSTANTIATE_TEST_SUITE_P(Devices, CudnnPlans, testing::Values("a100", "h100", "b
 TEST_P(CudnnPlans, ForEveryConvolutionOfTheModels) {
   LOCKSTEP_DESCRIBED_OR_SKIP(target, GetParam());
   int convolutions = 0;
+  std::set<decltype(shape_of({}))> seen;
   for (const std::string& name : model_names()) {
     const auto model = build_model(name, {28, 28, 1}, 10);
     ASSERT_TRUE(model.ok()) << model.error().message;
@@ -115,6 +127,7 @@ TEST_P(CudnnPlans, ForEveryConvolutionOfTheModels) {
       const auto* op = std::get_if<Conv2dOp>(&desc.attributes);
       if (op == nullptr) continue;
       ++convolutions;
+      if (!seen.insert(shape_of(*op)).second) continue;
       for (const int rows : {1, 3, 4, 16, 32, 128}) {
         for (const CudaMath math : {CudaMath::fp32, CudaMath::tf32, CudaMath::bf16}) {
           SCOPED_TRACE(name + " " + desc.name);

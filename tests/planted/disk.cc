@@ -14,21 +14,19 @@
 namespace lockstep {
 namespace {
 
-// Writes the name of the first test that fails to a pipe.
+// Writes the name of the first test that fails to a pipe, and ends the process.
 class FirstFailure : public testing::EmptyTestEventListener {
  public:
   explicit FirstFailure(int pipe) : pipe_(pipe) {}
 
  private:
   void OnTestEnd(const testing::TestInfo& info) override {
-    if (said_ || info.result()->Passed()) return;
-    said_ = true;
+    if (info.result()->Passed()) return;
     const std::string name = fmt::format("{}.{}", info.test_suite_name(), info.name());
-    if (write(pipe_, name.data(), name.size()) < 0) _exit(9);
+    _exit(write(pipe_, name.data(), name.size()) < 0 ? 9 : 1);
   }
 
   const int pipe_;
-  bool said_ = false;
 };
 
 [[noreturn]] void run_with(Bug bug, int pipe) {
