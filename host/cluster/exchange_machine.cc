@@ -273,8 +273,9 @@ void ExchangeMachine::answer(SessionId member, int64_t step, ExchangeOrders* ord
 
 bool ExchangeMachine::complete(int64_t step) const {
   const Step* held = find(step);
-  if (held == nullptr || !not_begun(step).empty()) return false;
-  return held->unreduced == 0 || (planted(Bug::update_before_all) && held->unreduced < slices_);
+  if (held == nullptr) return false;
+  const bool some_are_there = planted(Bug::update_before_all) && held->unreduced < slices_;
+  return (held->unreduced == 0 || some_are_there) && not_begun(step).empty();
 }
 
 // What was before the view, some member has applied: all had begun it.
@@ -291,9 +292,9 @@ std::set<SessionId> ExchangeMachine::not_begun(int64_t step) const {
 
 std::vector<SessionId> ExchangeMachine::waiting_for(int64_t step) const {
   std::set<SessionId> missing = not_begun(step);
-  const bool all_have_begun = missing.empty();  // else owners may lack their pieces
+  if (!missing.empty()) return {missing.begin(), missing.end()};  // owners may lack their pieces
   const Step* held = find(step);
-  for (int slice = 0; slice < slices_ && all_have_begun; ++slice) {
+  for (int slice = 0; slice < slices_; ++slice) {
     if (held != nullptr && held->slices[slice].reduced) continue;
     missing.insert(view_.members[view_.slice_owners[slice]].session);
   }
