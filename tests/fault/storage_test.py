@@ -21,6 +21,16 @@ def flip_a_bit(path):
         file.write(bytes([byte ^ 1]))
 
 
+def newest_state(output):
+    """Of the log's newest checkpoint: step and file of the state. Files of a checkpoint that was
+    not in the log yet when all died may lie beside it."""
+    text = runs.run("inspect", output).stdout
+    step, checkpoint = re.findall(r"CHECKPOINT step (\d+) ([0-9a-f]{12})", text)[-1]
+    state = re.search(rf"{checkpoint}  state ([0-9a-f]{{12}})", text).group(1)
+    [file] = (output / "checkpoints" / "objects").glob(state + "*")
+    return int(step), file
+
+
 class DamageTest(faults.FaultTest):
     """One run that was killed, copied for each kind of damage."""
 
@@ -72,25 +82,21 @@ class DamageTest(faults.FaultTest):
 
     def test_a_damaged_newest_state(self):
         output, log = self.copy()
-        text = runs.run("inspect", output).stdout
-        newest = re.findall(r"step (\d+) .*state ([0-9a-f]{12})", text)[-1]
-        # The largest and latest file may be one that was being written when all died.
-        [state] = (log.parent / "objects").glob(newest[1] + "*")
+        newest, state = newest_state(output)
         flip_a_bit(state)
         process = self.resume(output)
         process.wait_for(rf"note: .*{state.name}")
         step = int(process.wait_for(r"resumed from step (\d+)").group(1))
-        self.assertLess(step, int(newest[0]))
+        self.assertLess(step, newest)
         self.assertGreater(step, 0)
         self.assert_same(process, output)
 
     def test_a_lost_newest_state(self):
         output, log = self.copy()
-        newest = re.findall(r"state ([0-9a-f]{12})", runs.run("inspect", output).stdout)[-1]
-        for state in (log.parent / "objects").glob(newest + "*"):
-            state.unlink()
+        _, state = newest_state(output)
+        state.unlink()
         process = self.resume(output)
-        process.wait_for(rf"note: .*{newest}")
+        process.wait_for(rf"note: .*{state.name[:12]}")
         self.assert_same(process, output)
 
     def test_all_states_damaged(self):
@@ -105,8 +111,7 @@ class LiveDamageTest(faults.FaultTest):
     def test_a_state_that_is_damaged_while_the_job_waits(self):
         output = self.output()
         coordinator, address = self.start_and_leave(output, STEPS_PER_EPOCH + 10)
-        newest = re.findall(r"state ([0-9a-f]{12})", runs.run("inspect", output).stdout)[-1]
-        [state] = (output / "checkpoints" / "objects").glob(newest + "*")
+        _, state = newest_state(output)
         flip_a_bit(state)
         second = self.start_node(address, "n1")  # nobody has the state but the disk
         self.assertEqual(coordinator.finish(20)[0], 3, coordinator.log())
