@@ -116,8 +116,8 @@ class CudaDevice : public Device {
   }
   Status rejoin() override { return gpu_->rejoin(); }
   int64_t bucket_bytes() const override { return options_.bucket_bytes; }
-  int64_t work_bytes(const OpDesc& op, int rows) const override {
-    return gpu_->math() == CudaMath::bf16 ? operand_bytes(op, rows) : 0;
+  int64_t work_bytes(const OpDesc& op, const PartitionGroup& group) const override {
+    return gpu_->math() == CudaMath::bf16 ? operand_bytes(op, group.total_rows()) : 0;
   }
   int parts_at_once() const override { return kBranches; }
   std::pmr::memory_resource* batch_memory() override { return gpu_->feed().pinned(); }

@@ -197,7 +197,7 @@ Result<bool> ExchangeMachine::offer(SessionId from, const FrameKey& key) {
   if (view_.index_of(from) < 0 && !planted(Bug::no_session_check)) {
     return Error{"a frame from a node that is not a member"};
   }
-  if (key.kind == FrameKind::want || key.kind == FrameKind::state) return true;
+  if (key.kind == FrameKind::want) return true;
   if (key.step < step_) return false;
   if (key.step > step_ + 1) {
     return Error{

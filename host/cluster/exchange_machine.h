@@ -31,6 +31,10 @@ enum class FrameKind : uint8_t {
   want_state = 6  // send me state[step], to the donor
 };
 
+inline bool is_of_state(FrameKind kind) {
+  return kind == FrameKind::state || kind == FrameKind::want_state;
+}
+
 // What carries no values and is answered.
 inline bool is_question(FrameKind kind) {
   return kind == FrameKind::want || kind == FrameKind::want_state;

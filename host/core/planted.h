@@ -37,6 +37,7 @@ enum class Bug {
   rate_too_early,        // a decided learning rate holds for what is left of the epoch
   rate_not_given,        // who is given a state does not learn the rate that holds there
   interval_exceeded,     // a node trains on although nothing of an interval is durable
+  state_unasked,         // a donor sends the state when it has a view, whoever has it
   // Of the disk: no simulated cluster knows them, the tests of checkpoint/ do.
   rename_unsynced,    // a file has its name before its folder is durable
   torn_record_taken,  // a record whose checksum is wrong counts
@@ -71,6 +72,7 @@ inline constexpr std::array<std::string_view, static_cast<size_t>(Bug::count)> k
     "rate_too_early",
     "rate_not_given",
     "interval_exceeded",
+    "state_unasked",
     "rename_unsynced",
     "torn_record_taken",
     "fsync_retried",

@@ -4,7 +4,6 @@
 
 #include "host/core/check.h"
 #include "host/cpu/conv_plan.h"
-#include "host/cpu/memory.h"
 #include "host/cpu/prepared_ops.h"
 #include "host/cpu/tree_plan.h"
 
@@ -14,17 +13,16 @@ namespace {
 constexpr int64_t kLineFloats = 16;  // of a cache line
 
 // Forward, and the data gradient.
-class CorrelationOp : public PreparedOp {
+class CorrelationOp : public CpuOp {
  public:
   CorrelationOp(const OpSetting& setting, const Conv2dOp& op)
       : setting_(setting),
         op_(op),
-        plan_(op, op.pass == Pass::data_gradient, setting.kernels->lanes) {
-    setting_.workspace->reserve(plan_.panel_floats());
-  }
+        plan_(op, op.pass == Pass::data_gradient, setting.kernels->lanes) {}
 
+  int64_t work_floats() const override { return plan_.panel_floats(); }
   void run(const RunContext& context, std::span<float* const> values) override {
-    float* panels = setting_.workspace->data();
+    auto* panels = static_cast<float*>(context.work);
     plan_.pack(context.weights + op_.kernel_offset, panels);
     CorrelationArgs args = plan_.args(setting_.row_blocks());
     args.input = setting_.input(0, values);
@@ -44,7 +42,7 @@ class CorrelationOp : public PreparedOp {
   CorrelationPlan plan_;
 };
 
-class ConvGradientOp : public PreparedOp {
+class ConvGradientOp : public CpuOp {
  public:
   ConvGradientOp(const OpSetting& setting, const Conv2dOp& op)
       : setting_(setting),
@@ -63,10 +61,9 @@ class ConvGradientOp : public PreparedOp {
     }
     const int64_t lanes = setting.kernels->lanes;
     const int64_t in_rows = (rows_ - 1) * op.stride_height + op.kernel_height;
-    int64_t taken = 0;
     const auto take = [&](int64_t floats) {
-      const int64_t at = taken;
-      taken += (floats + kLineFloats - 1) / kLineFloats * kLineFloats;
+      const int64_t at = work_floats_;
+      work_floats_ += (floats + kLineFloats - 1) / kLineFloats * kLineFloats;
       return at;
     };
     sums_ = take(capacity_ * lanes);
@@ -75,10 +72,11 @@ class ConvGradientOp : public PreparedOp {
     roots_ = take(capacity_ * static_cast<int64_t>(tree_.root_present.size()));
     packed_x_ = take(packs_x_ ? in_rows * op.in_width * op.in_channels * lanes : 0);
     packed_dy_ = take(packs_dy_ ? rows_ * op.out_width * op.out_channels * lanes : 0);
-    setting_.workspace->reserve(taken);
   }
 
+  int64_t work_floats() const override { return work_floats_; }
   void run(const RunContext& context, std::span<float* const> values) override {
+    work_ = static_cast<float*>(context.work);
     LOCKSTEP_CHECK(context.roots.size() == tree_.root_present.size());
     for (size_t i = 0; i < groups_.size(); ++i) {
       run_blocks(blocks_[i], weights_of(groups_[i]), values);
@@ -88,7 +86,7 @@ class ConvGradientOp : public PreparedOp {
   }
 
  private:
-  float* scratch(int64_t offset) const { return setting_.workspace->data() + offset; }
+  float* scratch(int64_t offset) const { return work_ + offset; }
 
   int64_t weights_of(const GradientGroup& group) const {
     int64_t count = 0;
@@ -216,14 +214,15 @@ class ConvGradientOp : public PreparedOp {
   int64_t capacity_ = 0;                                // weights of the largest group
   int64_t rows_ = 1;                                    // output rows that are packed at a time
   bool packs_x_ = false, packs_dy_ = false;
-  // Where they lie in the workspace.
-  // Where they lie in the workspace.
+  float* work_ = nullptr;
+  int64_t work_floats_ = 0;
+  // Where they lie in it.
   int64_t packed_x_ = 0, packed_dy_ = 0, sums_ = 0, leaf_ = 0, stack_ = 0, roots_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<PreparedOp> prepare_conv(const OpSetting& setting, const Conv2dOp& op) {
+std::unique_ptr<CpuOp> prepare_conv(const OpSetting& setting, const Conv2dOp& op) {
   if (!op.is_plain()) return prepare_tap_conv(setting, op);
   if (op.pass == Pass::weight_gradient) return std::make_unique<ConvGradientOp>(setting, op);
   return std::make_unique<CorrelationOp>(setting, op);

@@ -37,33 +37,29 @@ const KernelTable& kernels_of(std::string_view numerics) {
 
 struct Visitor {
   const OpSetting& s;
-  std::unique_ptr<PreparedOp> operator()(const InputOp& op) { return prepare_input(s, op); }
-  std::unique_ptr<PreparedOp> operator()(const Conv2dOp& op) { return prepare_conv(s, op); }
-  std::unique_ptr<PreparedOp> operator()(const DenseOp& op) { return prepare_dense(s, op); }
-  std::unique_ptr<PreparedOp> operator()(const MaxPool2dOp& op) { return prepare_pool(s, op); }
-  std::unique_ptr<PreparedOp> operator()(const DropoutOp& op) { return prepare_dropout(s, op); }
-  std::unique_ptr<PreparedOp> operator()(const ReluOp& op) { return prepare_relu(s, op); }
-  std::unique_ptr<PreparedOp> operator()(const SoftmaxOp& op) { return prepare_softmax(s, op); }
-  std::unique_ptr<PreparedOp> operator()(const SoftmaxCrossEntropyOp& op) {
-    return prepare_loss(s, op);
-  }
-  std::unique_ptr<PreparedOp> operator()(const MapOp& op) { return prepare_map(s, op); }
-  std::unique_ptr<PreparedOp> operator()(const GatherOp& op) { return prepare_gather(s, op); }
-  std::unique_ptr<PreparedOp> operator()(const GatherMaximumGradientOp& op) {
+  std::unique_ptr<CpuOp> operator()(const InputOp& op) { return prepare_input(s, op); }
+  std::unique_ptr<CpuOp> operator()(const Conv2dOp& op) { return prepare_conv(s, op); }
+  std::unique_ptr<CpuOp> operator()(const DenseOp& op) { return prepare_dense(s, op); }
+  std::unique_ptr<CpuOp> operator()(const MaxPool2dOp& op) { return prepare_pool(s, op); }
+  std::unique_ptr<CpuOp> operator()(const DropoutOp& op) { return prepare_dropout(s, op); }
+  std::unique_ptr<CpuOp> operator()(const ReluOp& op) { return prepare_relu(s, op); }
+  std::unique_ptr<CpuOp> operator()(const SoftmaxOp& op) { return prepare_softmax(s, op); }
+  std::unique_ptr<CpuOp> operator()(const SoftmaxCrossEntropyOp& op) { return prepare_loss(s, op); }
+  std::unique_ptr<CpuOp> operator()(const MapOp& op) { return prepare_map(s, op); }
+  std::unique_ptr<CpuOp> operator()(const GatherOp& op) { return prepare_gather(s, op); }
+  std::unique_ptr<CpuOp> operator()(const GatherMaximumGradientOp& op) {
     return prepare_maximum_gradient(s, op);
   }
-  std::unique_ptr<PreparedOp> operator()(const MatmulOp& op) { return prepare_matmul(s, op); }
-  std::unique_ptr<PreparedOp> operator()(const EmbeddingOp& op) { return prepare_embedding(s, op); }
-  std::unique_ptr<PreparedOp> operator()(const BatchNormOp& op) {
-    return prepare_batch_norm(s, op);
-  }
-  std::unique_ptr<PreparedOp> operator()(const ParameterSumOp& op) { return prepare_sum(s, op); }
-  std::unique_ptr<PreparedOp> operator()(const RowSumOp& op) {
+  std::unique_ptr<CpuOp> operator()(const MatmulOp& op) { return prepare_matmul(s, op); }
+  std::unique_ptr<CpuOp> operator()(const EmbeddingOp& op) { return prepare_embedding(s, op); }
+  std::unique_ptr<CpuOp> operator()(const BatchNormOp& op) { return prepare_batch_norm(s, op); }
+  std::unique_ptr<CpuOp> operator()(const ParameterSumOp& op) { return prepare_sum(s, op); }
+  std::unique_ptr<CpuOp> operator()(const RowSumOp& op) {
     return prepare_sum(s, {.features = op.count, .broadcast = {1, op.count}, .offset = op.offset});
   }
 };
 
-std::unique_ptr<PreparedOp> prepare_op(const OpSetting& s) {
+std::unique_ptr<CpuOp> prepare_op(const OpSetting& s) {
   return std::visit(Visitor{s}, s.op.attributes);
 }
 
@@ -107,7 +103,10 @@ class CpuDevice : public Device {
 
   Result<std::unique_ptr<PreparedOp>> prepare(const OpDesc& op,
                                               const PartitionGroup& group) override {
-    return prepare_op({{op}, &kernels_, group, workspace_});
+    return std::unique_ptr<PreparedOp>(prepare_op({{op}, &kernels_, group}));
+  }
+  int64_t work_bytes(const OpDesc& op, const PartitionGroup& group) const override {
+    return prepare_op({{op}, &kernels_, group})->work_floats() * int64_t{sizeof(float)};
   }
 
   void add(const float* a, const float* b, float* out, int64_t count) override {
@@ -262,7 +261,6 @@ class CpuDevice : public Device {
 
   std::string numerics_;
   const KernelTable& kernels_;
-  const std::shared_ptr<Workspace> workspace_ = std::make_shared<Workspace>();
   // Over flat memory, planned when first seen.
   std::map<std::shared_ptr<const Expression>, std::unique_ptr<FlatExpression>> formulas_;
   std::vector<float> block_;  // results of one

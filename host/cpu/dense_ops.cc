@@ -1,20 +1,19 @@
 #include <vector>
 
 #include "host/core/check.h"
-#include "host/cpu/memory.h"
 #include "host/cpu/prepared_ops.h"
 #include "host/cpu/tree_plan.h"
 
 namespace lockstep::cpu {
 namespace {
 
-class DenseForwardOp : public PreparedOp {
+class DenseForwardOp : public CpuOp {
  public:
-  DenseForwardOp(const OpSetting& setting, const DenseOp& op)
-      : setting_(setting),
-        op_(op),
-        workspace_(allocate_floats(setting.kernels->dense_forward_workspace(op.out_features))) {}
+  DenseForwardOp(const OpSetting& setting, const DenseOp& op) : setting_(setting), op_(op) {}
 
+  int64_t work_floats() const override {
+    return setting_.kernels->dense_forward_workspace(op_.out_features);
+  }
   void run(const RunContext& context, std::span<float* const> values) override {
     DenseForwardArgs args;
     args.x = setting_.input(0, values);
@@ -22,7 +21,7 @@ class DenseForwardOp : public PreparedOp {
     args.weights = context.weights + op_.kernel_offset;
     if (op_.bias_offset >= 0) args.bias = context.weights + op_.bias_offset;
     args.relu = op_.activation == Activation::relu;
-    args.workspace = workspace_.get();
+    args.workspace = static_cast<float*>(context.work);
     args.in = op_.in_features;
     args.out = op_.out_features;
     args.row_blocks = setting_.row_blocks();
@@ -32,10 +31,9 @@ class DenseForwardOp : public PreparedOp {
  private:
   OpSetting setting_;
   DenseOp op_;
-  Memory workspace_;
 };
 
-class DenseDataGradientOp : public PreparedOp {
+class DenseDataGradientOp : public CpuOp {
  public:
   DenseDataGradientOp(const OpSetting& setting, const DenseOp& op) : setting_(setting), op_(op) {}
 
@@ -56,17 +54,19 @@ class DenseDataGradientOp : public PreparedOp {
   DenseOp op_;
 };
 
-class DenseGradientOp : public PreparedOp {
+class DenseGradientOp : public CpuOp {
  public:
   DenseGradientOp(const OpSetting& setting, const DenseOp& op)
       : setting_(setting),
         op_(op),
         tree_(make_tree_plan(setting.group)),
-        workspace_(allocate_floats(setting.kernels->dense_gradient_workspace(
-            op.in_features, op.out_features, setting.rows(), tree_.steps()))),
         kernel_roots_(tree_.root_present.size()),
         bias_roots_(tree_.root_present.size()) {}
 
+  int64_t work_floats() const override {
+    return setting_.kernels->dense_gradient_workspace(op_.in_features, op_.out_features,
+                                                      setting_.rows(), tree_.steps());
+  }
   void run(const RunContext& context, std::span<float* const> values) override {
     LOCKSTEP_CHECK(context.roots.size() == tree_.root_present.size());
     for (size_t i = 0; i < kernel_roots_.size(); ++i) {
@@ -77,7 +77,7 @@ class DenseGradientOp : public PreparedOp {
     DenseWeightGradientArgs args;
     args.x = setting_.input(0, values);
     args.dy = setting_.input(1, values);
-    args.workspace = workspace_.get();
+    args.workspace = static_cast<float*>(context.work);
     args.tree = tree_.steps();
     args.kernel_roots = kernel_roots_.data();
     if (op_.bias_offset >= 0) args.bias_roots = bias_roots_.data();
@@ -91,13 +91,12 @@ class DenseGradientOp : public PreparedOp {
   OpSetting setting_;
   DenseOp op_;
   TreePlan tree_;
-  Memory workspace_;
   std::vector<float*> kernel_roots_, bias_roots_;
 };
 
 }  // namespace
 
-std::unique_ptr<PreparedOp> prepare_dense(const OpSetting& setting, const DenseOp& op) {
+std::unique_ptr<CpuOp> prepare_dense(const OpSetting& setting, const DenseOp& op) {
   if (op.pass == Pass::weight_gradient) return std::make_unique<DenseGradientOp>(setting, op);
   if (op.pass == Pass::data_gradient) return std::make_unique<DenseDataGradientOp>(setting, op);
   return std::make_unique<DenseForwardOp>(setting, op);

@@ -9,7 +9,7 @@
 namespace lockstep::cpu {
 namespace {
 
-class PoolOp : public PreparedOp {
+class PoolOp : public CpuOp {
  public:
   PoolOp(const OpSetting& setting, const MaxPool2dOp& op) : setting_(setting), op_(op) {
     LOCKSTEP_CHECK(op.pass != Pass::weight_gradient);
@@ -51,7 +51,7 @@ class PoolOp : public PreparedOp {
   PoolArgs args_;
 };
 
-class CpuInputOp : public PreparedOp {
+class CpuInputOp : public CpuOp {
  public:
   CpuInputOp(const OpSetting& setting, const InputOp& op) : setting_(setting), op_(op) {
     if (op.part != BatchPart::weights) return;
@@ -90,7 +90,7 @@ class CpuInputOp : public PreparedOp {
 };
 
 // The same computation for y from x and dx from dy.
-class CpuDropoutOp : public PreparedOp {
+class CpuDropoutOp : public CpuOp {
  public:
   CpuDropoutOp(const OpSetting& setting, const DropoutOp& op)
       : setting_(setting), op_(op), positions_(static_cast<size_t>(setting.padded_rows())) {
@@ -123,7 +123,7 @@ class CpuDropoutOp : public PreparedOp {
   std::vector<uint32_t> positions_;
 };
 
-class CpuReluOp : public PreparedOp {
+class CpuReluOp : public CpuOp {
  public:
   CpuReluOp(const OpSetting& setting, const ReluOp& op) : setting_(setting), op_(op) {}
 
@@ -142,7 +142,7 @@ class CpuReluOp : public PreparedOp {
   ReluOp op_;
 };
 
-class CpuSoftmaxOp : public PreparedOp {
+class CpuSoftmaxOp : public CpuOp {
  public:
   CpuSoftmaxOp(const OpSetting& setting, const SoftmaxOp& op) : setting_(setting), op_(op) {}
 
@@ -156,7 +156,7 @@ class CpuSoftmaxOp : public PreparedOp {
   SoftmaxOp op_;
 };
 
-class LossOp : public PreparedOp {
+class LossOp : public CpuOp {
  public:
   LossOp(const OpSetting& setting, const SoftmaxCrossEntropyOp& op)
       : setting_(setting),
@@ -204,23 +204,22 @@ class LossOp : public PreparedOp {
 
 }  // namespace
 
-std::unique_ptr<PreparedOp> prepare_pool(const OpSetting& setting, const MaxPool2dOp& op) {
+std::unique_ptr<CpuOp> prepare_pool(const OpSetting& setting, const MaxPool2dOp& op) {
   return std::make_unique<PoolOp>(setting, op);
 }
-std::unique_ptr<PreparedOp> prepare_input(const OpSetting& setting, const InputOp& op) {
+std::unique_ptr<CpuOp> prepare_input(const OpSetting& setting, const InputOp& op) {
   return std::make_unique<CpuInputOp>(setting, op);
 }
-std::unique_ptr<PreparedOp> prepare_dropout(const OpSetting& setting, const DropoutOp& op) {
+std::unique_ptr<CpuOp> prepare_dropout(const OpSetting& setting, const DropoutOp& op) {
   return std::make_unique<CpuDropoutOp>(setting, op);
 }
-std::unique_ptr<PreparedOp> prepare_relu(const OpSetting& setting, const ReluOp& op) {
+std::unique_ptr<CpuOp> prepare_relu(const OpSetting& setting, const ReluOp& op) {
   return std::make_unique<CpuReluOp>(setting, op);
 }
-std::unique_ptr<PreparedOp> prepare_softmax(const OpSetting& setting, const SoftmaxOp& op) {
+std::unique_ptr<CpuOp> prepare_softmax(const OpSetting& setting, const SoftmaxOp& op) {
   return std::make_unique<CpuSoftmaxOp>(setting, op);
 }
-std::unique_ptr<PreparedOp> prepare_loss(const OpSetting& setting,
-                                         const SoftmaxCrossEntropyOp& op) {
+std::unique_ptr<CpuOp> prepare_loss(const OpSetting& setting, const SoftmaxCrossEntropyOp& op) {
   return std::make_unique<LossOp>(setting, op);
 }
 

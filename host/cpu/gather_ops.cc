@@ -7,7 +7,7 @@
 namespace lockstep::cpu {
 namespace {
 
-class CpuGatherOp : public PreparedOp {
+class CpuGatherOp : public CpuOp {
  public:
   CpuGatherOp(const OpSetting& setting, const GatherOp& op)
       : setting_(setting),
@@ -51,7 +51,7 @@ class CpuGatherOp : public PreparedOp {
   GatherArgs args_;
 };
 
-class MaximumGradientOp : public PreparedOp {
+class MaximumGradientOp : public CpuOp {
  public:
   MaximumGradientOp(const OpSetting& setting, const GatherMaximumGradientOp& op)
       : setting_(setting), op_(op) {}
@@ -79,11 +79,11 @@ class MaximumGradientOp : public PreparedOp {
 
 }  // namespace
 
-std::unique_ptr<PreparedOp> prepare_gather(const OpSetting& setting, const GatherOp& op) {
+std::unique_ptr<CpuOp> prepare_gather(const OpSetting& setting, const GatherOp& op) {
   return std::make_unique<CpuGatherOp>(setting, op);
 }
-std::unique_ptr<PreparedOp> prepare_maximum_gradient(const OpSetting& setting,
-                                                     const GatherMaximumGradientOp& op) {
+std::unique_ptr<CpuOp> prepare_maximum_gradient(const OpSetting& setting,
+                                                const GatherMaximumGradientOp& op) {
   return std::make_unique<MaximumGradientOp>(setting, op);
 }
 

@@ -9,7 +9,7 @@
 namespace lockstep::cpu {
 namespace {
 
-class CpuMapOp : public PreparedOp {
+class CpuMapOp : public CpuOp {
  public:
   CpuMapOp(const OpSetting& setting, const MapOp& op)
       : setting_(setting),
@@ -111,7 +111,7 @@ class CpuMapOp : public PreparedOp {
 
 }  // namespace
 
-std::unique_ptr<PreparedOp> prepare_map(const OpSetting& setting, const MapOp& op) {
+std::unique_ptr<CpuOp> prepare_map(const OpSetting& setting, const MapOp& op) {
   return std::make_unique<CpuMapOp>(setting, op);
 }
 

@@ -3,14 +3,13 @@
 #include <vector>
 
 #include "host/core/check.h"
-#include "host/cpu/memory.h"
 #include "host/cpu/prepared_ops.h"
 #include "host/cpu/tree_plan.h"
 
 namespace lockstep::cpu {
 namespace {
 
-class CpuMatmulOp : public PreparedOp {
+class CpuMatmulOp : public CpuOp {
  public:
   CpuMatmulOp(const OpSetting& setting, const MatmulOp& op) : setting_(setting) {
     LOCKSTEP_CHECK(op.batches * op.rows * op.columns == op.features);
@@ -47,7 +46,7 @@ class CpuMatmulOp : public PreparedOp {
   MatmulArgs args_;
 };
 
-class CpuEmbeddingOp : public PreparedOp {
+class CpuEmbeddingOp : public CpuOp {
  public:
   CpuEmbeddingOp(const OpSetting& setting, const EmbeddingOp& op)
       : setting_(setting),
@@ -77,25 +76,25 @@ class CpuEmbeddingOp : public PreparedOp {
 
 // Few words occur: each word's gradients are summed up the tree by themselves, and the others are
 // zero. That is the sum of dense gradients to the bit, since none of them is -0.
-class EmbeddingGradientOp : public PreparedOp {
+class EmbeddingGradientOp : public CpuOp {
  public:
   EmbeddingGradientOp(const OpSetting& setting, const EmbeddingOp& op)
       : setting_(setting),
         op_(op),
         tree_(make_tree_plan(setting.group)),
         x_(static_cast<size_t>(setting.rows() * op.length)),
-        dy_(allocate_floats(setting.rows() * op.length * op.units)),
         stack_(static_cast<size_t>((tree_.stack_depth + 1) * op.units)),
         first_(static_cast<size_t>(op.vocabulary), -1),
         last_(static_cast<size_t>(op.vocabulary), -1),
         next_(x_.size(), -1) {}
 
+  int64_t work_floats() const override { return setting_.rows() * op_.length * op_.units; }
   void run(const RunContext& context, std::span<float* const> values) override {
     LOCKSTEP_CHECK(context.roots.size() == tree_.root_present.size());
+    dy_ = static_cast<float*>(context.work);
     const int64_t rows = setting_.rows();
     setting_.kernels->lanes_to_rows(setting_.input(0, values), rows, op_.length, x_.data());
-    setting_.kernels->lanes_to_rows(setting_.input(1, values), rows, op_.length * op_.units,
-                                    dy_.get());
+    setting_.kernels->lanes_to_rows(setting_.input(1, values), rows, op_.length * op_.units, dy_);
     for (size_t i = 0; i < context.roots.size(); ++i) {
       if (!tree_.root_present[i]) continue;
       std::fill_n(context.roots[i] + op_.offset, op_.vocabulary * op_.units, 0.0f);
@@ -139,7 +138,7 @@ class EmbeddingGradientOp : public PreparedOp {
       present_[at(depth)] = place >= 0 && place < end;
       std::fill_n(sum, units, 0.0f);
       for (; place >= 0 && place < end; place = next_[at(place)]) {
-        const float* dy = dy_.get() + place * units;
+        const float* dy = dy_ + place * units;
         for (int64_t u = 0; u < units; ++u) sum[u] += dy[u];
       }
       for (int merge = 0; merge < leaf.merges; ++merge, --depth) merge_down(depth);
@@ -166,7 +165,7 @@ class EmbeddingGradientOp : public PreparedOp {
   EmbeddingOp op_;
   TreePlan tree_;
   std::vector<float> x_;  // rows
-  Memory dy_;             // rows
+  float* dy_ = nullptr;   // rows
   std::vector<float> stack_;
   std::vector<bool> present_;          // of the stack's entries
   std::vector<int64_t> first_, last_;  // places of each word; -1: none
@@ -176,10 +175,10 @@ class EmbeddingGradientOp : public PreparedOp {
 
 }  // namespace
 
-std::unique_ptr<PreparedOp> prepare_matmul(const OpSetting& setting, const MatmulOp& op) {
+std::unique_ptr<CpuOp> prepare_matmul(const OpSetting& setting, const MatmulOp& op) {
   return std::make_unique<CpuMatmulOp>(setting, op);
 }
-std::unique_ptr<PreparedOp> prepare_embedding(const OpSetting& setting, const EmbeddingOp& op) {
+std::unique_ptr<CpuOp> prepare_embedding(const OpSetting& setting, const EmbeddingOp& op) {
   LOCKSTEP_CHECK(op.pass != Pass::data_gradient);
   if (op.pass == Pass::forward) return std::make_unique<CpuEmbeddingOp>(setting, op);
   return std::make_unique<EmbeddingGradientOp>(setting, op);

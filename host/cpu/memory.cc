@@ -68,13 +68,4 @@ Memory allocate_floats(int64_t count) {
   return memory;
 }
 
-float* Workspace::data() {
-  if (count_ < wanted_) {
-    memory_.reset();
-    memory_ = allocate_floats(wanted_);
-    count_ = wanted_;
-  }
-  return memory_.get();
-}
-
 }  // namespace lockstep::cpu

@@ -1,7 +1,6 @@
 // Aligned float memory: device buffers and the kernels' workspaces.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <memory>
 
@@ -19,23 +18,7 @@ int64_t allocated_bytes(int64_t bytes);
 // Zeroed, on huge pages where large, aligned to 64 bytes; null where there is none left.
 Memory try_allocate(int64_t bytes);
 
-// For workspaces of a prepared op.
+// What a prepared op keeps for itself. What it needs only while it runs is `RunContext::work`.
 Memory allocate_floats(int64_t count);
-
-// Scratch that a device's ops share: they run one after another, and none leaves anything in it for
-// later.
-class Workspace {
- public:
-  // Room for `count` floats from the next run on.
-  void reserve(int64_t count) { wanted_ = std::max(wanted_, count); }
-  // Stays where it is until the next run. Taken when it is first asked for: each op of many asks
-  // for a little more.
-  float* data();
-
- private:
-  Memory memory_;
-  int64_t count_ = 0;
-  int64_t wanted_ = 0;
-};
 
 }  // namespace lockstep::cpu

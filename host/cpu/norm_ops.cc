@@ -17,7 +17,7 @@ ChannelShape channel_shape(int64_t features, const Broadcast& channel) {
           .terms = features / channel.modulus};
 }
 
-class SumOp : public PreparedOp {
+class SumOp : public CpuOp {
  public:
   SumOp(const OpSetting& setting, const ParameterSumOp& op)
       : setting_(setting),
@@ -53,7 +53,7 @@ class SumOp : public PreparedOp {
 
 // What both passes of a batch normalization need: numbers of each partition and channel, and the
 // same as tables [channel][V] for the rows of a block.
-class NormBase : public PreparedOp {
+class NormBase : public CpuOp {
  protected:
   NormBase(const OpSetting& setting, const BatchNormOp& op, int tables)
       : setting_(setting),
@@ -317,12 +317,12 @@ class NormGradientOp : public NormBase {
 
 }  // namespace
 
-std::unique_ptr<PreparedOp> prepare_batch_norm(const OpSetting& setting, const BatchNormOp& op) {
+std::unique_ptr<CpuOp> prepare_batch_norm(const OpSetting& setting, const BatchNormOp& op) {
   LOCKSTEP_CHECK(op.pass != Pass::weight_gradient);
   if (op.pass == Pass::forward) return std::make_unique<NormForwardOp>(setting, op);
   return std::make_unique<NormGradientOp>(setting, op);
 }
-std::unique_ptr<PreparedOp> prepare_sum(const OpSetting& setting, const ParameterSumOp& op) {
+std::unique_ptr<CpuOp> prepare_sum(const OpSetting& setting, const ParameterSumOp& op) {
   return std::make_unique<SumOp>(setting, op);
 }
 

@@ -1,4 +1,4 @@
-// The CPU's prepared ops: shapes and group fixed, workspace owned.
+// The CPU's prepared ops: shapes and group fixed.
 #pragma once
 
 #include <memory>
@@ -14,7 +14,6 @@ namespace lockstep::cpu {
 struct OpSetting : OpValues {
   const KernelTable* kernels = nullptr;
   PartitionGroup group;
-  std::shared_ptr<Workspace> workspace;
   int64_t rows() const { return group.total_rows(); }
   int64_t row_blocks() const { return (rows() + kernels->lanes - 1) / kernels->lanes; }
   int64_t padded_rows() const { return row_blocks() * kernels->lanes; }
@@ -22,22 +21,28 @@ struct OpSetting : OpValues {
   void mask_output(std::span<float* const> values, int64_t features) const;
 };
 
-std::unique_ptr<PreparedOp> prepare_conv(const OpSetting& setting, const Conv2dOp& op);
-std::unique_ptr<PreparedOp> prepare_tap_conv(const OpSetting& setting, const Conv2dOp& op);
-std::unique_ptr<PreparedOp> prepare_dense(const OpSetting& setting, const DenseOp& op);
-std::unique_ptr<PreparedOp> prepare_pool(const OpSetting& setting, const MaxPool2dOp& op);
-std::unique_ptr<PreparedOp> prepare_input(const OpSetting& setting, const InputOp& op);
-std::unique_ptr<PreparedOp> prepare_dropout(const OpSetting& setting, const DropoutOp& op);
-std::unique_ptr<PreparedOp> prepare_relu(const OpSetting& setting, const ReluOp& op);
-std::unique_ptr<PreparedOp> prepare_softmax(const OpSetting& setting, const SoftmaxOp& op);
-std::unique_ptr<PreparedOp> prepare_loss(const OpSetting& setting, const SoftmaxCrossEntropyOp& op);
-std::unique_ptr<PreparedOp> prepare_map(const OpSetting& setting, const MapOp& op);
-std::unique_ptr<PreparedOp> prepare_gather(const OpSetting& setting, const GatherOp& op);
-std::unique_ptr<PreparedOp> prepare_maximum_gradient(const OpSetting& setting,
-                                                     const GatherMaximumGradientOp& op);
-std::unique_ptr<PreparedOp> prepare_matmul(const OpSetting& setting, const MatmulOp& op);
-std::unique_ptr<PreparedOp> prepare_embedding(const OpSetting& setting, const EmbeddingOp& op);
-std::unique_ptr<PreparedOp> prepare_batch_norm(const OpSetting& setting, const BatchNormOp& op);
-std::unique_ptr<PreparedOp> prepare_sum(const OpSetting& setting, const ParameterSumOp& op);
+class CpuOp : public PreparedOp {
+ public:
+  // Of the memory that it needs while it runs (RunContext::work): nothing is left in it for later.
+  virtual int64_t work_floats() const { return 0; }
+};
+
+std::unique_ptr<CpuOp> prepare_conv(const OpSetting& setting, const Conv2dOp& op);
+std::unique_ptr<CpuOp> prepare_tap_conv(const OpSetting& setting, const Conv2dOp& op);
+std::unique_ptr<CpuOp> prepare_dense(const OpSetting& setting, const DenseOp& op);
+std::unique_ptr<CpuOp> prepare_pool(const OpSetting& setting, const MaxPool2dOp& op);
+std::unique_ptr<CpuOp> prepare_input(const OpSetting& setting, const InputOp& op);
+std::unique_ptr<CpuOp> prepare_dropout(const OpSetting& setting, const DropoutOp& op);
+std::unique_ptr<CpuOp> prepare_relu(const OpSetting& setting, const ReluOp& op);
+std::unique_ptr<CpuOp> prepare_softmax(const OpSetting& setting, const SoftmaxOp& op);
+std::unique_ptr<CpuOp> prepare_loss(const OpSetting& setting, const SoftmaxCrossEntropyOp& op);
+std::unique_ptr<CpuOp> prepare_map(const OpSetting& setting, const MapOp& op);
+std::unique_ptr<CpuOp> prepare_gather(const OpSetting& setting, const GatherOp& op);
+std::unique_ptr<CpuOp> prepare_maximum_gradient(const OpSetting& setting,
+                                                const GatherMaximumGradientOp& op);
+std::unique_ptr<CpuOp> prepare_matmul(const OpSetting& setting, const MatmulOp& op);
+std::unique_ptr<CpuOp> prepare_embedding(const OpSetting& setting, const EmbeddingOp& op);
+std::unique_ptr<CpuOp> prepare_batch_norm(const OpSetting& setting, const BatchNormOp& op);
+std::unique_ptr<CpuOp> prepare_sum(const OpSetting& setting, const ParameterSumOp& op);
 
 }  // namespace lockstep::cpu

@@ -47,7 +47,7 @@ std::vector<std::vector<AxisTap>> taps_of(const TapAxis& axis, bool data_gradien
 }
 
 // Forward, and the data gradient.
-class TapCorrelationOp : public PreparedOp {
+class TapCorrelationOp : public CpuOp {
  public:
   TapCorrelationOp(const OpSetting& setting, const Conv2dOp& op) : setting_(setting), op_(op) {
     const bool backwards = op.pass == Pass::data_gradient;
@@ -108,15 +108,14 @@ class TapCorrelationOp : public PreparedOp {
 
 constexpr int64_t kBlockSums = 8192;  // of a place's weights that are summed at a time
 
-class TapGradientOp : public PreparedOp {
+class TapGradientOp : public CpuOp {
  public:
   TapGradientOp(const OpSetting& setting, const Conv2dOp& op)
       : setting_(setting),
         op_(op),
         block_inputs_(std::clamp<int64_t>(kBlockSums / op.out_channels, 1, op.group_inputs())),
         weights_(*setting.kernels, setting.group, block_inputs_ * op.out_channels),
-        biases_(*setting.kernels, setting.group, op.out_channels),
-        sums_(allocate_floats(weights_.lane_floats())) {
+        biases_(*setting.kernels, setting.group, op.out_channels) {
     const TapAxis rows = rows_of(op), columns = columns_of(op);
     for (int kh = 0; kh < op.kernel_height; ++kh) {
       for (int kw = 0; kw < op.kernel_width; ++kw) {
@@ -135,7 +134,11 @@ class TapGradientOp : public PreparedOp {
     }
   }
 
+  int64_t work_floats() const override {
+    return std::max(weights_.lane_floats(), biases_.lane_floats());
+  }
   void run(const RunContext& context, std::span<float* const> values) override {
+    sums_ = static_cast<float*>(context.work);
     const float* dy = setting_.input(1, values);
     for (size_t place = 0; place < pairs_.size(); ++place) {
       for (int64_t in = 0; in < op_.group_inputs(); in += block_inputs_) {
@@ -155,7 +158,7 @@ class TapGradientOp : public PreparedOp {
   void sum_block(size_t place, int64_t in, int64_t end, const float* x, const float* dy) {
     const int64_t lanes = setting_.kernels->lanes;
     TapGradientArgs args;
-    args.sums = sums_.get();
+    args.sums = sums_;
     args.pairs = pairs_[place].data();
     args.pair_count = static_cast<int64_t>(pairs_[place].size());
     args.groups = op_.groups;
@@ -167,19 +170,19 @@ class TapGradientOp : public PreparedOp {
       args.x = x + block * op_.in_height * op_.in_width * op_.in_channels * lanes;
       args.dy = dy + block * op_.out_height * op_.out_width * op_.out_channels * lanes;
       setting_.kernels->tap_weight_gradient(args);
-      weights_.add(block, sums_.get());
+      weights_.add(block, sums_);
     }
   }
 
   void sum_bias(const float* dy) {
     ConvBiasArgs args;
-    args.sums = sums_.get();
+    args.sums = sums_;
     args.pixels = int64_t{op_.out_height} * op_.out_width;
     args.channels = op_.out_channels;
     for (int64_t block = 0; block < setting_.row_blocks(); ++block) {
       args.dy = dy + block * args.pixels * args.channels * setting_.kernels->lanes;
       setting_.kernels->conv_bias_gradient(args);
-      biases_.add(block, sums_.get());
+      biases_.add(block, sums_);
     }
   }
 
@@ -196,13 +199,13 @@ class TapGradientOp : public PreparedOp {
   Conv2dOp op_;
   int64_t block_inputs_;
   LaneSums weights_, biases_;
-  Memory sums_;
+  float* sums_ = nullptr;                      // in lanes
   std::vector<std::vector<PixelPair>> pairs_;  // of each kernel place, by rising output pixel
 };
 
 }  // namespace
 
-std::unique_ptr<PreparedOp> prepare_tap_conv(const OpSetting& setting, const Conv2dOp& op) {
+std::unique_ptr<CpuOp> prepare_tap_conv(const OpSetting& setting, const Conv2dOp& op) {
   if (op.pass == Pass::weight_gradient) return std::make_unique<TapGradientOp>(setting, op);
   return std::make_unique<TapCorrelationOp>(setting, op);
 }

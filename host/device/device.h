@@ -37,7 +37,8 @@ struct RunContext {
 class PreparedOp {
  public:
   virtual ~PreparedOp() = default;
-  // `values[v]` is the memory of value v; only the op's inputs and outputs are touched.
+  // `values[v]` is the memory of value v; only the op's inputs and outputs are touched, and
+  // `context.work`.
   virtual void run(const RunContext& context, std::span<float* const> values) = 0;
 };
 
@@ -129,12 +130,8 @@ class Device {
   virtual int64_t buffer_bytes(int64_t bytes) const = 0;
   // Bytes of a value of `rows` rows: the device chooses the layout.
   virtual int64_t value_bytes(int rows, int64_t features) const = 0;
-  // What an op of so many rows needs beside its values while it runs.
-  virtual int64_t work_bytes(const OpDesc& op, int rows) const {
-    static_cast<void>(op);
-    static_cast<void>(rows);
-    return 0;
-  }
+  // What an op of such a group needs beside its values while it runs.
+  virtual int64_t work_bytes(const OpDesc& op, const PartitionGroup& group) const = 0;
   // How many parts of a Program may run side by side: part i and part i + n never do.
   virtual int parts_at_once() const { return 1; }
   // Copies a value's rows to `row_major` (rows x features, on the host).

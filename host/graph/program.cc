@@ -110,9 +110,9 @@ std::vector<PartitionGroup> part_groups(const Device& device, const Graph& graph
 }
 
 // What any op of a part needs for itself.
-int64_t most_work(const Device& device, const Graph& graph, int rows) {
+int64_t most_work(const Device& device, const Graph& graph, const PartitionGroup& group) {
   int64_t most = 0;
-  for (const OpDesc& op : graph.ops) most = std::max(most, device.work_bytes(op, rows));
+  for (const OpDesc& op : graph.ops) most = std::max(most, device.work_bytes(op, group));
   return aligned(most);
 }
 
@@ -127,14 +127,16 @@ std::vector<Program::Part> Program::lay_out(const Device& device, const Graph& g
   const bool separate = device.separates_partitions();
   std::vector<Part> parts;
   int64_t values_end = 0;
-  int most_rows = 0;
+  int64_t work = 0;
   for (PartitionGroup& part_group : part_groups(device, graph, group)) {
     Part part;
     part.plan = plan_of(device, graph, part_group);
+    if (parts.empty() || parts.back().group.rows != part_group.rows) {
+      work = std::max(work, most_work(device, graph, part_group));
+    }
     const int64_t skipped = part_group.first - group.first;
     part.first_row = std::accumulate(group.rows.begin(), group.rows.begin() + skipped, 0);
     part.group = std::move(part_group);
-    most_rows = std::max(most_rows, part.group.total_rows());
     part.values_at = separate ? values_end : 0;
     values_end = std::max(values_end, part.values_at + aligned(part.plan.arena_bytes));
     parts.push_back(std::move(part));
@@ -145,7 +147,6 @@ std::vector<Program::Part> Program::lay_out(const Device& device, const Graph& g
     part.gradient_at = *bytes;
     *bytes += aligned(graph.flat_size * int64_t{sizeof(float)});
   }
-  const int64_t work = most_work(device, graph, most_rows);
   for (size_t i = 0; i < parts.size() && work > 0; ++i) {
     const auto place = static_cast<int64_t>(i) % device.parts_at_once();
     parts[i].work_at = *bytes + place * work;

@@ -11,14 +11,6 @@
 #include "host/device/flat_scale.h"
 
 namespace lockstep {
-namespace {
-
-bool is_of_state(FrameKind kind) {
-  return kind == FrameKind::state || kind == FrameKind::want_state;
-}
-
-}  // namespace
-
 uint64_t FrameHash::of(const float* values, int64_t count) {
   std::call_once(once_, [&] { hash_ = xxh3(values, static_cast<size_t>(count) * sizeof(float)); });
   return hash_;

@@ -21,147 +21,98 @@ StateTransfer::StateTransfer(Replica& replica, std::function<void(SessionId, Fra
       layout_(static_cast<int64_t>(replica.state().weights.size())),
       send_(std::move(send)),
       done_(std::move(done)),
+      machine_(parts()),
       accumulators_(replica.state().sums.size() + 1) {}
 
-std::span<float> StateTransfer::vector(int index) const {
+std::vector<TransferMachine::Part> StateTransfer::parts() const {
+  std::vector<TransferMachine::Part> parts = {{kAccumulators, 0}};
+  for (int i = 0; i < vectors(); ++i) {
+    for (int slice = 0; slice < layout_.count(); ++slice) parts.emplace_back(i, slice);
+  }
+  return parts;
+}
+
+std::span<float> StateTransfer::values_of(const TransferMachine::Part& part) {
+  const auto [index, slice] = part;
+  if (index == kAccumulators) {
+    return {reinterpret_cast<float*>(accumulators_.data()), kFloatsOfDouble * accumulators_.size()};
+  }
   const TrainState& state = replica_.state();
-  return index == 0 ? state.weights : state.slots[static_cast<size_t>(index) - 1];
+  const auto vector = index == 0 ? state.weights : state.slots[static_cast<size_t>(index) - 1];
+  return vector.subspan(static_cast<size_t>(layout_.begin(slice)),
+                        static_cast<size_t>(layout_.size(slice)));
+}
+
+void StateTransfer::send(const std::function<void(std::vector<SendFrame>*)>& decide) {
+  std::vector<SendFrame> sends;
+  {
+    const std::lock_guard lock(mutex_);
+    decide(&sends);
+  }
+  for (const auto& [to, key] : sends) {
+    std::span<const float> values;
+    if (key.kind == FrameKind::state) values = values_of(TransferMachine::part_of(key));
+    send_(to, {key, values.data(), std::ssize(values), nullptr});
+  }
 }
 
 Status StateTransfer::adopt(const View& view, SessionId self) {
-  const int index = view.index_of(self);
-  const bool gives = view.donor == index && !view.restores;
+  const bool gives = TransferMachine::gives(view, self);
   if (gives) LOCKSTEP_RETURN_IF_ERROR(replica_.fetch_state());
-  std::vector<SessionId> waiting;
-  {
-    const std::lock_guard lock(mutex_);
-    owed_.clear();
-    missing_.clear();
-    under_way_.clear();
-    donor_ = 0;
+  send([&](std::vector<SendFrame>* sends) {
     step_ = view.first_step;
-    const auto asked = std::exchange(asked_, {});
-    if (gives) {
-      prepare(view);
-      for (const auto& [session, step] : asked) {
-        if (step == step_ && owed_.contains(session)) waiting.push_back(session);
-      }
-    } else if (!view.restores && view.donor >= 0 && view.members[index].step < 0) {
-      donor_ = view.members[view.donor].session;
-      for (int i = 0; i < vectors(); ++i) {
-        for (int part = 0; part < layout_.count(); ++part) missing_.insert({i, part});
-      }
-      missing_.insert({kAccumulators, 0});
-    }
-  }
-  for (const SessionId session : waiting) send_state(session);
-  ask_again();
+    machine_.adopt(view, self, sends);
+    if (!gives) return;
+    const TrainState& state = replica_.state();
+    std::copy(state.sums.begin(), state.sums.end(), accumulators_.begin());
+    accumulators_.back() = std::bit_cast<double>(state.digest);
+  });
   return {};
 }
 
-// With mutex_ held.
-void StateTransfer::prepare(const View& view) {
-  const TrainState& state = replica_.state();
-  std::copy(state.sums.begin(), state.sums.end(), accumulators_.begin());
-  accumulators_.back() = std::bit_cast<double>(state.digest);
-  for (const Member& member : view.members) {
-    if (member.step < 0) owed_.insert(member.session);
-  }
-}
-
 void StateTransfer::ask_again() {
-  SessionId donor = 0;
-  int64_t step = 0;
-  {
-    const std::lock_guard lock(mutex_);
-    if (missing_.empty() || !under_way_.empty()) return;
-    donor = donor_;
-    step = step_;
-  }
-  send_(donor, {{FrameKind::want_state, step, 0, {}}, nullptr, 0, nullptr});
+  send([&](std::vector<SendFrame>* sends) { machine_.ask_again(sends); });
 }
 
 void StateTransfer::connected(SessionId peer) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (peer != donor_) return;
-  }
-  ask_again();
-}
-
-void StateTransfer::asked(SessionId from, int64_t step) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (step != step_ || !owed_.contains(from)) {
-      asked_[from] = step;
-      return;
-    }
-  }
-  send_state(from);
-}
-
-void StateTransfer::send_state(SessionId to) {
-  send_(to, {{FrameKind::state, step_, 0, {kAccumulators, 0}},
-             reinterpret_cast<const float*>(accumulators_.data()),
-             kFloatsOfDouble * std::ssize(accumulators_),
-             nullptr});
-  for (int i = 0; i < vectors(); ++i) {
-    for (int part = 0; part < layout_.count(); ++part) {
-      send_(to, {{FrameKind::state, step_, part, {i, 0}},
-                 vector(i).data() + layout_.begin(part),
-                 layout_.size(part),
-                 nullptr});
-    }
-  }
+  send([&](std::vector<SendFrame>* sends) { machine_.connected(peer, sends); });
 }
 
 Result<float*> StateTransfer::accept(SessionId from, const FrameKey& key, int64_t count) {
-  if (key.kind == FrameKind::want_state) return nullptr;
   const std::lock_guard lock(mutex_);
-  const std::pair<int, int> part{key.subtree.first, key.slice};
-  if (from != donor_ || key.step != step_ || !missing_.contains(part)) return nullptr;
-  if (!under_way_.insert(part).second) return nullptr;
-  const bool is_accumulators = part.first == kAccumulators;
-  const int64_t expected =
-      is_accumulators ? kFloatsOfDouble * std::ssize(accumulators_) : layout_.size(part.second);
-  if (count != expected) {
-    under_way_.erase(part);
-    return Error{fmt::format("part {} of vector {} of the state has {} values, expected {}",
-                             part.second, part.first, count, expected)};
-  }
-  if (is_accumulators) return reinterpret_cast<float*>(accumulators_.data());
-  return vector(part.first).data() + layout_.begin(part.second);
+  if (!machine_.offer(from, key) || is_question(key.kind)) return nullptr;
+  const std::span<float> values = values_of(TransferMachine::part_of(key));
+  if (count == std::ssize(values)) return values.data();
+  machine_.gave_up(key);
+  return Error{fmt::format("part {} of vector {} of the state has {} values, expected {}",
+                           key.slice, key.subtree.first, count, values.size())};
 }
 
 void StateTransfer::arrived(SessionId from, const FrameKey& key, float*) {
-  if (key.kind == FrameKind::want_state) return asked(from, key.step);
   bool whole = false;
-  {
-    const std::lock_guard lock(mutex_);
-    const std::pair<int, int> part{key.subtree.first, key.slice};
-    under_way_.erase(part);
-    missing_.erase(part);
-    whole = missing_.empty();
-  }
+  send([&](std::vector<SendFrame>* sends) {
+    machine_.arrived(from, key, sends);
+    whole = key.kind == FrameKind::state && machine_.missing() == 0;
+  });
   if (whole) done_();
 }
 
 void StateTransfer::gave_up(SessionId, const FrameKey& key, float*) {
   const std::lock_guard lock(mutex_);
-  under_way_.erase({key.subtree.first, key.slice});
+  machine_.gave_up(key);
 }
 
 size_t StateTransfer::missing() {
   const std::lock_guard lock(mutex_);
-  return missing_.size();
+  return machine_.missing();
 }
 
 Result<bool> StateTransfer::take() {
   const std::lock_guard lock(mutex_);
-  if (donor_ == 0 || !missing_.empty()) return false;
+  if (!machine_.awaits() || machine_.missing() > 0) return false;
   LOCKSTEP_RETURN_IF_ERROR(
       replica_.set_accumulators(step_, {accumulators_.begin(), accumulators_.end() - 1}));
-  donor_ = 0;
+  machine_.taken();
   const uint64_t digest = replica_.state().digest;
   const auto donors = std::bit_cast<uint64_t>(accumulators_.back());
   if (donors == 0 || donors == digest) return true;

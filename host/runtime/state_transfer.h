@@ -1,16 +1,13 @@
 // state[t] from the donor to a member that joins, over the tensor streams: straight out of the
-// one's memory and into the other's. The joiner asks once it has the view: what came before that
-// would be lost. No member can apply step t before the joiner has begun it, so the donor's state
-// does not change while it is being sent.
+// one's memory and into the other's. Who asks whom, and for what, TransferMachine knows.
 #pragma once
 
 #include <condition_variable>
 #include <functional>
-#include <map>
 #include <mutex>
-#include <set>
 #include <vector>
 
+#include "host/cluster/transfer_machine.h"
 #include "host/runtime/exchange.h"
 #include "host/runtime/replica.h"
 
@@ -39,10 +36,11 @@ class StateTransfer final : public FrameSink {
  private:
   static constexpr int kAccumulators = 255;  // in place of a vector's number
 
-  void prepare(const View& view);
-  void asked(SessionId from, int64_t step);
-  void send_state(SessionId to);
-  std::span<float> vector(int index) const;
+  std::vector<TransferMachine::Part> parts() const;
+  // Their values: straight where they lie.
+  std::span<float> values_of(const TransferMachine::Part& part);
+  // What `decide`, under the lock, wants to be sent.
+  void send(const std::function<void(std::vector<SendFrame>*)>& decide);
   int vectors() const { return static_cast<int>(1 + replica_.state().slots.size()); }
 
   Replica& replica_;
@@ -50,12 +48,8 @@ class StateTransfer final : public FrameSink {
   const std::function<void(SessionId, Frame)> send_;
   const std::function<void()> done_;
   std::mutex mutex_;
-  std::set<SessionId> owed_;            // members that get the state from this node
-  std::map<SessionId, int64_t> asked_;  // for a step that is not this one's: its view is to come
+  TransferMachine machine_;
   int64_t step_ = 0;
-  SessionId donor_ = 0;                    // 0: no state is awaited
-  std::set<std::pair<int, int>> missing_;  // (vector, part)
-  std::set<std::pair<int, int>> under_way_;
   // What a state has beside its vectors; travels as one part: the sums of its metrics, then the
   // bits of its digest. Sent, or received; streams hold its address.
   std::vector<double> accumulators_;

@@ -156,7 +156,12 @@ class OpRunner {
                        .seed = 11,
                        .epoch = 3,
                        .loss_scale = 0.125f};
-    auto op = device_.prepare(describe(c), group);
+    const OpDesc desc = describe(c);
+    const int64_t work_bytes = device_.work_bytes(desc, group);
+    const auto work = device_.allocate(work_bytes).value();
+    std::fill_n(work->data(), work_bytes / int64_t{sizeof(float)}, nan);
+    context.work = work->data();
+    auto op = device_.prepare(desc, group);
     EXPECT_TRUE(op.ok());
     op.value()->run(context, values);
     op.value()->run(context, values);  // nothing may depend on what a run leaves behind

@@ -162,13 +162,13 @@ void SimNode::adopt(const View& view) {
   state_parts_.clear();
   ExchangeOrders orders;
   exchange_->adopt(view, session_, exchange_step_, &orders);
+  transfer_->adopt(view, session_, &orders.sends);
   machine_->view_adopted();
   forget_values();
   world_.trace("{} adopts view {} era {} at step {} (first {}{}{})", name_, view.number, view.era,
                machine_->standing().step, view.first_step, view.carries ? ", carries" : "",
                view.restores ? ", restores" : "");
   carry_out(orders);
-  for (const Member& member : view.members) send_state(member.session);
   dial_peers();
   post(world_.random.between(0, 2 * kMs), [self = shared_from_this()] { self->done(); });
 }
@@ -189,14 +189,14 @@ void SimNode::restore(const StateRef& state) {
     self->world_.trace("{} restored step {}", self->name_, state.step);
     self->world_.check_state(state.step, self->state_.digest(), self->name_, self->era());
     self->machine_->state_here(state.step, self->ends_epoch());
-    for (const Member& member : self->machine_->view()->members) self->send_state(member.session);
     self->done();
   });
 }
 
 void SimNode::await_state(int64_t step) {
   busy_ = false;
-  if (state_parts_.size() < static_cast<size_t>(world_.setting.facts.slices)) return;
+  if (transfer_->missing() > 0) return;
+  transfer_->taken();
   state_ = ToyState{};
   state_.step = step;
   for (const auto& [slice, part] : state_parts_) {

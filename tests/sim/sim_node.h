@@ -9,6 +9,7 @@
 
 #include "host/cluster/exchange_machine.h"
 #include "host/cluster/node.h"
+#include "host/cluster/transfer_machine.h"
 #include "tests/sim/network.h"
 #include "tests/sim/world.h"
 
@@ -108,8 +109,6 @@ class SimNode : public std::enable_shared_from_this<SimNode> {
   void reduce(const ReduceSlice& order);
   void dial_peers();
   void drop_streams(const View& view, bool all);
-  void send_state(SessionId to);
-  bool awaits_state() const;
   StepValues& values_at(int64_t step);
   void forget_values();
 
@@ -137,6 +136,7 @@ class SimNode : public std::enable_shared_from_this<SimNode> {
 
   std::optional<NodeMachine> machine_;
   std::optional<ExchangeMachine> exchange_;
+  std::optional<TransferMachine> transfer_;
   int64_t exchange_step_ = 0;
   bool main_scheduled_ = false;
   bool busy_ = false;

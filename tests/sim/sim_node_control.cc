@@ -80,6 +80,9 @@ void SimNode::say_hello() {
         self->machine_.emplace(
             self->session_, facts.steps_per_epoch(),
             CheckpointRule{facts.checkpoint_every_ms, facts.checkpoint_every_steps});
+        std::vector<TransferMachine::Part> parts;
+        for (int slice = 0; slice < facts.slices; ++slice) parts.emplace_back(0, slice);
+        self->transfer_.emplace(std::move(parts));
         self->exchange_.emplace(facts.partitions, facts.slices,
                                 [facts](int64_t step) { return facts.rows_of_step(step); });
         self->world_.trace("{} is welcome in term {}", self->name_, self->term_);

@@ -28,8 +28,8 @@ void SimNode::stream_open(const std::shared_ptr<Stream>& stream) {
   world_.trace("{} has stream {} to session {}", name_, stream->id, other);
   ExchangeOrders orders;
   exchange_->connected(other, &orders);
+  transfer_->connected(other, &orders.sends);
   carry_out(orders);
-  send_state(other);
 }
 
 void SimNode::dial_failed(SessionId to) {
@@ -40,7 +40,8 @@ void SimNode::dial_failed(SessionId to) {
 void SimNode::stream_closed(const std::shared_ptr<Stream>& stream) {
   Stream::Side& self = stream->sides[stream->side_of(session_)];
   const SessionId other = stream->sides[1 - stream->side_of(session_)].session;
-  if (self.partial && exchange_) exchange_->gave_up(other, *self.partial);
+  if (self.partial && is_of_state(self.partial->kind)) transfer_->gave_up(*self.partial);
+  if (self.partial && !is_of_state(self.partial->kind)) exchange_->gave_up(other, *self.partial);
   self.partial.reset();
   world_.network->close(stream, session_);
   Peer& peer = peers_[other];
@@ -86,7 +87,8 @@ void SimNode::header(const std::shared_ptr<Stream>& stream, const FrameKey& key)
   Stream::Side& self = stream->sides[stream->side_of(session_)];
   const SessionId from = stream->sides[1 - stream->side_of(session_)].session;
   const bool values = key.kind == FrameKind::piece || key.kind == FrameKind::reduced;
-  const Result<bool> wanted = exchange_->offer(from, key);
+  const Result<bool> wanted =
+      is_of_state(key.kind) ? transfer_->offer(from, key) : exchange_->offer(from, key);
   if (!wanted.ok()) {
     world_.trace("{} refuses kind {} step {} from {}: {}", name_, static_cast<int>(key.kind),
                  key.step, from, wanted.error().message);
@@ -118,10 +120,11 @@ void SimNode::body(const std::shared_ptr<Stream>& stream, const FrameKey& key,
   world_.trace("{} gets kind {} step {} slice {} tree {}+{} from {}", name_,
                static_cast<int>(key.kind), key.step, key.slice, key.subtree.first,
                key.subtree.level, from);
-  if (key.kind == FrameKind::state) {
-    if (awaits_state() && key.step == machine_->view()->first_step) {
-      state_parts_[key.slice] = values;
-    }
+  ExchangeOrders orders;
+  if (is_of_state(key.kind)) {
+    if (key.kind == FrameKind::state) state_parts_[key.slice] = values;
+    transfer_->arrived(from, key, &orders.sends);
+    carry_out(orders);
     wake();
     return;
   }
@@ -133,40 +136,18 @@ void SimNode::body(const std::shared_ptr<Stream>& stream, const FrameKey& key,
     auto& reduced = values_at(key.step).reduced[static_cast<size_t>(key.slice)];
     if (!reduced) reduced = values;
   }
-  ExchangeOrders orders;
   exchange_->arrived(from, key, &orders);
   carry_out(orders);
-  if (key.kind == FrameKind::want) send_state(from);
   wake();
 }
 
-bool SimNode::awaits_state() const {
-  return machine_ && machine_->view() && !machine_->view()->restores && !has_state();
-}
-
-// The donor sends the state to those without, straight from its weights.
-void SimNode::send_state(SessionId to) {
-  const View& view = *machine_->view();
-  const int self = view.index_of(session_);
-  const int other = view.index_of(to);
-  if (view.restores || view.donor != self || other < 0 || view.members[other].step >= 0) return;
-  if (!has_state() || state_.step != view.first_step) return;
-  const auto peer = peers_.find(to);
-  if (peer == peers_.end() || !peer->second.stream) return;
-  world_.count("states sent");
-  for (int slice = 0; slice < world_.setting.facts.slices; ++slice) {
-    world_.network->send(peer->second.stream, session_,
-                         {FrameKind::state, view.first_step, slice, {}});
-  }
-}
-
 std::optional<std::vector<float>> SimNode::values_of(const FrameKey& key, SessionId to) {
-  if (key.kind == FrameKind::want || key.kind == FrameKind::present) return std::vector<float>{};
+  if (is_question(key.kind) || key.kind == FrameKind::present) return std::vector<float>{};
   const auto slice = static_cast<size_t>(key.slice);
   if (key.kind == FrameKind::state) {
     const auto other = world_.node_of(to);
     if (!has_state_bytes_ || state_.step != key.step) {
-      const bool needed = other && other->awaits_state() &&
+      const bool needed = other && other->transfer_ && other->transfer_->awaits() &&
                           other->machine_->view()->number == machine_->view()->number;
       if (needed && machine_->view()->first_step == key.step) {
         world_.fail(
