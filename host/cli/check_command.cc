@@ -88,6 +88,7 @@ Result<NodePlan> plan_busiest(const ResolvedJob& resolved, const Device& device,
                               int devices) {
   const Job& job = resolved.job;
   LOCKSTEP_ASSIGN(const Optimizer optimizer, Optimizer::create(job.optimizer));
+  LOCKSTEP_ASSIGN(const Graph evaluation, resolved.model->evaluate_graph(objective_of(job)));
   ExchangeOptions exchange;
   exchange.partitions = job.partitions;
   exchange.layout = SliceLayout(resolved.graph.flat_size);
@@ -103,8 +104,8 @@ Result<NodePlan> plan_busiest(const ResolvedJob& resolved, const Device& device,
   NodePlan busiest;
   for (const Member& member : view.members) {
     NodePlan plan;
-    plan.memory = planned_memory(job, resolved.graph, device, devices, optimizer, member.partitions,
-                                 nodes == 1);
+    plan.memory = planned_memory(job, resolved.graph, job.has_validation() ? &evaluation : nullptr,
+                                 device, devices, optimizer, member.partitions, nodes == 1);
     if (nodes > 1) {
       plan.memory.exchange = Exchange::planned_bytes(exchange, view, member.session, device);
     }

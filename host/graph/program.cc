@@ -374,12 +374,12 @@ Status Program::download_output(float* row_major, int output) {
   return {};
 }
 
-Result<Program*> ProgramSet::program_for(const PartitionGroup& group) {
+Result<Program*> ProgramSet::program_for(const Graph& graph, const PartitionGroup& group) {
   for (const std::unique_ptr<Program>& program : programs_) {
-    if (program->group() == group) return program.get();
+    if (&program->graph() == &graph && program->group() == group) return program.get();
   }
-  LOCKSTEP_RETURN_IF_ERROR(reserve(Program::planned_bytes(device_, graph_, group)));
-  LOCKSTEP_ASSIGN(auto program, Program::create(device_, graph_, group, *arena_));
+  LOCKSTEP_RETURN_IF_ERROR(reserve(Program::planned_bytes(device_, graph, group)));
+  LOCKSTEP_ASSIGN(auto program, Program::create(device_, graph, group, *arena_));
   programs_.push_back(std::move(program));
   return programs_.back().get();
 }

@@ -63,6 +63,7 @@ class Program {
   // Reads an output of the graph after a run: group().total_rows() rows. Not where parts share
   // memory, which those of a graph without gradients and metrics never do.
   Status download_output(float* row_major, int output = 0);
+  const Graph& graph() const { return graph_; }
   const PartitionGroup& group() const { return group_; }
 
  private:
@@ -111,13 +112,15 @@ class Program {
   std::unique_ptr<Recording> bucketed_;  // with a segment for each bucket
 };
 
-// The Programs of one device for one graph, made when a group first occurs, in one shared arena.
+// The Programs of one device for one graph, or some more, made when a group first occurs, in one
+// shared arena.
 class ProgramSet {
  public:
-  // `device` and `graph` outlive the set.
+  // `device` and all graphs outlive the set.
   ProgramSet(Device& device, const Graph& graph) : device_(device), graph_(graph) {}
   // The Program stays valid as long as the set; its output only until the next run or call here.
-  Result<Program*> program_for(const PartitionGroup& group);
+  Result<Program*> program_for(const PartitionGroup& group) { return program_for(graph_, group); }
+  Result<Program*> program_for(const Graph& graph, const PartitionGroup& group);
   int64_t arena_bytes() const { return arena_ == nullptr ? 0 : arena_->bytes(); }
 
  private:

@@ -13,6 +13,14 @@ PartitionGroup partition_group(int64_t rows, int partitions, PartitionRange rang
           contributed_subtrees(rows, partitions, range)};
 }
 
+PartitionGroup measured_group(int64_t rows, int partitions, PartitionRange range) {
+  PartitionGroup group{range.begin, partition_rows(rows, partitions, range), {}};
+  for (int p = range.begin; p < range.end; ++p) {
+    if (group.rows[p - group.first] > 0) group.roots.push_back({p, 0});
+  }
+  return group;
+}
+
 namespace {
 
 int64_t largest_scratch(const Graph& graph, const Optimizer& optimizer) {
@@ -26,8 +34,9 @@ int64_t largest_scratch(const Graph& graph, const Optimizer& optimizer) {
 
 }  // namespace
 
-NodeMemory planned_memory(const Job& job, const Graph& graph, const Device& device, int devices,
-                          const Optimizer& optimizer, PartitionRange range, bool alone) {
+NodeMemory planned_memory(const Job& job, const Graph& graph, const Graph* evaluation,
+                          const Device& device, int devices, const Optimizer& optimizer,
+                          PartitionRange range, bool alone) {
   NodeMemory memory;
   const int64_t flat_bytes = device.buffer_bytes(graph.flat_size * 4);
   memory.weights = device.buffer_bytes(graph.parameter_count * 4);
@@ -42,7 +51,12 @@ NodeMemory planned_memory(const Job& job, const Graph& graph, const Device& devi
     memory.gradients += root_count * flat_bytes * (alone ? 1 : 2);
     const PartitionGroup group = partition_group(job.batch_size, job.partitions, device_range);
     if (group.total_rows() == 0) continue;
-    memory.activations += device.buffer_bytes(Program::planned_bytes(device, graph, group));
+    int64_t arena = Program::planned_bytes(device, graph, group);
+    if (evaluation != nullptr) {
+      const PartitionGroup measured = measured_group(job.batch_size, job.partitions, device_range);
+      arena = std::max(arena, Program::planned_bytes(device, *evaluation, measured));
+    }
+    memory.activations += device.buffer_bytes(arena);
     // The rows of a step, and beside them those of the next.
     const int64_t row_bytes = graph.input_features * int64_t{sizeof(float)};
     if (device.shares_host_memory()) memory.activations += 2 * group.total_rows() * row_bytes;

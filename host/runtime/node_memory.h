@@ -21,12 +21,14 @@ struct NodeMemory {
   int64_t total() const { return weights + slots + gradients + exchange + activations; }
 };
 
-// Of a node that holds the partitions `range` on `devices` devices like this one. Without what it
-// exchanges: Exchange::planned_bytes has that.
-NodeMemory planned_memory(const Job& job, const Graph& graph, const Device& device, int devices,
-                          const Optimizer& optimizer, PartitionRange range, bool alone);
+// Of a node that holds the partitions `range` on `devices` devices like this one. `evaluation`:
+// nullptr without validation. Without what it exchanges: Exchange::planned_bytes has that.
+NodeMemory planned_memory(const Job& job, const Graph& graph, const Graph* evaluation,
+                          const Device& device, int devices, const Optimizer& optimizer,
+                          PartitionRange range, bool alone);
 
-// The rows of a batch that a device holds.
+// The rows of a batch that a device holds: to train on, or to measure, each partition by itself.
 PartitionGroup partition_group(int64_t rows, int partitions, PartitionRange range);
+PartitionGroup measured_group(int64_t rows, int partitions, PartitionRange range);
 
 }  // namespace lockstep

@@ -45,8 +45,7 @@ Replica::Replica(const Job& job, Graph training, Graph evaluation, Optimizer opt
   make_segments();
   make_math();
   for (int index = 0; index < team_->size(); ++index) {
-    training_programs_.push_back(std::make_unique<ProgramSet>(team_->device(index), training_));
-    evaluation_programs_.push_back(std::make_unique<ProgramSet>(team_->device(index), evaluation_));
+    programs_.push_back(std::make_unique<ProgramSet>(team_->device(index), training_));
   }
 }
 
@@ -208,7 +207,7 @@ Error Replica::explain_room(const Error& error, int index, PartitionRange range,
   const Device& device = team_->device(index);
   const std::optional<int64_t> free = device.free_bytes();
   if (!free) return error;
-  const int64_t room = *free + training_programs_[index]->arena_bytes();
+  const int64_t room = *free + programs_[index]->arena_bytes();
   // Beside the activations the rows themselves: numbers of four bytes, a label and a position; and
   // once more, on their way.
   const int64_t row_bytes = 4 * (batch.features + batch.target_features + batch.weight_columns + 2);
@@ -264,7 +263,8 @@ Result<std::vector<OpDigest>> Replica::canary(const Dataset& dataset, RowRange r
 }
 
 NodeMemory Replica::memory(PartitionRange range, bool alone) const {
-  return planned_memory(job_, training_, team_->device(0), team_->size(), optimizer_, range, alone);
+  return planned_memory(job_, training_, job_.has_validation() ? &evaluation_ : nullptr,
+                        team_->device(0), team_->size(), optimizer_, range, alone);
 }
 
 void Replica::release_roots(int parity) {

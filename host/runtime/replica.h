@@ -224,8 +224,7 @@ class Replica {
   std::vector<std::unique_ptr<Buffer>> device_gradients_;  // flat, one a device
   std::vector<std::unique_ptr<Buffer>> device_metrics_;    // of an evaluation, one a device
   bool devices_ahead_ = false;                             // the vectors of state() are old
-  std::vector<std::unique_ptr<ProgramSet>> training_programs_;
-  std::vector<std::unique_ptr<ProgramSet>> evaluation_programs_;
+  std::vector<std::unique_ptr<ProgramSet>> programs_;  // one a device, of both graphs
   std::vector<FlatRange> buckets_;  // as gradients leave devices with memory of their own
   std::vector<std::unique_ptr<Buffer>> link_memory_;  // what the other devices send, one a device
   // Memory for roots, by device and then the node's: free, and in use by the steps of each parity.

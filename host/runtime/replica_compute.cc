@@ -36,7 +36,7 @@ Result<Program*> Replica::prepare_compute(int64_t step, int index, PartitionRang
   if (linked()) LOCKSTEP_RETURN_IF_ERROR(prepare_links(index));
   const PartitionGroup group = group_of(job_.rows_of_step(step), range);
   if (group.total_rows() == 0) return static_cast<Program*>(nullptr);
-  auto program = training_programs_[static_cast<size_t>(index)]->program_for(group);
+  auto program = programs_[static_cast<size_t>(index)]->program_for(group);
   if (!program.ok()) return explain_room(program.error(), index, range, batch);
   return program;
 }

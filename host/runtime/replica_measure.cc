@@ -8,13 +8,9 @@ Status Replica::measure(int64_t batch, int64_t rows, const std::vector<Partition
   std::vector<Status> statuses(ranges.size());
   std::vector<std::vector<ValidationPart>> measured(ranges.size());
   team_->run([&](int index) {
-    PartitionGroup group{
-        ranges[index].begin, partition_rows(rows, job_.partitions, ranges[index]), {}};
-    for (int p = ranges[index].begin; p < ranges[index].end; ++p) {
-      if (group.rows[p - group.first] > 0) group.roots.push_back({p, 0});
-    }
+    const PartitionGroup group = measured_group(rows, job_.partitions, ranges[index]);
     if (group.roots.empty()) return;
-    auto program = evaluation_programs_[index]->program_for(group);
+    auto program = programs_[index]->program_for(evaluation_, group);
     if (!program.ok()) {
       statuses[index] = program.error();
       return;
