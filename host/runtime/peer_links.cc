@@ -67,20 +67,6 @@ Status write_frame(ByteStream& stream, const Frame& frame) {
                        : stream.write(&header, sizeof(header), frame.values, bytes);
 }
 
-// Hashes them while they are in a core's cache.
-Status read_hashed(ByteStream& stream, char* space, size_t bytes, uint64_t hash) {
-  constexpr size_t kPart = 128 << 10;
-  Xxh3 found;
-  while (bytes > 0) {
-    const size_t part = std::min(bytes, kPart);
-    LOCKSTEP_RETURN_IF_ERROR(stream.read(space, part, 0));
-    found.update(space, part);
-    space += part;
-    bytes -= part;
-  }
-  return found.hash() == hash ? Status{} : Error{"a frame arrived with another hash"};
-}
-
 // Reads values that nobody wants.
 Status skip(ByteStream& stream, size_t bytes) {
   std::vector<char> scratch(std::min<size_t>(bytes, 64 << 10));
@@ -275,9 +261,10 @@ Status PeerLinks::read_frame(const Peer& peer, ByteStream& stream) {
     if (is_question(key.kind)) sink_->arrived(peer.session, key, nullptr);
     return {};
   }
-  const Status status =
-      stream.in_memory() ? stream.read(space, bytes, 0)
-                         : read_hashed(stream, reinterpret_cast<char*>(space), bytes, header.hash);
+  Status status = stream.read(space, bytes, 0);
+  if (status.ok() && !stream.in_memory() && xxh3(space, bytes) != header.hash) {
+    status = Error{"a frame arrived with another hash"};
+  }
   if (!status.ok()) {
     sink_->gave_up(peer.session, key, space);
     return status;
