@@ -8,7 +8,7 @@ import torch.distributed as dist
 from serve import place, serve
 
 BYTES_PER_MEGABYTE = 1_000_000
-WARM_UP_ROUNDS = 1
+WARM_UP_ROUNDS = 5
 
 
 def average(tensor):
