@@ -5,6 +5,7 @@
 
 #include "host/graph/program.h"
 #include "host/reduce/layout.h"
+#include "host/runtime/device_buckets.h"
 
 namespace lockstep {
 
@@ -32,23 +33,44 @@ int64_t largest_scratch(const Graph& graph, const Optimizer& optimizer) {
   return largest;
 }
 
+// Floats of what one of several linked devices gets of a bucket.
+int64_t largest_share(const Graph& graph, const Device& device, int devices) {
+  int64_t largest = 0;
+  for (const FlatRange& bucket : device_buckets(graph, device, devices)) {
+    largest = std::max(largest, (bucket.end - bucket.begin) / devices);
+  }
+  return largest;
+}
+
 }  // namespace
 
 NodeMemory planned_memory(const Job& job, const Graph& graph, const Graph* evaluation,
                           const Device& device, int devices, const Optimizer& optimizer,
                           PartitionRange range, bool alone) {
   NodeMemory memory;
+  const bool shared = device.shares_host_memory();
+  const int states = shared ? 1 : devices;
   const int64_t flat_bytes = device.buffer_bytes(graph.flat_size * 4);
-  memory.weights = device.buffer_bytes(graph.parameter_count * 4);
-  memory.slots = memory.weights * std::ssize(optimizer.slots());
-  memory.slots += device.buffer_bytes(4 * largest_scratch(graph, optimizer));
+  const int64_t vector_bytes = device.buffer_bytes(graph.parameter_count * 4);
+  memory.weights = states * vector_bytes;
+  memory.slots = states * (vector_bytes * std::ssize(optimizer.slots()) +
+                           device.buffer_bytes(4 * largest_scratch(graph, optimizer)));
   // The reduced gradient, where it is not updated block by block.
   const bool whole = !graph.is_plain() || optimizer.is_by_parameter();
-  if (device.shares_host_memory() && whole) memory.gradients += flat_bytes;
+  if (shared && whole) memory.gradients += flat_bytes;
+  int64_t roots_of_all = 0;
+  for (int index = 0; index < devices; ++index) {
+    roots_of_all += std::ssize(maximal_subtrees(range_of_part(range, devices, index)));
+  }
   for (int index = 0; index < devices; ++index) {
     const PartitionRange device_range = range_of_part(range, devices, index);
     const int64_t root_count = std::ssize(maximal_subtrees(device_range));
     memory.gradients += root_count * flat_bytes * (alone ? 1 : 2);
+    if (!shared) {
+      memory.gradients += device.buffer_bytes(padded_flat(graph, devices).end * 4);
+      const int64_t foreign = job.exact || !alone ? roots_of_all - root_count : 0;
+      memory.gradients += device.buffer_bytes(foreign * largest_share(graph, device, devices) * 4);
+    }
     const PartitionGroup group = partition_group(job.batch_size, job.partitions, device_range);
     if (group.total_rows() == 0) continue;
     int64_t arena = Program::planned_bytes(device, graph, group);
@@ -59,7 +81,7 @@ NodeMemory planned_memory(const Job& job, const Graph& graph, const Graph* evalu
     memory.activations += device.buffer_bytes(arena);
     // The rows of a step, and beside them those of the next.
     const int64_t row_bytes = graph.input_features * int64_t{sizeof(float)};
-    if (device.shares_host_memory()) memory.activations += 2 * group.total_rows() * row_bytes;
+    memory.activations += 2 * group.total_rows() * row_bytes;
   }
   return memory;
 }

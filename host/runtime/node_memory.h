@@ -1,4 +1,5 @@
-// What a node's memory is for, known before it is taken.
+// What a node's memory is for, known before it is taken: the host's, or that of its devices where
+// they have their own.
 #pragma once
 
 #include <cstdint>
@@ -15,14 +16,15 @@ namespace lockstep {
 struct NodeMemory {
   int64_t weights = 0;
   int64_t slots = 0;      // with what the optimizer needs for a step
-  int64_t gradients = 0;  // subtree roots of the local devices
+  int64_t gradients = 0;  // subtree roots of the local devices, and what they send each other
   int64_t exchange = 0;   // reduced gradients and receive space
   int64_t activations = 0;
   int64_t total() const { return weights + slots + gradients + exchange + activations; }
 };
 
-// Of a node that holds the partitions `range` on `devices` devices like this one. `evaluation`:
-// nullptr without validation. Without what it exchanges: Exchange::planned_bytes has that.
+// Of a node that holds the partitions `range` on `devices` devices like this one, linked where they
+// do not share the host's memory. `evaluation`: nullptr without validation. Without what it
+// exchanges: Exchange::planned_bytes has that.
 NodeMemory planned_memory(const Job& job, const Graph& graph, const Graph* evaluation,
                           const Device& device, int devices, const Optimizer& optimizer,
                           PartitionRange range, bool alone);

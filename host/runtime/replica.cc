@@ -9,6 +9,7 @@
 #include "host/core/check.h"
 #include "host/job/data_job.h"
 #include "host/job/fit_job.h"
+#include "host/runtime/device_buckets.h"
 
 namespace lockstep {
 namespace {
@@ -67,7 +68,7 @@ Status Replica::allocate_state() {
   LOCKSTEP_CHECK(evaluation_.flat_size == metrics_.measured());
   free_roots_.resize(static_cast<size_t>(team_->size()) + 1);
   link_memory_.resize(static_cast<size_t>(team_->size()));
-  make_buckets();
+  if (!shares_memory()) buckets_ = device_buckets(training_, team_->device(0), sharers());
   for (int index = 0; index < team_->size() && !shares_memory(); ++index) {
     Device& device = team_->device(index);
     device_states_.emplace_back();
@@ -75,7 +76,7 @@ Status Replica::allocate_state() {
       LOCKSTEP_ASSIGN(auto buffer, device.allocate(training_.parameter_count * 4));
       device_states_.back().push_back(std::move(buffer));
     }
-    LOCKSTEP_ASSIGN(auto gradient, device.allocate(padded_flat().end * 4));
+    LOCKSTEP_ASSIGN(auto gradient, device.allocate(padded_flat(training_, sharers()).end * 4));
     device_gradients_.push_back(std::move(gradient));
     LOCKSTEP_ASSIGN(auto metrics, device.allocate(job_.partitions * evaluation_.flat_size * 4));
     device_metrics_.push_back(std::move(metrics));
@@ -223,7 +224,7 @@ Error Replica::explain_room(const Error& error, int index, PartitionRange range,
     (needed(middle) <= room ? fitting : above) = middle;
   }
   constexpr double kMib = 1 << 20;
-  const NodeMemory plan = memory(range, true);
+  const NodeMemory plan = memory(range, true);  // of all devices, which have the same
   const std::string remedy = fitting < job_.partitions
                                  ? "no batch fits here: take more GPUs or larger ones"
                                  : fmt::format("at most --batch-size {} fits", fitting);
@@ -231,8 +232,8 @@ Error Replica::explain_room(const Error& error, int index, PartitionRange range,
       fmt::format(
           "a batch of {} needs {:.1f} MiB for rows and activations, beside {:.1f} MiB of weights "
           "and {:.1f} MiB of the optimizer: {} ({})",
-          job_.batch_size, needed(job_.batch_size) / kMib, plan.weights / kMib, plan.slots / kMib,
-          remedy, error.message),
+          job_.batch_size, needed(job_.batch_size) / kMib, plan.weights / kMib / devices(),
+          plan.slots / kMib / devices(), remedy, error.message),
       error.kind};
 }
 

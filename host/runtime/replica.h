@@ -186,7 +186,6 @@ class Replica {
                        const Program::ReadyCallback& ready, Status* given);
   Status give_bucket(int index, const FlatRange& bucket);
   Status await_bucket(int index, int number);
-  void make_buckets();
   // In replica_links.cc: devices that are linked add their gradients up among themselves, each a
   // share of every bucket.
   bool linked() const { return team_->link(0) != nullptr; }
@@ -194,8 +193,7 @@ class Replica {
   bool links_add() const { return linked() && !job_.exact && !round_on_host_; }
   int64_t share_size(const FlatRange& bucket) const;
   FlatRange share_of(const FlatRange& bucket, int index) const;
-  // The flat vector, as long as buckets and shares make it.
-  FlatRange padded_flat() const;
+  int sharers() const { return linked() ? team_->size() : 1; }
   Status prepare_links(int index);
   Status gather_pieces(int index, const FlatRange& bucket, std::vector<TreePiece>* pieces);
   Status reduce_by_link(int index, const FlatRange& bucket);
@@ -224,7 +222,7 @@ class Replica {
   std::vector<std::unique_ptr<Buffer>> device_gradients_;  // flat, one a device
   std::vector<std::unique_ptr<Buffer>> device_metrics_;    // of an evaluation, one a device
   bool devices_ahead_ = false;                             // the vectors of state() are old
-  std::vector<std::unique_ptr<ProgramSet>> programs_;  // one a device, of both graphs
+  std::vector<std::unique_ptr<ProgramSet>> programs_;      // one a device, of both graphs
   std::vector<FlatRange> buckets_;  // as gradients leave devices with memory of their own
   std::vector<std::unique_ptr<Buffer>> link_memory_;  // what the other devices send, one a device
   // Memory for roots, by device and then the node's: free, and in use by the steps of each parity.

@@ -2,34 +2,9 @@
 #include <algorithm>
 
 #include "host/core/check.h"
-#include "host/graph/gradient_buckets.h"
 #include "host/runtime/replica.h"
 
 namespace lockstep {
-namespace {
-
-constexpr int64_t kBucketUnit = 64;  // floats: what kernels read at once, with room
-
-}  // namespace
-
-FlatRange Replica::padded_flat() const {
-  const int64_t unit = linked() ? kBucketUnit * team_->size() : kBucketUnit;
-  return {0, (training_.flat_size + unit - 1) / unit * unit};
-}
-
-// Buckets that all devices can share evenly: their ends are rounded up, since what comes behind is
-// final too. The last may stick out of the flat vector, and some may be empty.
-void Replica::make_buckets() {
-  if (shares_memory()) return;
-  const int64_t unit = linked() ? kBucketUnit * team_->size() : kBucketUnit;
-  int64_t end = padded_flat().end;
-  for (const GradientBucket& bucket :
-       gradient_buckets(training_, team_->device(0).bucket_bytes())) {
-    const int64_t begin = (bucket.range.begin + unit - 1) / unit * unit;
-    buckets_.push_back({std::min(begin, end), end});
-    end = buckets_.back().begin;
-  }
-}
 
 Result<Program*> Replica::prepare_compute(int64_t step, int index, PartitionRange range,
                                           const HostBatch& batch) {

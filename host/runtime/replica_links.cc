@@ -3,6 +3,7 @@
 // get all shares. In a job that is not exact, on a node that is alone, the links add.
 #include <algorithm>
 
+#include "host/runtime/device_buckets.h"
 #include "host/runtime/replica.h"
 
 namespace lockstep {
@@ -118,13 +119,14 @@ Status Replica::reduce_share(int index, const FlatRange& bucket) {
 // memory, of which each device reads its share only.
 Status Replica::spread_gradient(int index, const float* reduced) {
   if (reduced != nullptr) {
+    const FlatRange padded = padded_flat(training_, sharers());
     float* const gradient = device_gradients_[static_cast<size_t>(index)]->data();
-    const FlatRange mine = share_of(padded_flat(), index);
+    const FlatRange mine = share_of(padded, index);
     if (!mine.empty()) {
       LOCKSTEP_RETURN_IF_ERROR(team_->device(index).copy_to_device(
           reduced + mine.begin, count_of(mine), gradient + mine.begin));
     }
-    LOCKSTEP_RETURN_IF_ERROR(team_->link(index)->all_gather(gradient, share_size(padded_flat())));
+    LOCKSTEP_RETURN_IF_ERROR(team_->link(index)->all_gather(gradient, share_size(padded)));
   }
   return team_->link(index)->finish();
 }

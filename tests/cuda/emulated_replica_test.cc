@@ -334,6 +334,29 @@ std::string EmulatedReplica::error_with_room(int64_t batch_size, int64_t room_fo
   return computed.ok() ? "" : computed.error().message;
 }
 
+// Of two GPUs what the replica takes; without what a device has for itself.
+TEST_P(EmulatedReplica, TakesTheMemoryOfItsPlan) {
+  for (const bool alone : {true, false}) {
+    Machine machine({.devices = 2});
+    const auto factory = [&](int index) { return make_cuda_device(index, numerics_, cuda_); };
+    const auto first = factory(0).value(), second = factory(1).value();
+    const auto free = [&] { return first->free_bytes().value() + second->free_bytes().value(); };
+    const int64_t before = free();
+    const auto third = factory(0).value(), fourth = factory(1).value();
+    const int64_t of_devices = before - free();
+    const auto model = build_model(job_.model, job_.input_shape, job_.classes).value();
+    const auto replica = Replica::create(job_, *model, 2, factory).value();
+    LoaderOptions options = loading();
+    options.devices = replica->device_list();
+    BatchLoader loader(data_, options);
+    Trace trace;
+    for (int64_t t = 0; t < kSteps; ++t) step(*replica, loader, alone, &trace);
+    const auto used = static_cast<double>(before - 2 * of_devices - free());
+    const auto planned = static_cast<double>(replica->memory({0, job_.partitions}, alone).total());
+    EXPECT_NEAR(used / planned, 1, 0.1) << used << " of " << planned << (alone ? " alone" : "");
+  }
+}
+
 TEST_P(EmulatedReplica, SaysWhichBatchFits) {
   for (const char* numerics : {"cuda-fp32", "cuda-bf16"}) {
     numerics_ = numerics;
