@@ -84,11 +84,10 @@ struct NodePlan {
 };
 
 // The plan of the busiest of `nodes` nodes.
-Result<NodePlan> plan_busiest(const ResolvedJob& resolved, const Device& device, int nodes,
-                              int devices) {
+Result<NodePlan> plan_busiest(const ResolvedJob& resolved, const Graph& evaluation,
+                              const Device& device, int nodes, int devices) {
   const Job& job = resolved.job;
   LOCKSTEP_ASSIGN(const Optimizer optimizer, Optimizer::create(job.optimizer));
-  LOCKSTEP_ASSIGN(const Graph evaluation, resolved.model->evaluate_graph(objective_of(job)));
   ExchangeOptions exchange;
   exchange.partitions = job.partitions;
   exchange.layout = SliceLayout(resolved.graph.flat_size);
@@ -120,6 +119,7 @@ Result<NodePlan> plan_busiest(const ResolvedJob& resolved, const Device& device,
 Status print_plans(const ResolvedJob& resolved, const nlohmann::json& values,
                    const Device& device) {
   const Job& job = resolved.job;
+  LOCKSTEP_ASSIGN(const Graph evaluation, resolved.model->evaluate_graph(objective_of(job)));
   LOCKSTEP_ASSIGN(const NodeCounts counts, parse_nodes(values.at("nodes")));
   LOCKSTEP_ASSIGN(const int given, parse_devices(values.at("devices")));
   const int here = available_devices(values.at("device"), job.numerics);
@@ -129,7 +129,8 @@ Status print_plans(const ResolvedJob& resolved, const nlohmann::json& values,
              "operations", "MiB: weights, optimizer, gradients, exchange, activations");
   for (int nodes = counts.start; nodes <= counts.most; ++nodes) {
     const int devices = given > 0 ? given : std::max(1, here / nodes);
-    LOCKSTEP_ASSIGN(const NodePlan plan, plan_busiest(resolved, device, nodes, devices));
+    LOCKSTEP_ASSIGN(const NodePlan plan,
+                    plan_busiest(resolved, evaluation, device, nodes, devices));
     const int64_t rows = std::min<int64_t>(job.batch_size, plan.partitions * rows_of_partition);
     const double mib = 1 << 20;
     const NodeMemory& memory = plan.memory;

@@ -58,6 +58,7 @@ NodeMemory planned_memory(const Job& job, const Graph& graph, const Graph* evalu
   // The reduced gradient, where it is not updated block by block.
   const bool whole = !graph.is_plain() || optimizer.is_by_parameter();
   if (shared && whole) memory.gradients += flat_bytes;
+  const int64_t share = shared ? 0 : largest_share(graph, device, devices);
   int64_t roots_of_all = 0;
   for (int index = 0; index < devices; ++index) {
     roots_of_all += std::ssize(maximal_subtrees(range_of_part(range, devices, index)));
@@ -69,7 +70,7 @@ NodeMemory planned_memory(const Job& job, const Graph& graph, const Graph* evalu
     if (!shared) {
       memory.gradients += device.buffer_bytes(padded_flat(graph, devices).end * 4);
       const int64_t foreign = job.exact || !alone ? roots_of_all - root_count : 0;
-      memory.gradients += device.buffer_bytes(foreign * largest_share(graph, device, devices) * 4);
+      memory.gradients += device.buffer_bytes(foreign * share * 4);
     }
     const PartitionGroup group = partition_group(job.batch_size, job.partitions, device_range);
     if (group.total_rows() == 0) continue;
