@@ -40,6 +40,7 @@ class TransferMachine {
   void arrived(SessionId from, const FrameKey& key, std::vector<SendFrame>* sends);
   void gave_up(const FrameKey& key) { under_way_.erase(part_of(key)); }
 
+  int64_t step() const { return step_; }  // of the view's state
   // Whether a state is awaited, and how many of its parts have not come.
   bool awaits() const { return donor_ != 0; }
   size_t missing() const { return missing_.size(); }

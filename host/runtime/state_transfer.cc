@@ -60,7 +60,6 @@ Status StateTransfer::adopt(const View& view, SessionId self) {
   const bool gives = TransferMachine::gives(view, self);
   if (gives) LOCKSTEP_RETURN_IF_ERROR(replica_.fetch_state());
   send([&](std::vector<SendFrame>* sends) {
-    step_ = view.first_step;
     machine_.adopt(view, self, sends);
     if (!gives) return;
     const TrainState& state = replica_.state();
@@ -111,13 +110,13 @@ Result<bool> StateTransfer::take() {
   const std::lock_guard lock(mutex_);
   if (!machine_.awaits() || machine_.missing() > 0) return false;
   LOCKSTEP_RETURN_IF_ERROR(
-      replica_.set_accumulators(step_, {accumulators_.begin(), accumulators_.end() - 1}));
+      replica_.set_accumulators(machine_.step(), {accumulators_.begin(), accumulators_.end() - 1}));
   machine_.taken();
   const uint64_t digest = replica_.state().digest;
   const auto donors = std::bit_cast<uint64_t>(accumulators_.back());
   if (donors == 0 || donors == digest) return true;
-  return Error{fmt::format("the state of step {} arrived with digest {}, its donor has {}", step_,
-                           hex64(digest), hex64(donors))};
+  return Error{fmt::format("the state of step {} arrived with digest {}, its donor has {}",
+                           machine_.step(), hex64(digest), hex64(donors))};
 }
 
 }  // namespace lockstep

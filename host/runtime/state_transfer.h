@@ -49,7 +49,6 @@ class StateTransfer final : public FrameSink {
   const std::function<void()> done_;
   std::mutex mutex_;
   TransferMachine machine_;
-  int64_t step_ = 0;
   // What a state has beside its vectors; travels as one part: the sums of its metrics, then the
   // bits of its digest. Sent, or received; streams hold its address.
   std::vector<double> accumulators_;
