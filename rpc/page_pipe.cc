@@ -9,7 +9,7 @@
 namespace lockstep {
 namespace {
 
-constexpr int kPipeBytes = 512 << 10;  // a slice, whose first and last page may be shared
+constexpr int kPipeBytes = 512 << 10;
 
 }  // namespace
 

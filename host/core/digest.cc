@@ -65,6 +65,22 @@ uint32_t crc32c(const void* data, size_t bytes, uint32_t before) {
 
 uint64_t xxh3(const void* data, size_t bytes) { return XXH3_64bits_dispatch(data, bytes); }
 
+struct Xxh3::State {
+  XXH3_state_t* parts = XXH3_createState();
+  ~State() { XXH3_freeState(parts); }
+};
+
+Xxh3::Xxh3() : state_(std::make_unique<State>()) {
+  LOCKSTEP_CHECK(state_->parts != nullptr && XXH3_64bits_reset(state_->parts) == XXH_OK);
+}
+Xxh3::~Xxh3() = default;
+
+void Xxh3::update(const void* data, size_t bytes) {
+  LOCKSTEP_CHECK(XXH3_64bits_update_dispatch(state_->parts, data, bytes) == XXH_OK);
+}
+
+uint64_t Xxh3::value() const { return XXH3_64bits_digest(state_->parts); }
+
 std::string hex64(uint64_t value) { return fmt::format("{:016x}", value); }
 
 }  // namespace lockstep

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "host/core/check.h"
+#include "host/device/flat_scale.h"
 
 namespace lockstep {
 
@@ -30,12 +31,13 @@ const float* tree_sum_block(Device& device, const std::vector<TreePiece>& pieces
 }
 
 void tree_sum_range(Device& device, const std::vector<TreePiece>& pieces, const Subtree& target,
-                    int64_t count, float* out) {
+                    int64_t count, float* out, float scale) {
   for (int64_t begin = 0; begin < count; begin += kTreeSumBlock) {
     const int64_t block = std::min(kTreeSumBlock, count - begin);
     const float* sum = tree_sum_block(device, pieces, target, begin, block, out + begin);
     LOCKSTEP_CHECK(sum != nullptr);
     if (sum != out + begin) std::memcpy(out + begin, sum, static_cast<size_t>(block) * 4);
+    if (scale != 1) scale_values(scale, out + begin, block);  // while it is in the cache
   }
 }
 

@@ -21,8 +21,8 @@ inline constexpr int64_t kTreeSumBlock = kDigestBlock;  // one pass sums, update
 const float* tree_sum_block(Device& device, const std::vector<TreePiece>& pieces,
                             const Subtree& target, int64_t begin, int64_t count, float* out);
 
-// The same for a whole range of `count` elements, always written to `out`.
+// The same for a whole range of `count` elements, always written to `out`, times `scale`.
 void tree_sum_range(Device& device, const std::vector<TreePiece>& pieces, const Subtree& target,
-                    int64_t count, float* out);
+                    int64_t count, float* out, float scale = 1);
 
 }  // namespace lockstep

@@ -8,7 +8,6 @@
 
 #include "host/core/check.h"
 #include "host/core/digest.h"
-#include "host/device/flat_scale.h"
 
 namespace lockstep {
 uint64_t FrameHash::of(const float* values, int64_t count) {
@@ -137,8 +136,7 @@ void Exchange::reduce(const ReduceSlice& order) {
   const std::vector<TreePiece> pieces = values_of(order, &keep);
   const int64_t count = options_.layout.size(order.slice);
   float* out = reduced_[order.step % 2]->data() + options_.layout.begin(order.slice);
-  tree_sum_range(device_, pieces, root_subtree(options_.partitions), count, out);
-  if (options_.scale != 1) scale_values(options_.scale, out, count);
+  tree_sum_range(device_, pieces, root_subtree(options_.partitions), count, out, options_.scale);
   ExchangeOrders orders;
   {
     const std::lock_guard lock(mutex_);
@@ -205,6 +203,12 @@ Result<float*> Exchange::accept(SessionId from, const FrameKey& key, int64_t cou
   float* values = piece.get();
   receiving_[values] = std::move(piece);
   return values;
+}
+
+void Exchange::part_arrived(const FrameKey& key) {
+  if (is_of_state(key.kind)) return;
+  const std::lock_guard lock(mutex_);
+  ++news_;
 }
 
 void Exchange::arrived(SessionId from, const FrameKey& key, float* values) {

@@ -56,6 +56,8 @@ class FrameSink {
   virtual ~FrameSink() = default;
   // Where the values shall be read to; nullptr: read them and drop them. An error ends the stream.
   virtual Result<float*> accept(SessionId from, const FrameKey& key, int64_t count) = 0;
+  // A part of the values is there, and more of them will come.
+  virtual void part_arrived(const FrameKey&) {}
   // They are there (of a question: it has come); or the stream broke before.
   virtual void arrived(SessionId from, const FrameKey& key, float* values) = 0;
   virtual void gave_up(SessionId from, const FrameKey& key, float* values) = 0;
@@ -104,6 +106,7 @@ class Exchange final : public FrameSink {
   void local_ready(int64_t step, int64_t begin, int64_t end);
 
   Result<float*> accept(SessionId from, const FrameKey& key, int64_t count) override;
+  void part_arrived(const FrameKey& key) override;
   void arrived(SessionId from, const FrameKey& key, float* values) override;
   void gave_up(SessionId from, const FrameKey& key, float* values) override;
   void connected(SessionId peer) override;
@@ -140,7 +143,7 @@ class Exchange final : public FrameSink {
   std::vector<LocalRoot> roots_;  // of all rounds of this step
   Pieces pieces_;
   std::map<float*, std::shared_ptr<float>> receiving_;  // pieces that are being read
-  int64_t news_ = 0;                                    // values that began to come, or are there
+  int64_t news_ = 0;                                    // how often something came of values
   bool interrupted_ = false;
 };
 

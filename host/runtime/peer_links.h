@@ -77,6 +77,8 @@ class PeerLinks {
   Result<std::shared_ptr<ByteStream>> dial(const Peer& peer);
   void serve(const PeerPtr& peer, std::shared_ptr<ByteStream> stream);
   Status read_frame(const Peer& peer, ByteStream& stream);
+  Status read_hashed(ByteStream& stream, const FrameKey& key, float* values, size_t bytes,
+                     uint64_t expected);
   void write_frames(const PeerPtr& peer);
   void broken(Peer& peer, const std::shared_ptr<ByteStream>& stream, const std::string& why);
   void join_threads(Peer& peer);

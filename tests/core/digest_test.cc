@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <vector>
+
 namespace lockstep {
 namespace {
 
@@ -50,6 +52,18 @@ TEST(Xxh3, KnownAnswers) {
   EXPECT_EQ(0x2d06800538d394c2u, xxh3("", 0));
   EXPECT_NE(xxh3("abc", 3), xxh3("abd", 3));
   EXPECT_EQ(xxh3("abcd", 3), xxh3("abc", 3));
+}
+
+TEST(Xxh3, OfPartsIsThatOfTheWhole) {
+  std::vector<char> bytes(3000);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>(i * 7);
+  Xxh3 parts;
+  EXPECT_EQ(parts.value(), xxh3("", 0));
+  parts.update(bytes.data(), 1000);
+  EXPECT_EQ(parts.value(), xxh3(bytes.data(), 1000));
+  parts.update(bytes.data() + 1000, 1);
+  parts.update(bytes.data() + 1001, 1999);
+  EXPECT_EQ(parts.value(), xxh3(bytes.data(), 3000));
 }
 
 TEST(Hex64, HasSixteenDigits) {

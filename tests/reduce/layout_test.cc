@@ -28,7 +28,7 @@ TEST(SliceLayout, HasEightSlicesWhereTheyAreOfAGoodSize) {
   EXPECT_EQ(SliceLayout(8 * 16 * 1000 + 1).size(0), 16'016);  // a whole number of cache lines
   EXPECT_EQ(SliceLayout(4096).count(), 1);
   EXPECT_EQ(SliceLayout(4097).count(), 2);
-  EXPECT_EQ(SliceLayout(8 * 65536 + 1).count(), 9);
+  EXPECT_EQ(SliceLayout(8 * 524288 + 1).count(), 9);
 }
 
 TEST(SliceOwners, AreTheWorkingMembersInTurn) {

@@ -58,6 +58,13 @@ TEST_F(TreeSum, IsTheBinaryTreeOfPairs) {
   }
 }
 
+TEST_F(TreeSum, IsScaledAfterItIsWhole) {
+  const auto total = sum(leaf_pieces({0, 8}), {0, 3});
+  std::vector<float> scaled(kCount);
+  tree_sum_range(*device_, leaf_pieces({0, 8}), {0, 3}, kCount, scaled.data(), 0.3f);
+  for (int64_t i = 0; i < kCount; ++i) ASSERT_EQ(scaled[i], total[i] * 0.3f);
+}
+
 // Whatever contiguous ranges the nodes hold, their maximal subtrees lead to the same bits.
 TEST_F(TreeSum, DoesNotDependOnWhoHoldsWhat) {
   const auto expected = sum(leaf_pieces({0, 8}), {0, 3});

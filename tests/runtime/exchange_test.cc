@@ -280,6 +280,12 @@ TEST(Exchange, WhatComesSlowlyIsProgress) {
   });
   EXPECT_EQ(nodes[0].wait(0, 500), Exchange::Waited::progress);
   slow.join();
+  std::thread slower([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    nodes[0].part_arrived({FrameKind::piece, 0, 0, {4, 2}});
+  });
+  EXPECT_EQ(nodes[0].wait(0, 500), Exchange::Waited::progress);
+  slower.join();
   nodes[1].ask_again();  // brings nothing new
   EXPECT_EQ(nodes[0].wait(0, 20), Exchange::Waited::no_progress);
 }

@@ -98,6 +98,7 @@ class TakingSink final : public FrameSink {
     while (!released) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     return values.data();
   }
+  void part_arrived(const FrameKey&) override { ++parts; }
   void arrived(SessionId, const FrameKey&, float*) override {
     if (whole == 0) first = values;
     ++whole;
@@ -108,6 +109,7 @@ class TakingSink final : public FrameSink {
   std::vector<float> values;
   std::vector<float> first;  // the first frame that was whole; others may be under way
   std::atomic<int> headers{0};
+  std::atomic<int> parts{0};
   std::atomic<int> whole{0};
   std::atomic<int> given_up{0};
   std::atomic<int> connections{0};
@@ -145,6 +147,25 @@ TEST(PeerLinks, ValuesThatChangeUnderWayAreNotTakenUp) {
     return taking.whole > 0;
   }));
   EXPECT_EQ(taking.given_up, 1);
+  EXPECT_EQ(taking.first, values);
+}
+
+TEST(PeerLinks, TellsOfThePartsOfALargeFrame) {
+  std::vector<float> values(400'000);  // four parts, the last one shorter
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i);
+  TakingSink taking(std::ssize(values));
+  taking.released = true;
+  SlowSink idle;
+  Pair pair(taking, idle);
+  ASSERT_TRUE(eventually([&] { return taking.connections == 1 && idle.is_connected; }));
+  Frame frame;
+  frame.key = {FrameKind::piece, 0, 0, {0, 0}};
+  frame.values = values.data();
+  frame.count = std::ssize(values);
+  frame.lasting = true;
+  pair.send_to_first(frame);
+  ASSERT_TRUE(eventually([&] { return taking.whole == 1; }));
+  EXPECT_EQ(taking.parts, 3);
   EXPECT_EQ(taking.first, values);
 }
 
