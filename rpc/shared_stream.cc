@@ -21,7 +21,7 @@ namespace {
 
 constexpr uint64_t kOfferMagic = 0x31'4d'48'53'4b'43'4f'4c;  // "LOCKSHM1"
 constexpr int kAnswerTimeoutMs = 2000;
-constexpr size_t kRingBytes = 512 << 10;  // stays in the cache
+constexpr size_t kRingBytes = 1 << 20;  // stays in the cache
 // What is copied at a time: the other end starts on it while we copy on. An end that sleeps is not
 // woken for less than it wants, up to this much.
 constexpr size_t kPartBytes = kRingBytes / 4;

@@ -25,7 +25,7 @@ def lockstep_step(result, binary, numerics, batch_size, steps):
 def compare(options, peers, batch_size):
     quick = options.quick
     numerics = ["--numerics", options.numerics] if options.numerics else []
-    steps = (1280 if quick else 6400) // batch_size
+    steps = (6400 if quick else 25600) // batch_size
     for name, peer in peers.items():
         common.note(f"batch {batch_size}: probing {name}")
         peer.configure(batch_size, CHOICES, max(10, steps // 4), 2 if quick else 3)
