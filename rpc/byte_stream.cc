@@ -132,8 +132,8 @@ class PlainStream final : public SocketStream {
     return send_copies(header, header_bytes, body, body_bytes, 0);
   }
 
-  Status write_lasting(const void* header, size_t header_bytes, const void* body,
-                       size_t body_bytes) override {
+  Status write_lasting(const void* header, size_t header_bytes, const void* body, size_t body_bytes,
+                       const Lasting&) override {
     const bool lends = lends_ && body_bytes >= kLeastByReference;
     if (lends && pages_ == nullptr) pages_ = PagePipe::make();  // not for strangers
     if (!lends || pages_ == nullptr) {

@@ -7,10 +7,13 @@
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <string>
 
@@ -19,12 +22,13 @@
 namespace lockstep {
 namespace {
 
-constexpr uint64_t kOfferMagic = 0x31'4d'48'53'4b'43'4f'4c;  // "LOCKSHM1"
+constexpr uint64_t kOfferMagic = 0x32'4d'48'53'4b'43'4f'4c;  // "LOCKSHM2"
 constexpr int kAnswerTimeoutMs = 2000;
 constexpr size_t kRingBytes = 1 << 20;  // stays in the cache
 // What is copied at a time: the other end starts on it while we copy on. An end that sleeps is not
 // woken for less than it wants, up to this much.
 constexpr size_t kPartBytes = kRingBytes / 4;
+constexpr size_t kLeastLentBytes = 256 << 10;  // copied pages of 4 KiB cost more than a ring
 constexpr int kSpins = 200;          // a few microseconds
 constexpr int kLookAtSocketMs = 50;  // how soon a dead peer is noticed
 constexpr const char* kNamePrefix = "/lockstep-";
@@ -42,6 +46,12 @@ struct Ring {
   std::atomic<uint32_t> reader_waits;  // for so many bytes; 0: it does not wait
   alignas(64) std::atomic<uint32_t> space_events;
   std::atomic<uint32_t> writer_waits;  // for so much space
+  // The writer's process, and a random word in it: who finds it there can read its memory.
+  alignas(64) std::atomic<int32_t> writer;
+  std::atomic<uint64_t> proof_address;
+  std::atomic<uint64_t> proof;
+  std::atomic<uint32_t> reader_reaches_writer;
+  std::atomic<uint32_t> writer_closed;
   alignas(4096) char bytes[kRingBytes];
 };
 static_assert(std::atomic<uint64_t>::is_always_lock_free);
@@ -50,6 +60,30 @@ struct Region {
   Ring of_dialler;   // dialler writes
   Ring of_acceptor;  // acceptor writes
 };
+
+// What stands before everything in a ring: bytes that follow, or that lie in the writer's memory.
+struct Record {
+  uint64_t bytes = 0;
+  uint64_t address = 0;        // 0: they follow
+  uint64_t count_address = 0;  // a Lasting's
+  int64_t last = 0;
+};
+
+template <class T>
+uint64_t address_of(const T* object) {
+  return reinterpret_cast<uintptr_t>(object);
+}
+
+// Copies from another process, in order. Bits as they are when each byte is read.
+bool read_process(pid_t process, const std::array<iovec, 2>& from, const std::array<iovec, 2>& to) {
+  const size_t wanted = from[0].iov_len + from[1].iov_len;
+  while (true) {
+    const ssize_t copied =
+        process_vm_readv(process, to.data(), to.size(), from.data(), from.size(), 0);
+    if (copied < 0 && errno == EINTR) continue;
+    return copied == static_cast<ssize_t>(wanted);
+  }
+}
 
 void futex_wait(std::atomic<uint32_t>& word, uint32_t seen, int timeout_ms) {
   const timespec timeout{timeout_ms / 1000, (timeout_ms % 1000) * 1'000'000L};
@@ -85,6 +119,12 @@ class Mapping {
   void* address_;
 };
 
+uint64_t random_word() {
+  uint64_t word = 0;
+  const bool filled = getrandom(&word, sizeof(word), 0) == sizeof(word);
+  return filled ? word : static_cast<uint64_t>(getpid());
+}
+
 class SharedStream final : public ByteStream {
  public:
   SharedStream(std::shared_ptr<SocketByteStream> socket, std::unique_ptr<Mapping> mapping,
@@ -92,12 +132,124 @@ class SharedStream final : public ByteStream {
       : socket_(std::move(socket)),
         mapping_(std::move(mapping)),
         out_(dialler ? mapping_->region().of_dialler : mapping_->region().of_acceptor),
-        in_(dialler ? mapping_->region().of_acceptor : mapping_->region().of_dialler) {}
+        in_(dialler ? mapping_->region().of_acceptor : mapping_->region().of_dialler) {
+    out_.writer = getpid();
+    out_.proof_address = address_of(&proof_);
+    out_.proof = proof_;
+  }
 
   Status read(void* data, size_t bytes, int timeout_ms) override {
     auto* next = static_cast<char*>(data);
-    uint64_t position = in_.read.load();
     const Deadline deadline = deadline_in(timeout_ms);
+    while (bytes > 0) {
+      LOCKSTEP_RETURN_IF_ERROR(find_record(timeout_ms, deadline));
+      const size_t part = std::min<size_t>(bytes, record_.bytes);
+      LOCKSTEP_RETURN_IF_ERROR(record_.address == 0 ? read_ring(next, part, timeout_ms, deadline)
+                                                    : read_lent(next, part));
+      pass(part);
+      next += part;
+      bytes -= part;
+    }
+    return {};
+  }
+
+  Status skip(size_t bytes) override {
+    while (bytes > 0) {
+      LOCKSTEP_RETURN_IF_ERROR(find_record(0, {}));
+      const size_t part = std::min<size_t>(bytes, record_.bytes);
+      if (record_.address == 0) {
+        LOCKSTEP_RETURN_IF_ERROR(ByteStream::skip(part));
+      } else {
+        pass(part);
+      }
+      bytes -= part;
+    }
+    return {};
+  }
+
+  // The header goes with the first part of the body.
+  Status write(const void* header, size_t header_bytes, const void* body,
+               size_t body_bytes) override {
+    return write_lasting(header, header_bytes, body, body_bytes, {});
+  }
+
+  Status write_lasting(const void* header, size_t header_bytes, const void* body, size_t body_bytes,
+                       const Lasting& lasting) override {
+    LOCKSTEP_RETURN_IF_ERROR(write_bytes(header, header_bytes, body_bytes == 0, {}));
+    const bool lends = lasting.count != nullptr && body_bytes >= kLeastLentBytes &&
+                       out_.reader_reaches_writer != 0;
+    if (lends) {
+      LOCKSTEP_RETURN_IF_ERROR(
+          write_record({body_bytes, address_of(body), address_of(lasting.count), lasting.last}));
+      publish();
+      return {};
+    }
+    return write_bytes(body, body_bytes, true, lasting);
+  }
+
+  void admit() override { socket_->admit(); }
+
+  bool in_memory() const override { return true; }
+
+  void close() override {
+    closed_ = true;
+    out_.writer_closed = 1;  // before anything that was lent is freed
+    socket_->close();
+    for (Ring* ring : {&in_, &out_}) {
+      wake(ring->data_events);
+      wake(ring->space_events);
+    }
+  }
+
+ private:
+  Status write_bytes(const void* data, size_t bytes, bool publish, const Lasting& lasting) {
+    if (bytes == 0) return {};
+    LOCKSTEP_RETURN_IF_ERROR(write_record({bytes}));
+    return write_ring(data, bytes, publish, lasting);
+  }
+
+  Status write_record(const Record& record) {
+    return write_ring(&record, sizeof(record), false, {});
+  }
+
+  // What lasted too short is never whole in the ring.
+  Status write_ring(const void* data, size_t bytes, bool publish, const Lasting& lasting) {
+    const auto* next = static_cast<const char*>(data);
+    while (bytes > 0) {
+      const size_t part = std::min({bytes, kPartBytes, kRingBytes - written_ % kRingBytes});
+      LOCKSTEP_RETURN_IF_ERROR(wait_for_space(part));
+      std::memcpy(out_.bytes + written_ % kRingBytes, next, part);
+      written_ += part;
+      next += part;
+      bytes -= part;
+      if (bytes == 0 && lasting.over()) return Error{"the values were gone before they were sent"};
+      if (publish) this->publish();
+    }
+    return {};
+  }
+
+  void publish() {
+    out_.written.store(written_);
+    wake_waiting(out_.reader_waits, written_ - out_.read.load(), out_.data_events);
+  }
+
+  // So that record_ has bytes left.
+  Status find_record(int timeout_ms, Deadline deadline) {
+    if (record_.bytes > 0) return {};
+    LOCKSTEP_RETURN_IF_ERROR(read_ring(&record_, sizeof(record_), timeout_ms, deadline));
+    if (!tried_) try_to_reach_writer();
+    if (record_.bytes == 0) return Error{"the peer wrote nonsense into the shared memory"};
+    return {};
+  }
+
+  void pass(size_t bytes) {
+    record_.bytes -= bytes;
+    if (record_.address != 0) record_.address += bytes;
+  }
+
+  Status read_ring(void* data, size_t bytes, int timeout_ms, Deadline deadline) {
+    auto* next = static_cast<char*>(data);
+    uint64_t position = in_.read.load();
     while (bytes > 0) {
       const size_t part = std::min({bytes, kPartBytes, kRingBytes - position % kRingBytes});
       LOCKSTEP_RETURN_IF_ERROR(wait_for_data(position, part, timeout_ms, deadline));
@@ -112,44 +264,29 @@ class SharedStream final : public ByteStream {
     return {};
   }
 
-  // The header goes with the first part of the body.
-  Status write(const void* header, size_t header_bytes, const void* body,
-               size_t body_bytes) override {
-    LOCKSTEP_RETURN_IF_ERROR(write_part(header, header_bytes, body_bytes == 0));
-    return write_part(body, body_bytes, true);
+  // The peer has set all that this looks at before it wrote its first record.
+  void try_to_reach_writer() {
+    tried_ = true;
+    uint64_t word = 0;
+    const iovec remote{reinterpret_cast<void*>(in_.proof_address.load()), sizeof(word)};
+    if (!read_process(in_.writer, {remote}, {iovec{&word, sizeof(word)}})) return;
+    in_.reader_reaches_writer = word == in_.proof ? 1 : 0;
   }
 
-  void admit() override { socket_->admit(); }
-
-  bool in_memory() const override { return true; }
-
-  void close() override {
-    closed_ = true;
-    socket_->close();
-    for (Ring* ring : {&in_, &out_}) {
-      wake(ring->data_events);
-      wake(ring->space_events);
+  Status read_lent(void* data, size_t bytes) {
+    int64_t count = 0;
+    const std::array<iovec, 2> from = {
+        iovec{reinterpret_cast<void*>(record_.address), bytes},
+        iovec{reinterpret_cast<void*>(record_.count_address), sizeof(count)}};
+    const std::array<iovec, 2> to = {iovec{data, bytes}, iovec{&count, sizeof(count)}};
+    const bool read = read_process(in_.writer, from, to);
+    std::atomic_thread_fence(std::memory_order_acquire);
+    if (in_.writer_closed != 0 || !socket_->alive()) {
+      return Error{"connection closed by the peer"};
     }
-  }
-
- private:
-  Status write_part(const void* data, size_t bytes, bool publish) {
-    const auto* next = static_cast<const char*>(data);
-    while (bytes > 0) {
-      const size_t part = std::min({bytes, kPartBytes, kRingBytes - written_ % kRingBytes});
-      LOCKSTEP_RETURN_IF_ERROR(wait_for_space(part));
-      std::memcpy(out_.bytes + written_ % kRingBytes, next, part);
-      written_ += part;
-      if (publish) this->publish();
-      next += part;
-      bytes -= part;
-    }
+    if (!read) return Error{"the peer lent memory that cannot be read"};
+    if (count > record_.last) return Error{"the values were gone before they were read"};
     return {};
-  }
-
-  void publish() {
-    out_.written.store(written_);
-    wake_waiting(out_.reader_waits, written_ - out_.read.load(), out_.data_events);
   }
 
   Status wait_for_data(uint64_t position, size_t bytes, int timeout_ms, Deadline deadline) {
@@ -196,7 +333,10 @@ class SharedStream final : public ByteStream {
   const std::unique_ptr<Mapping> mapping_;
   Ring& out_;
   Ring& in_;
+  const uint64_t proof_ = random_word();
   uint64_t written_ = 0;  // to the ring of out_, published or not
+  Record record_;         // of in_: what is left of it
+  bool tried_ = false;    // to reach the writer
   std::atomic<bool> closed_{false};
 };
 

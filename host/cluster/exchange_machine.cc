@@ -98,7 +98,7 @@ void ExchangeMachine::begin(int64_t step, ExchangeOrders* orders) {
     const bool owner = std::find(view_.slice_owners.begin(), view_.slice_owners.end(), index) !=
                        view_.slice_owners.end();
     if (contributes && owner) continue;
-    orders->sends.push_back({member.session, {FrameKind::present, step, 0, {}}});
+    orders->sends.push_back({member.session, present_key(step)});
   }
   if (contributes) return;
   for (int slice = 0; slice < slices_; ++slice) push_local(step, slice, orders);
@@ -267,7 +267,7 @@ void ExchangeMachine::answer(SessionId member, int64_t step, ExchangeOrders* ord
   }
   const auto begun = begun_.find(self_);
   if (begun != begun_.end() && begun->second >= step) {
-    orders->sends.push_back({member, {FrameKind::present, begun->second, 0, {}}});
+    orders->sends.push_back({member, present_key(begun->second)});
   }
 }
 

@@ -48,6 +48,10 @@ struct FrameKey {
   bool operator==(const FrameKey&) const = default;
 };
 
+// "I have begun this step". A piece says so too: where its values are gone when its turn to be sent
+// comes, this goes in its place.
+inline FrameKey present_key(int64_t step) { return {FrameKind::present, step, 0, {}}; }
+
 // What shall be done now.
 struct SendFrame {
   SessionId to = 0;

@@ -38,6 +38,7 @@ enum class Bug {
   rate_not_given,        // who is given a state does not learn the rate that holds there
   interval_exceeded,     // a node trains on although nothing of an interval is durable
   state_unasked,         // a donor sends the state when it has a view, whoever has it
+  begun_unsaid,  // a piece that is gone when its turn comes does not say that its step began
   // Of the disk: no simulated cluster knows them, the tests of checkpoint/ do.
   rename_unsynced,    // a file has its name before its folder is durable
   torn_record_taken,  // a record whose checksum is wrong counts
@@ -73,6 +74,7 @@ inline constexpr std::array<std::string_view, static_cast<size_t>(Bug::count)> k
     "rate_not_given",
     "interval_exceeded",
     "state_unasked",
+    "begun_unsaid",
     "rename_unsynced",
     "torn_record_taken",
     "fsync_retried",

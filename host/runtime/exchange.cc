@@ -103,7 +103,7 @@ void Exchange::carry_out(ExchangeOrders orders) {
   std::optional<Frame> frame;  // what goes to several is made once
   for (const SendFrame& send : orders.sends) {
     if (!frame || !(frame->key == send.key)) frame = frame_of(send.key);
-    if (frame) options_.send(send.to, *frame);
+    options_.send(send.to, *frame);
   }
 }
 
@@ -147,33 +147,35 @@ void Exchange::reduce(const ReduceSlice& order) {
   carry_out(std::move(orders));
 }
 
-// None where the main thread has gone on since this was ordered: nobody needs it any more.
-std::optional<Frame> Exchange::frame_of(const FrameKey& key) {
-  Frame frame;
-  frame.key = key;
+Frame Exchange::frame_of(const FrameKey& key) {
+  // Where the main thread has gone on since this was ordered: nobody needs the values any more.
+  const Frame gone{present_key(key.step)};
+  Frame frame{key};
   if (key.kind != FrameKind::piece && key.kind != FrameKind::reduced) return frame;
   const int64_t begin = options_.layout.begin(key.slice);
   frame.count = options_.layout.size(key.slice);
   if (key.kind == FrameKind::reduced) {
     frame.values = reduced_[key.step % 2]->data() + begin;
-    frame.lasting = true;
+    frame.lasting = Lasting{&step_, key.step + 1};
     return frame;
   }
   std::vector<TreePiece> pieces;
   {
     const std::lock_guard lock(mutex_);
-    if (key.step != step_ || roots_.empty()) return std::nullopt;
+    if (key.step != step_ || roots_.empty()) return gone;
     for (const LocalRoot& root : roots_) {
       if (root.subtree == key.subtree) frame.values = root.values + begin;
       pieces.push_back({root.subtree, root.values + begin});
     }
   }
-  frame.lasting = frame.values != nullptr;
-  if (!frame.lasting) {
-    frame.keep = joined(key, pieces);
-    frame.values = frame.keep.get();
+  const Lasting roots{&step_, key.step};
+  if (frame.values != nullptr) {
+    frame.lasting = roots;
+    return frame;
   }
-  return frame;
+  frame.keep = joined(key, pieces);
+  frame.values = frame.keep.get();
+  return roots.over() ? gone : frame;
 }
 
 // The sum over several devices' roots, in memory of its own.

@@ -19,6 +19,7 @@
 #include "host/reduce/layout.h"
 #include "host/reduce/tree_sum.h"
 #include "host/runtime/piece_pool.h"
+#include "host/runtime/stream.h"
 
 namespace lockstep {
 
@@ -32,15 +33,13 @@ class FrameHash {
   uint64_t hash_ = 0;
 };
 
-// A tensor on its way. Its memory is `keep`'s, or belongs to the step: a copy that is sent after
-// the step is over may hold anything, and every receiver drops it.
+// A tensor on its way. Its memory is `keep`'s, or belongs to the step and lasts no longer.
 struct Frame {
   FrameKey key;
   const float* values = nullptr;
   int64_t count = 0;
   std::shared_ptr<const float> keep;
-  // The values stay as they are until the step is over: they may be sent without a copy.
-  bool lasting = false;
+  std::optional<Lasting> lasting;  // they may be sent without a copy while they last, not later
   std::shared_ptr<FrameHash> hash = std::make_shared<FrameHash>();  // the copies' as well
 };
 
@@ -125,7 +124,7 @@ class Exchange final : public FrameSink {
   Exchange(ExchangeOptions options, Device& device);
   void carry_out(ExchangeOrders orders);
   void reduce(const ReduceSlice& order);
-  std::optional<Frame> frame_of(const FrameKey& key);
+  Frame frame_of(const FrameKey& key);
   std::shared_ptr<float> joined(const FrameKey& key, const std::vector<TreePiece>& pieces);
   std::vector<TreePiece> values_of(const ReduceSlice& order,
                                    std::vector<std::shared_ptr<float>>* keep) const;
@@ -138,7 +137,7 @@ class Exchange final : public FrameSink {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   ExchangeMachine machine_;
-  int64_t step_ = 0;
+  std::atomic<int64_t> step_{0};  // changes before anything of former steps is overwritten
   std::shared_ptr<Round> round_;
   std::vector<LocalRoot> roots_;  // of all rounds of this step
   Pieces pieces_;

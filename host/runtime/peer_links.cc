@@ -53,30 +53,28 @@ Status read_greeting(ByteStream& stream, uint64_t recipe, Greeting* greeting) {
   return {};
 }
 
-Status write_frame(ByteStream& stream, const Frame& frame) {
-  const size_t bytes = static_cast<size_t>(frame.count) * sizeof(float);
+FrameHeader header_of(const FrameKey& key, int64_t count) {
   FrameHeader header;
-  header.kind = static_cast<uint8_t>(frame.key.kind);
-  header.level = static_cast<uint8_t>(frame.key.subtree.level);
-  header.step = frame.key.step;
-  header.slice = frame.key.slice;
-  header.first = frame.key.subtree.first;
-  header.count = frame.count;
-  const bool hashed = bytes > 0 && !stream.in_memory();
-  header.hash = hashed ? frame.hash->of(frame.values, frame.count) : 0;
-  return frame.lasting ? stream.write_lasting(&header, sizeof(header), frame.values, bytes)
-                       : stream.write(&header, sizeof(header), frame.values, bytes);
+  header.kind = static_cast<uint8_t>(key.kind);
+  header.level = static_cast<uint8_t>(key.subtree.level);
+  header.step = key.step;
+  header.slice = key.slice;
+  header.first = key.subtree.first;
+  header.count = count;
+  return header;
 }
 
-// Reads values that nobody wants.
-Status skip(ByteStream& stream, size_t bytes) {
-  std::vector<char> scratch(std::min<size_t>(bytes, 64 << 10));
-  while (bytes > 0) {
-    const size_t part = std::min(bytes, scratch.size());
-    LOCKSTEP_RETURN_IF_ERROR(stream.read(scratch.data(), part, 0));
-    bytes -= part;
+Status write_frame(ByteStream& stream, const Frame& frame) {
+  const size_t bytes = static_cast<size_t>(frame.count) * sizeof(float);
+  FrameHeader header = header_of(frame.key, frame.count);
+  const bool hashed = bytes > 0 && !stream.in_memory();
+  header.hash = hashed ? frame.hash->of(frame.values, frame.count) : 0;
+  if (!frame.lasting) return stream.write(&header, sizeof(header), frame.values, bytes);
+  if (frame.lasting->over()) {  // nobody needs the values, and the hash may be that of others
+    header = header_of(present_key(frame.key.step), 0);
+    return stream.write(&header, sizeof(header), nullptr, 0);
   }
-  return {};
+  return stream.write_lasting(&header, sizeof(header), frame.values, bytes, *frame.lasting);
 }
 
 }  // namespace
@@ -258,7 +256,7 @@ Status PeerLinks::read_frame(const Peer& peer, ByteStream& stream) {
   const size_t bytes = static_cast<size_t>(header.count) * sizeof(float);
   LOCKSTEP_ASSIGN(float* space, sink_->accept(peer.session, key, header.count));
   if (space == nullptr) {
-    LOCKSTEP_RETURN_IF_ERROR(skip(stream, bytes));
+    LOCKSTEP_RETURN_IF_ERROR(stream.skip(bytes));
     if (is_question(key.kind)) sink_->arrived(peer.session, key, nullptr);
     return {};
   }

@@ -1,7 +1,11 @@
 // A stream of bytes between two nodes, for tensors; rpc/ implements it over Thrift's transports.
 #pragma once
 
+#include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -11,6 +15,18 @@
 
 namespace lockstep {
 
+// How long values stay as they are where they lie: while a count that only grows is at most `last`.
+// Whoever has copied them asks afterwards whether it was in time.
+struct Lasting {
+  const std::atomic<int64_t>* count = nullptr;  // null: for ever
+  int64_t last = 0;
+  bool over() const {
+    if (count == nullptr) return false;
+    std::atomic_thread_fence(std::memory_order_acquire);
+    return count->load() > last;
+  }
+};
+
 // Two threads may use it at once, one that reads and one that writes.
 class ByteStream {
  public:
@@ -18,13 +34,24 @@ class ByteStream {
   // Reads exactly `bytes`. Fails when the peer is gone, or when they are not all there within
   // `timeout_ms` (0: for ever).
   virtual Status read(void* data, size_t bytes, int timeout_ms) = 0;
+  // Reads as many that nobody wants.
+  virtual Status skip(size_t bytes) {
+    std::array<char, 16 << 10> scratch;
+    while (bytes > 0) {
+      const size_t part = std::min(bytes, scratch.size());
+      LOCKSTEP_RETURN_IF_ERROR(read(scratch.data(), part, 0));
+      bytes -= part;
+    }
+    return {};
+  }
   // Writes all of it, header and body in one system call where possible.
   virtual Status write(const void* header, size_t header_bytes, const void* body,
                        size_t body_bytes) = 0;
-  // The same of a body that nobody changes before the peer has it, or will drop it: it may still be
-  // read after the call, from where it lies, instead of being copied.
+  // The same of a body that lasts for a while: it may still be read after the call, from where it
+  // lies, instead of being copied. Where that was too late a stream in memory breaks, at either
+  // end; on any other the peer reads what came later, and must notice.
   virtual Status write_lasting(const void* header, size_t header_bytes, const void* body,
-                               size_t body_bytes) {
+                               size_t body_bytes, const Lasting&) {
     return write(header, header_bytes, body, body_bytes);
   }
   // The peer has said who it is: until then an accepted stream may be closed to make room for

@@ -96,7 +96,7 @@ TEST_F(ByteStreamTest, LastingBodiesArriveAmongOthers) {
   for (char& byte : out) byte = static_cast<char>((word = word * 1664525 + 1013904223) >> 24);
   std::thread writer([&] {
     for (const size_t size : kSizes) {
-      EXPECT_TRUE(dialed_->write_lasting("lent", 4, out.data() + 13, size).ok());
+      EXPECT_TRUE(dialed_->write_lasting("lent", 4, out.data() + 13, size, {}).ok());
       EXPECT_TRUE(dialed_->write("copy", 4, out.data() + 7, size).ok());
     }
   });
@@ -121,7 +121,7 @@ TEST_F(ByteStreamTest, ALastingBodyOutlivesItsWriterAndItsMapping) {
   ASSERT_NE(body, MAP_FAILED);
   std::memset(body, 'b', kBytes);
   std::thread writer([&, stream = std::exchange(dialed_, nullptr)] {
-    EXPECT_TRUE(stream->write_lasting("h", 1, body, kBytes).ok());
+    EXPECT_TRUE(stream->write_lasting("h", 1, body, kBytes, {}).ok());
     munmap(body, kBytes);
   });
   std::vector<char> in(1 + kBytes);
@@ -180,7 +180,7 @@ void ByteStreamTest::expect_close_wakes_the_writer(bool lasting) {
   std::atomic<bool> failed{false};
   std::thread writer([&] {
     const std::vector<char> body(64 << 20);
-    const auto status = lasting ? dialed_->write_lasting("h", 1, body.data(), body.size())
+    const auto status = lasting ? dialed_->write_lasting("h", 1, body.data(), body.size(), {})
                                 : dialed_->write("h", 1, body.data(), body.size());
     EXPECT_FALSE(status.ok());
     failed = true;

@@ -5,6 +5,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <csignal>
 #include <cstring>
@@ -156,6 +158,115 @@ TEST_F(SharedStreamTest, AKilledPeerIsNoticed) {
   }
   waitpid(child, nullptr, 0);
   usleep(200'000);  // the callback notices by itself
+  listener->reset();
+}
+
+class LentMemoryTest : public SharedStreamTest {
+ protected:
+  // A reader lends nothing and is lent nothing before it has read something.
+  void SetUp() override {
+    connect();
+    char byte = 0;
+    ASSERT_TRUE(dialled_->write("x", 1, nullptr, 0).ok());
+    ASSERT_TRUE(accepted_->read(&byte, 1, 1000).ok());
+    std::iota(body_.begin(), body_.end(), 3u);
+  }
+  // More than the ring holds, and nobody reads: it would wait if it copied.
+  void lend() {
+    ASSERT_TRUE(dialled_->write_lasting("head", 4, body_.data(), kBytes, {&count_, 5}).ok());
+  }
+  void expect_head() {
+    char head[4];
+    ASSERT_TRUE(accepted_->read(head, 4, 1000).ok());
+    EXPECT_EQ(std::memcmp(head, "head", 4), 0);
+  }
+
+  static constexpr size_t kBytes = 4 << 20;
+  std::vector<uint32_t> body_ = std::vector<uint32_t>(kBytes / 4);
+  std::vector<uint32_t> read_ = std::vector<uint32_t>(kBytes / 4);
+  std::atomic<int64_t> count_{5};
+};
+
+TEST_F(LentMemoryTest, IsReadFromWhereItLies) {
+  lend();
+  expect_head();
+  ASSERT_TRUE(accepted_->read(read_.data(), 4096, 1000).ok());
+  ASSERT_TRUE(accepted_->read(read_.data() + 1024, kBytes - 4096, 1000).ok());
+  EXPECT_EQ(read_, body_);
+}
+
+TEST_F(LentMemoryTest, CountsAsGoneWhereItDidNotLastUntilItWasRead) {
+  lend();
+  expect_head();
+  count_ = 6;
+  const auto status = accepted_->read(read_.data(), kBytes, 1000);
+  ASSERT_FALSE(status.ok());
+  EXPECT_THAT(status.error().message, testing::HasSubstr("gone before they were read"));
+}
+
+TEST_F(LentMemoryTest, IsSkippedUnread) {
+  lend();
+  ASSERT_TRUE(dialled_->write("tail", 4, body_.data(), 200'000).ok());
+  count_ = 6;
+  expect_head();
+  ASSERT_TRUE(accepted_->skip(kBytes).ok());
+  ASSERT_TRUE(accepted_->skip(4 + 100'000).ok());  // of what was copied as well
+  ASSERT_TRUE(accepted_->read(read_.data(), 100'000, 1000).ok());
+  EXPECT_EQ(read_[0], body_[25'000]);
+}
+
+TEST_F(LentMemoryTest, CountsAsGoneWhenItsWriterHasClosed) {
+  lend();
+  expect_head();
+  dialled_->close();
+  const auto status = accepted_->read(read_.data(), kBytes, 1000);
+  ASSERT_FALSE(status.ok());
+  EXPECT_THAT(status.error().message, testing::HasSubstr("closed by the peer"));
+}
+
+TEST_F(LentMemoryTest, WhatIsOverIsNeverWholeWhereItIsCopied) {
+  count_ = 6;
+  const auto status = dialled_->write_lasting("h", 1, body_.data(), 4096, {&count_, 5});
+  ASSERT_FALSE(status.ok());
+  EXPECT_THAT(status.error().message, testing::HasSubstr("gone before they were sent"));
+  dialled_->close();
+  EXPECT_FALSE(accepted_->read(read_.data(), 4097, 1000).ok());
+}
+
+TEST_F(SharedStreamTest, ReadsTheMemoryOfAnotherProcessUntilItIsKilled) {
+  constexpr size_t kBytes = 4 << 20;
+  network_ = make_thrift_network();
+  auto listener =
+      network_->listen_streams({"127.0.0.1", 0}, [](std::shared_ptr<ByteStream> stream) {
+        std::vector<char> body(kBytes);
+        char byte = 0;
+        EXPECT_TRUE(stream->read(&byte, 1, 5000).ok());
+        EXPECT_TRUE(stream->write("go", 2, nullptr, 0).ok());
+        EXPECT_TRUE(stream->read(&byte, 1, 5000).ok());
+        EXPECT_TRUE(stream->read(body.data(), kBytes, 5000).ok());
+        EXPECT_EQ(std::count(body.begin(), body.end(), 'b'), static_cast<std::ptrdiff_t>(kBytes));
+        EXPECT_TRUE(stream->write("go", 2, nullptr, 0).ok());
+        EXPECT_TRUE(stream->read(&byte, 1, 5000).ok());
+        usleep(100'000);
+        EXPECT_FALSE(stream->read(body.data(), kBytes, 5000).ok());
+      });
+  ASSERT_TRUE(listener.ok());
+  const int port = (*listener)->port();
+  const pid_t child = fork();
+  if (child == 0) {
+    auto stream = make_thrift_network()->connect_stream({"127.0.0.1", port}, 2000);
+    const std::vector<char> body(kBytes, 'b');
+    const std::atomic<int64_t> count{0};
+    char go[2];
+    static_cast<void>((*stream)->write("x", 1, nullptr, 0));
+    for (int i = 0; i < 2; ++i) {
+      static_cast<void>((*stream)->read(go, 2, 5000));
+      static_cast<void>((*stream)->write_lasting("h", 1, body.data(), kBytes, {&count, 0}));
+    }
+    ::kill(getpid(), SIGKILL);
+  }
+  waitpid(child, nullptr, 0);
+  usleep(300'000);  // the callback notices by itself
   listener->reset();
 }
 

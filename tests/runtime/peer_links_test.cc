@@ -41,10 +41,11 @@ class SlowSink final : public FrameSink {
   bool released_ = false;
 };
 
-// Two nodes: sessions 1 and 2, over TCP.
+// Two nodes: sessions 1 and 2, over TCP or through shared memory.
 class Pair {
  public:
-  Pair(FrameSink& first, FrameSink& second) {
+  Pair(FrameSink& first, FrameSink& second, bool shared_memory = false)
+      : network_(make_thrift_network({.shared_memory = shared_memory})) {
     View view;
     view.era = 1;
     for (PeerLinks* links : {&first_, &second_}) {
@@ -62,7 +63,7 @@ class Pair {
   const NodeGauges& senders_gauges() const { return *gauges_; }
 
  private:
-  const std::unique_ptr<Network> network_ = make_thrift_network({.shared_memory = false});
+  const std::unique_ptr<Network> network_;
   const std::shared_ptr<NodeGauges> gauges_ = std::make_shared<NodeGauges>();
   PeerLinks first_{*network_, {}};
   PeerLinks second_{*network_, {.gauges = gauges_}};
@@ -93,7 +94,11 @@ TEST(PeerLinks, WhatWaitsForASlowPeerWaitsOnce) {
 class TakingSink final : public FrameSink {
  public:
   explicit TakingSink(int64_t count) : values(static_cast<size_t>(count)) {}
-  Result<float*> accept(SessionId, const FrameKey&, int64_t) override {
+  Result<float*> accept(SessionId, const FrameKey& key, int64_t) override {
+    if (key.kind == FrameKind::present) {
+      ++presents;
+      return nullptr;
+    }
     ++headers;
     while (!released) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     return values.data();
@@ -109,6 +114,7 @@ class TakingSink final : public FrameSink {
   std::vector<float> values;
   std::vector<float> first;  // the first frame that was whole; others may be under way
   std::atomic<int> headers{0};
+  std::atomic<int> presents{0};
   std::atomic<int> parts{0};
   std::atomic<int> whole{0};
   std::atomic<int> given_up{0};
@@ -118,22 +124,24 @@ class TakingSink final : public FrameSink {
 
 constexpr int64_t kSlice = 65536;
 
+Frame lasting_frame(int slice, const std::vector<float>& values, const Lasting& lasting) {
+  Frame frame;
+  frame.key = {FrameKind::piece, 0, slice, {0, 0}};
+  frame.values = values.data();
+  frame.count = std::ssize(values);
+  frame.lasting = lasting;
+  return frame;
+}
+
 TEST(PeerLinks, ValuesThatChangeUnderWayAreNotTakenUp) {
   std::vector<float> values(kSlice, 1.0f);  // outlives the streams
   TakingSink taking(kSlice);
   SlowSink idle;
   Pair pair(taking, idle);
   ASSERT_TRUE(eventually([&] { return taking.connections == 1 && idle.is_connected; }));
-  const auto send = [&](int slice, bool lasting) {
-    Frame frame;
-    frame.key = {FrameKind::piece, 0, slice, {0, 0}};
-    frame.values = values.data();
-    frame.count = kSlice;
-    frame.lasting = lasting;
-    pair.send_to_first(frame);
-  };
+  const auto send = [&](int slice) { pair.send_to_first(lasting_frame(slice, values, {})); };
   // Its header has come, so its hash is made; its body is lent, not copied.
-  send(0, true);
+  send(0);
   ASSERT_TRUE(eventually([&] { return taking.headers == 1; }));
   ASSERT_TRUE(eventually([&] { return pair.senders_gauges().network.sent_bytes > 0; }));
   values[0] = 2.0f;
@@ -143,7 +151,7 @@ TEST(PeerLinks, ValuesThatChangeUnderWayAreNotTakenUp) {
   // The stream comes again, and carries what is asked for then.
   ASSERT_TRUE(eventually([&] { return taking.connections == 2; }));
   ASSERT_TRUE(eventually([&] {
-    send(1, true);
+    send(1);
     return taking.whole > 0;
   }));
   EXPECT_EQ(taking.given_up, 1);
@@ -158,15 +166,54 @@ TEST(PeerLinks, TellsOfThePartsOfALargeFrame) {
   SlowSink idle;
   Pair pair(taking, idle);
   ASSERT_TRUE(eventually([&] { return taking.connections == 1 && idle.is_connected; }));
-  Frame frame;
-  frame.key = {FrameKind::piece, 0, 0, {0, 0}};
-  frame.values = values.data();
-  frame.count = std::ssize(values);
-  frame.lasting = true;
-  pair.send_to_first(frame);
+  pair.send_to_first(lasting_frame(0, values, {}));
   ASSERT_TRUE(eventually([&] { return taking.whole == 1; }));
   EXPECT_EQ(taking.parts, 3);
   EXPECT_EQ(taking.first, values);
+}
+
+// A frame waits behind a slow one until its step is over: others may have its slice by then, and
+// its memory holds what came later.
+void expect_what_is_over_is_not_sent(bool shared_memory) {
+  const std::vector<float> slow(4 << 20);  // more than is under way at a time
+  const std::vector<float> over(kSlice, 1.0f);
+  const std::vector<float> last(kSlice, 2.0f);
+  std::atomic<int64_t> step{0};  // all outlive the streams
+  TakingSink taking(std::ssize(slow));
+  SlowSink idle;
+  Pair pair(taking, idle, shared_memory);
+  ASSERT_TRUE(eventually([&] { return taking.connections == 1 && idle.is_connected; }));
+  pair.send_to_first({{FrameKind::reduced, 0, 0, {0, 0}}, slow.data(), std::ssize(slow), nullptr});
+  ASSERT_TRUE(eventually([&] { return taking.headers == 1; }));
+  pair.send_to_first(lasting_frame(1, over, {&step, 0}));
+  step = 1;
+  pair.send_to_first(lasting_frame(2, last, {&step, 1}));
+  taking.released = true;
+  ASSERT_TRUE(eventually([&] { return taking.whole == 2; }));
+  EXPECT_EQ(taking.headers, 2);
+  EXPECT_EQ(taking.presents, 1);  // its step had begun
+  EXPECT_EQ(taking.values[0], 2.0f);
+  EXPECT_EQ(taking.connections, 1);
+}
+
+TEST(PeerLinks, WhatIsOverIsNotSent) { expect_what_is_over_is_not_sent(false); }
+
+TEST(PeerLinks, WhatIsOverIsNotSentThroughMemory) { expect_what_is_over_is_not_sent(true); }
+
+TEST(PeerLinks, WhatIsOverWhenItIsReadInMemoryIsNotTakenUp) {
+  const std::vector<float> values(kSlice, 1.0f);
+  std::atomic<int64_t> step{0};
+  TakingSink taking(kSlice);
+  SlowSink idle;
+  Pair pair(taking, idle, true);
+  ASSERT_TRUE(eventually([&] { return taking.connections == 1 && idle.is_connected; }));
+  pair.send_to_first(lasting_frame(0, values, {&step, 0}));
+  ASSERT_TRUE(eventually([&] { return taking.headers == 1; }));
+  step = 1;
+  taking.released = true;
+  ASSERT_TRUE(eventually([&] { return taking.given_up == 1; }));
+  EXPECT_EQ(taking.whole, 0);
+  ASSERT_TRUE(eventually([&] { return taking.connections == 2; }));
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "tests/sim/network.h"
 
+#include "host/core/planted.h"
 #include "tests/sim/sim_node.h"
 
 namespace lockstep::sim {
@@ -91,14 +92,23 @@ void Network::pump(const std::shared_ptr<Stream>& stream, int side) {
   const auto node = world_.node_of(sender.session);
   if (!node) return;
   sender.sending = true;
-  node->post(world_.random.between(1, world_.setting.message_us / 2), [this, node, stream, side] {
+  // Sometimes the way is clogged: what waits behind may no longer be there when its turn comes.
+  const int64_t usual = world_.setting.message_us;
+  const int64_t wait_us = world_.random.chance(2)
+                              ? world_.random.between(usual, std::min(20 * kMs, 50 * usual))
+                              : world_.random.between(1, usual / 2);
+  node->post(wait_us, [this, node, stream, side] {
     Stream::Side& self = stream->sides[side];
     self.sending = false;
     if (self.closed || self.queue.empty()) return;
     const FrameKey key = self.queue.front();
     self.queue.pop_front();
     auto values = node->values_of(key, stream->sides[1 - side].session);
-    if (values) deliver(stream, side, key, std::move(*values));
+    if (values) {
+      deliver(stream, side, key, std::move(*values));
+    } else if (!is_of_state(key.kind) && !planted(Bug::begun_unsaid)) {
+      deliver(stream, side, present_key(key.step), {});
+    }
     pump(stream, side);
   });
 }

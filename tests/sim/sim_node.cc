@@ -50,6 +50,11 @@ void SimNode::exit_process(bool clean) {
   world_.node_exited(this, clean);
 }
 
+bool SimNode::is_expelled() const {
+  const Coordinator* coordinator = world_.head->machine();
+  return coordinator != nullptr && coordinator->view().index_of(session_) < 0;
+}
+
 void SimNode::freeze(int64_t for_us) {
   if (!alive_ || frozen_) return;
   frozen_ = true;
@@ -66,8 +71,9 @@ void SimNode::freeze(int64_t for_us) {
   });
 }
 
+// Not the exponent's highest bit: where it makes NaN of a gradient all states are the same ones.
 void SimNode::flip_bit() {
-  const auto bit = static_cast<uint32_t>(1) << world_.random.between(0, 30);
+  const auto bit = static_cast<uint32_t>(1) << world_.random.between(0, 29);
   auto& values = world_.random.chance(50) ? state_.weights : state_.momentum;
   float& value = values[static_cast<size_t>(
       world_.random.between(0, static_cast<int64_t>(values.size()) - 1))];
@@ -180,6 +186,8 @@ void SimNode::restore(const StateRef& state) {
     } else {
       const auto found = self->world_.store->objects.find(state.object);
       if (found == self->world_.store->objects.end()) {
+        // One that was expelled while it stood still may want what the others are long past.
+        if (self->is_expelled()) return self->exit_process(false);
         self->world_.fail(fmt::format("the state of step {} is not in the store", state.step));
         return;
       }

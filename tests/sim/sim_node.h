@@ -86,6 +86,7 @@ class SimNode : public std::enable_shared_from_this<SimNode> {
   void upload(int64_t step);
   void send_copy(int64_t step, const std::string& bytes);
   void exit_process(bool clean);
+  bool is_expelled() const;  // as the coordinator sees it, if it is there
   void watch();
 
   // The main loop: sim_node.cc.

@@ -93,9 +93,8 @@ void SimNode::header(const std::shared_ptr<Stream>& stream, const FrameKey& key)
     world_.trace("{} refuses kind {} step {} from {}: {}", name_, static_cast<int>(key.kind),
                  key.step, from, wanted.error().message);
     // One that was expelled while it stood still may hear of steps far ahead of its own.
-    const Coordinator* coordinator = world_.head->machine();
-    const bool expelled = coordinator != nullptr && coordinator->view().index_of(session_) < 0;
-    if (machine_->view()->index_of(from) >= 0 && coordinator != nullptr && !expelled) {
+    const bool has_head = world_.head->machine() != nullptr;
+    if (machine_->view()->index_of(from) >= 0 && has_head && !is_expelled()) {
       world_.fail(fmt::format("{} refuses a member's frame: {}", name_, wanted.error().message));
     }
     stream_closed(stream);
