@@ -29,8 +29,8 @@ constexpr size_t kRingBytes = 1 << 20;  // stays in the cache
 // woken for less than it wants, up to this much.
 constexpr size_t kPartBytes = kRingBytes / 4;
 constexpr size_t kLeastLentBytes = 256 << 10;  // copied pages of 4 KiB cost more than a ring
-constexpr int kSpins = 200;          // a few microseconds
-constexpr int kLookAtSocketMs = 50;  // how soon a dead peer is noticed
+constexpr int kSpins = 200;                    // a few microseconds
+constexpr int kLookAtSocketMs = 50;            // how soon a dead peer is noticed
 constexpr const char* kNamePrefix = "/lockstep-";
 
 struct Offer {
@@ -119,6 +119,12 @@ class Mapping {
   void* address_;
 };
 
+// Not all memory is open to other processes: a driver's is not, which GPUs copy from.
+bool can_be_lent(const void* memory) {
+  char byte = 0;
+  return read_process(getpid(), {iovec{const_cast<void*>(memory), 1}}, {iovec{&byte, 1}});
+}
+
 uint64_t random_word() {
   uint64_t word = 0;
   const bool filled = getrandom(&word, sizeof(word), 0) == sizeof(word);
@@ -178,7 +184,7 @@ class SharedStream final : public ByteStream {
     LOCKSTEP_RETURN_IF_ERROR(write_bytes(header, header_bytes, body_bytes == 0, {}));
     const bool lends = lasting.count != nullptr && body_bytes >= kLeastLentBytes &&
                        out_.reader_reaches_writer != 0;
-    if (lends) {
+    if (lends && can_be_lent(body)) {
       LOCKSTEP_RETURN_IF_ERROR(
           write_record({body_bytes, address_of(body), address_of(lasting.count), lasting.last}));
       publish();

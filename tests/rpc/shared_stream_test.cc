@@ -2,11 +2,14 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <condition_variable>
 #include <csignal>
 #include <cstring>
@@ -222,6 +225,23 @@ TEST_F(LentMemoryTest, CountsAsGoneWhenItsWriterHasClosed) {
   const auto status = accepted_->read(read_.data(), kBytes, 1000);
   ASSERT_FALSE(status.ok());
   EXPECT_THAT(status.error().message, testing::HasSubstr("closed by the peer"));
+}
+
+TEST_F(LentMemoryTest, IsCopiedWhereNoOtherProcessMayReadIt) {
+  constexpr size_t kSize = 512 << 10;
+  const int secret = static_cast<int>(syscall(SYS_memfd_secret, 0));
+  if (secret < 0) GTEST_SKIP() << "memfd_secret: " << std::strerror(errno);
+  ASSERT_EQ(ftruncate(secret, kSize), 0);
+  void* body = mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_SHARED, secret, 0);
+  ::close(secret);
+  if (body == MAP_FAILED) GTEST_SKIP() << "mmap of secret memory: " << std::strerror(errno);
+  std::memset(body, 's', kSize);
+  ASSERT_TRUE(dialled_->write_lasting("head", 4, body, kSize, {&count_, 5}).ok());
+  munmap(body, kSize);
+  expect_head();
+  std::vector<char> read(kSize);
+  ASSERT_TRUE(accepted_->read(read.data(), kSize, 1000).ok());
+  EXPECT_EQ(std::count(read.begin(), read.end(), 's'), static_cast<std::ptrdiff_t>(kSize));
 }
 
 TEST_F(LentMemoryTest, WhatIsOverIsNeverWholeWhereItIsCopied) {
