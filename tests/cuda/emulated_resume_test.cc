@@ -12,11 +12,11 @@
 #include "host/core/file_system.h"
 #include "host/job/options.h"
 #include "host/job/recipe.h"
+#include "host/nn/model.h"
 #include "host/runtime/coordinator_runtime.h"
 #include "host/runtime/node_runtime.h"
 #include "host/runtime/state_file.h"
 #include "host/train/resolve.h"
-#include "models/models.h"
 #include "rpc/network.h"
 #include "tests/emulated_cuda/runtime.h"
 #include "tests/support/test_folder.h"
@@ -28,6 +28,16 @@ using emulated::Machine;
 
 constexpr int kPatienceMs = 60'000;
 constexpr int kEpochs = 2;
+
+// What an emulated GPU soon has done, in two buckets.
+Result<std::unique_ptr<Model>> small_model(const std::string&, const Shape& input_shape,
+                                           int64_t classes) {
+  auto model = std::make_unique<Model>("small", input_shape);
+  model->add("Flatten")
+      .add("Dense", {{"units", 24}, {"activation", "relu"}})
+      .add("Dense", {{"units", classes}, {"activation", "softmax"}});
+  return model;
+}
 
 // One life of the coordinator.
 struct Life {
@@ -47,7 +57,7 @@ class EmulatedResume : public testing::Test {
     options["epochs"] = kEpochs;
     options["numerics"] = "cuda-fp32";
     options["exact"] = "off";
-    auto resolved = resolve_job(options, build_model);
+    auto resolved = resolve_job(options, small_model);
     ASSERT_TRUE(resolved.ok()) << resolved.error().message;
     resolved_ = std::move(resolved).value();
     ASSERT_FALSE(resolved_.job.exact);
