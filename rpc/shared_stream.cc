@@ -69,9 +69,10 @@ struct Record {
   int64_t last = 0;
 };
 
-template <class T>
-uint64_t address_of(const T* object) {
-  return reinterpret_cast<uintptr_t>(object);
+uint64_t address_of(const void* object) { return reinterpret_cast<uintptr_t>(object); }
+
+iovec memory_at(uint64_t address, size_t bytes) {
+  return {reinterpret_cast<void*>(address), bytes};
 }
 
 // Copies from another process, in order. Bits as they are when each byte is read.
@@ -122,13 +123,13 @@ class Mapping {
 // Not all memory is open to other processes: a driver's is not, which GPUs copy from.
 bool can_be_lent(const void* memory) {
   char byte = 0;
-  return read_process(getpid(), {iovec{const_cast<void*>(memory), 1}}, {iovec{&byte, 1}});
+  return read_process(getpid(), {memory_at(address_of(memory), 1)}, {iovec{&byte, 1}});
 }
 
+// 0 where the system has none.
 uint64_t random_word() {
   uint64_t word = 0;
-  const bool filled = getrandom(&word, sizeof(word), 0) == sizeof(word);
-  return filled ? word : static_cast<uint64_t>(getpid());
+  return getrandom(&word, sizeof(word), 0) == sizeof(word) ? word : 0;
 }
 
 class SharedStream final : public ByteStream {
@@ -274,16 +275,15 @@ class SharedStream final : public ByteStream {
   void try_to_reach_writer() {
     tried_ = true;
     uint64_t word = 0;
-    const iovec remote{reinterpret_cast<void*>(in_.proof_address.load()), sizeof(word)};
+    const iovec remote = memory_at(in_.proof_address, sizeof(word));
     if (!read_process(in_.writer, {remote}, {iovec{&word, sizeof(word)}})) return;
-    in_.reader_reaches_writer = word == in_.proof ? 1 : 0;
+    in_.reader_reaches_writer = word != 0 && word == in_.proof ? 1 : 0;
   }
 
   Status read_lent(void* data, size_t bytes) {
     int64_t count = 0;
-    const std::array<iovec, 2> from = {
-        iovec{reinterpret_cast<void*>(record_.address), bytes},
-        iovec{reinterpret_cast<void*>(record_.count_address), sizeof(count)}};
+    const std::array<iovec, 2> from = {memory_at(record_.address, bytes),
+                                       memory_at(record_.count_address, sizeof(count))};
     const std::array<iovec, 2> to = {iovec{data, bytes}, iovec{&count, sizeof(count)}};
     const bool read = read_process(in_.writer, from, to);
     std::atomic_thread_fence(std::memory_order_acquire);
@@ -347,8 +347,8 @@ class SharedStream final : public ByteStream {
 };
 
 std::string random_name() {
-  uint64_t words[2] = {};
-  if (getrandom(words, sizeof(words), 0) != sizeof(words)) return "";
+  const uint64_t words[2] = {random_word(), random_word()};
+  if (words[0] == 0 || words[1] == 0) return "";
   return fmt::format("{}{:016x}{:016x}", kNamePrefix, words[0], words[1]);
 }
 

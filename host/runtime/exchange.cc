@@ -147,9 +147,9 @@ void Exchange::reduce(const ReduceSlice& order) {
   carry_out(std::move(orders));
 }
 
+// "Present" in place of a piece where the main thread has gone on since this was ordered: nobody
+// needs the values any more.
 Frame Exchange::frame_of(const FrameKey& key) {
-  // Where the main thread has gone on since this was ordered: nobody needs the values any more.
-  const Frame gone{present_key(key.step)};
   Frame frame{key};
   if (key.kind != FrameKind::piece && key.kind != FrameKind::reduced) return frame;
   const int64_t begin = options_.layout.begin(key.slice);
@@ -162,7 +162,7 @@ Frame Exchange::frame_of(const FrameKey& key) {
   std::vector<TreePiece> pieces;
   {
     const std::lock_guard lock(mutex_);
-    if (key.step != step_ || roots_.empty()) return gone;
+    if (key.step != step_ || roots_.empty()) return {present_key(key.step)};
     for (const LocalRoot& root : roots_) {
       if (root.subtree == key.subtree) frame.values = root.values + begin;
       pieces.push_back({root.subtree, root.values + begin});
@@ -175,7 +175,8 @@ Frame Exchange::frame_of(const FrameKey& key) {
   }
   frame.keep = joined(key, pieces);
   frame.values = frame.keep.get();
-  return roots.over() ? gone : frame;
+  if (roots.over()) return {present_key(key.step)};
+  return frame;
 }
 
 // The sum over several devices' roots, in memory of its own.

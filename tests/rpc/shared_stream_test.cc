@@ -13,6 +13,7 @@
 #include <condition_variable>
 #include <csignal>
 #include <cstring>
+#include <functional>
 #include <mutex>
 #include <numeric>
 #include <thread>
@@ -143,25 +144,61 @@ TEST_F(SharedStreamTest, CloseWakesReaderAndWriter) {
   writer.join();
 }
 
-TEST_F(SharedStreamTest, AKilledPeerIsNoticed) {
-  network_ = make_thrift_network();
-  auto listener =
-      network_->listen_streams({"127.0.0.1", 0}, [](std::shared_ptr<ByteStream> stream) {
-        char byte = 0;
-        EXPECT_TRUE(stream->read(&byte, 1, 5000).ok());
-        EXPECT_FALSE(stream->read(&byte, 1, 5000).ok());
-      });
+// The dialling end is in another process, which is killed when it is done.
+void expect_beside_killed(const std::function<void(ByteStream&)>& accepted,
+                          const std::function<void(ByteStream&)>& dialled) {
+  const auto network = make_thrift_network();
+  auto listener = network->listen_streams(
+      {"127.0.0.1", 0}, [&](std::shared_ptr<ByteStream> stream) { accepted(*stream); });
   ASSERT_TRUE(listener.ok());
   const int port = (*listener)->port();
   const pid_t child = fork();
   if (child == 0) {
     auto stream = make_thrift_network()->connect_stream({"127.0.0.1", port}, 2000);
-    if (stream.ok()) static_cast<void>((*stream)->write("x", 1, nullptr, 0));
+    if (stream.ok()) dialled(**stream);
     ::kill(getpid(), SIGKILL);
   }
   waitpid(child, nullptr, 0);
-  usleep(200'000);  // the callback notices by itself
+  usleep(300'000);  // the callback notices by itself
   listener->reset();
+}
+
+TEST(SharedStreamOfProcesses, AKilledPeerIsNoticed) {
+  expect_beside_killed(
+      [](ByteStream& stream) {
+        char byte = 0;
+        EXPECT_TRUE(stream.read(&byte, 1, 5000).ok());
+        EXPECT_FALSE(stream.read(&byte, 1, 5000).ok());
+      },
+      [](ByteStream& stream) { static_cast<void>(stream.write("x", 1, nullptr, 0)); });
+}
+
+TEST(SharedStreamOfProcesses, MemoryIsReadUntilItsProcessIsKilled) {
+  constexpr size_t kBytes = 4 << 20;
+  const std::vector<char> body(kBytes, 'b');
+  const std::atomic<int64_t> count{0};
+  expect_beside_killed(
+      [](ByteStream& stream) {
+        std::vector<char> read(kBytes);
+        char byte = 0;
+        EXPECT_TRUE(stream.read(&byte, 1, 5000).ok());
+        EXPECT_TRUE(stream.write("go", 2, nullptr, 0).ok());
+        EXPECT_TRUE(stream.read(&byte, 1, 5000).ok());
+        EXPECT_TRUE(stream.read(read.data(), kBytes, 5000).ok());
+        EXPECT_EQ(std::count(read.begin(), read.end(), 'b'), static_cast<std::ptrdiff_t>(kBytes));
+        EXPECT_TRUE(stream.write("go", 2, nullptr, 0).ok());
+        EXPECT_TRUE(stream.read(&byte, 1, 5000).ok());
+        usleep(100'000);
+        EXPECT_FALSE(stream.read(read.data(), kBytes, 5000).ok());
+      },
+      [&](ByteStream& stream) {
+        char go[2];
+        static_cast<void>(stream.write("x", 1, nullptr, 0));
+        for (int i = 0; i < 2; ++i) {
+          static_cast<void>(stream.read(go, 2, 5000));
+          static_cast<void>(stream.write_lasting("h", 1, body.data(), kBytes, {&count, 0}));
+        }
+      });
 }
 
 class LentMemoryTest : public SharedStreamTest {
@@ -251,43 +288,6 @@ TEST_F(LentMemoryTest, WhatIsOverIsNeverWholeWhereItIsCopied) {
   EXPECT_THAT(status.error().message, testing::HasSubstr("gone before they were sent"));
   dialled_->close();
   EXPECT_FALSE(accepted_->read(read_.data(), 4097, 1000).ok());
-}
-
-TEST_F(SharedStreamTest, ReadsTheMemoryOfAnotherProcessUntilItIsKilled) {
-  constexpr size_t kBytes = 4 << 20;
-  network_ = make_thrift_network();
-  auto listener =
-      network_->listen_streams({"127.0.0.1", 0}, [](std::shared_ptr<ByteStream> stream) {
-        std::vector<char> body(kBytes);
-        char byte = 0;
-        EXPECT_TRUE(stream->read(&byte, 1, 5000).ok());
-        EXPECT_TRUE(stream->write("go", 2, nullptr, 0).ok());
-        EXPECT_TRUE(stream->read(&byte, 1, 5000).ok());
-        EXPECT_TRUE(stream->read(body.data(), kBytes, 5000).ok());
-        EXPECT_EQ(std::count(body.begin(), body.end(), 'b'), static_cast<std::ptrdiff_t>(kBytes));
-        EXPECT_TRUE(stream->write("go", 2, nullptr, 0).ok());
-        EXPECT_TRUE(stream->read(&byte, 1, 5000).ok());
-        usleep(100'000);
-        EXPECT_FALSE(stream->read(body.data(), kBytes, 5000).ok());
-      });
-  ASSERT_TRUE(listener.ok());
-  const int port = (*listener)->port();
-  const pid_t child = fork();
-  if (child == 0) {
-    auto stream = make_thrift_network()->connect_stream({"127.0.0.1", port}, 2000);
-    const std::vector<char> body(kBytes, 'b');
-    const std::atomic<int64_t> count{0};
-    char go[2];
-    static_cast<void>((*stream)->write("x", 1, nullptr, 0));
-    for (int i = 0; i < 2; ++i) {
-      static_cast<void>((*stream)->read(go, 2, 5000));
-      static_cast<void>((*stream)->write_lasting("h", 1, body.data(), kBytes, {&count, 0}));
-    }
-    ::kill(getpid(), SIGKILL);
-  }
-  waitpid(child, nullptr, 0);
-  usleep(300'000);  // the callback notices by itself
-  listener->reset();
 }
 
 TEST_F(SharedStreamTest, GarbageInPlaceOfAnOfferIsDropped) {
